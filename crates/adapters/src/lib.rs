@@ -1,0 +1,223 @@
+//! What clawfarm knows of each claw type, behind one trait: one folder a type.
+//!
+//! An adapter turns unified config into the type's own files and start command, and speaks
+//! the type's own protocol once it runs. It knows nothing of runtimes: it is told the
+//! place it runs in ([`Place`]), and reaches the claw only through a [`Dial`] handed in.
+
+pub mod demo;
+pub mod dial;
+pub mod openclaw;
+mod registry;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clawfarm_model::instance::InstanceSpec;
+use clawfarm_model::launch::{Launch, Place, Software};
+use clawfarm_model::name::ClawType;
+use clawfarm_model::resources::Resources;
+use clawfarm_model::secret::SecretName;
+use clawfarm_model::{ClawId, Result};
+use futures::stream::BoxStream;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+pub use dial::{Connection, Dial};
+pub use registry::Registry;
+
+/// One claw type.
+#[async_trait]
+pub trait ClawAdapter: Send + Sync + 'static {
+    /// Its name, as in `clawfarm new <claw type>`.
+    fn claw_type(&self) -> ClawType;
+
+    /// The version a new instance gets when none is asked for: the one that was tested.
+    fn default_version(&self) -> &str;
+
+    /// What an instance of it needs when nothing is said.
+    fn default_resources(&self) -> Resources;
+
+    /// What must be installed for this version.
+    ///
+    /// # Errors
+    /// `InvalidInput` on `version` when the text can't be a version of this type.
+    fn software(&self, version: &str) -> Result<Software>;
+
+    /// Checks everything about a spec that needs no running claw. What the type can't
+    /// express is an error or a warning, never dropped in silence.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the field.
+    fn validate(&self, spec: &InstanceSpec) -> Result<Vec<Warning>>;
+
+    /// The files (relative to the state folder) whose present contents [`Self::render`]
+    /// wants to see, to keep what the claw's user changed in them.
+    fn existing_files(&self) -> Vec<PathBuf>;
+
+    /// Generates the type's files, environment and start command for a place.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the spec can't be expressed.
+    fn render(&self, input: &RenderInput<'_>) -> Result<Rendered>;
+
+    /// The files (relative to the home) that [`Self::import`] wants to see, those that exist.
+    fn import_files(&self) -> Vec<PathBuf>;
+
+    /// Where an existing home of this type keeps its keys, so that an import can move them
+    /// into secrets: reads the home's configuration and returns what to make of it.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is no home of this type, or one of a version that this
+    /// clawfarm can't take in.
+    fn import(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Imported>;
+
+    /// Asks once whether it has started and takes requests.
+    async fn probe_startup(&self, access: &Access<'_>) -> Probe;
+
+    /// Asks once whether it is alive.
+    async fn probe_liveness(&self, access: &Access<'_>) -> Probe;
+
+    /// Asks what it is working on, changing nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn activity(&self, access: &Access<'_>) -> Result<Activity>;
+
+    /// Asks it to take no further work and to finish what it has. With `wait` zero a busy
+    /// claw answers at once with what it works on, and goes on working.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn drain(&self, access: &Access<'_>, wait: Duration) -> Result<Activity>;
+
+    /// Takes a drain back: after a thaw, or when the stop was called off.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn undrain(&self, access: &Access<'_>) -> Result<()>;
+
+    /// Sends a message of its user, and streams the answer.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn send(&self, access: &Access<'_>, message: &str)
+    -> Result<BoxStream<'static, Result<SendEvent>>>;
+
+    /// How long it may take to end after SIGTERM: its own drain, and a reserve.
+    fn stop_grace(&self) -> Duration;
+
+    /// Whether this end says that starting it again as it is can't help (OpenClaw's exit code
+    /// 78: its configuration was refused); then with what to tell its owner.
+    fn final_exit(&self, exit: &clawfarm_model::observed::Exit) -> Option<clawfarm_model::Error> {
+        let _ = exit;
+        None
+    }
+
+    /// The dashboard's address, given where its gateway can be reached from a browser; with
+    /// the token it signs the browser in.
+    fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String;
+}
+
+/// What [`ClawAdapter::render`] gets.
+#[derive(Clone, Copy)]
+pub struct RenderInput<'a> {
+    /// Which instance.
+    pub id: &'a ClawId,
+    /// For which [`clawfarm_model::Intent::run`].
+    pub run: i64,
+    /// What it should be.
+    pub spec: &'a InstanceSpec,
+    /// Where it will run.
+    pub place: &'a Place,
+    /// The values of the secrets that its config refers to.
+    pub secrets: &'a BTreeMap<SecretName, SecretString>,
+    /// The token its gateway must ask for.
+    pub gateway_token: &'a SecretString,
+    /// The key with which it may use clawfarm's own model endpoint.
+    pub model_key: &'a SecretString,
+    /// The present contents of [`ClawAdapter::existing_files`], those that exist.
+    pub existing: &'a BTreeMap<PathBuf, Vec<u8>>,
+}
+
+/// What [`ClawAdapter::render`] answers.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// What to run.
+    pub launch: Launch,
+    /// What was changed or set aside on the way, for an event: a broken file of the claw's
+    /// user that was kept beside, a setting that would not work in this place.
+    pub warnings: Vec<Warning>,
+}
+
+/// How to reach one running claw.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    /// Opens a connection to its gateway.
+    pub dial: &'a dyn Dial,
+    /// Its gateway token.
+    pub token: &'a SecretString,
+}
+
+/// Something that was accepted, but is worth a word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// The field it is about.
+    pub field: String,
+    /// What to know.
+    pub message: String,
+}
+
+/// What an existing home becomes.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// Its configuration in unified terms, with references in place of keys.
+    pub config: clawfarm_model::config::ClawConfig,
+    /// The keys that were found, by the names that `config` (or the rewritten files) refers to.
+    pub secrets: BTreeMap<SecretName, SecretString>,
+    /// Files to put in place of the imported ones, without the keys.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// What was left out or changed, for its owner to know.
+    pub warnings: Vec<Warning>,
+}
+
+/// The answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Yes.
+    Passed,
+    /// It answers: not yet, or not any more; with what it said.
+    Failed(String),
+    /// It does not answer; with why.
+    NoAnswer(String),
+}
+
+/// Whether a claw is working.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// It has nothing under way (after a drain: and takes nothing new).
+    Idle,
+    /// It works; in its own words, on what.
+    Busy(Vec<String>),
+}
+
+/// A piece of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum SendEvent {
+    /// Further text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// The answer is complete.
+    Done {
+        /// Tokens that went into the model, where the claw says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input_tokens: Option<u64>,
+        /// Tokens that came out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        output_tokens: Option<u64>,
+    },
+}

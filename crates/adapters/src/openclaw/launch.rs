@@ -1,0 +1,167 @@
+//! How OpenClaw is started: arguments and environment.
+
+use std::path::Path;
+
+use clawfarm_model::config::{ConfigMode, EnvValue};
+use clawfarm_model::{Launch, Result};
+use secrecy::SecretString;
+
+use super::{config, secrets};
+use crate::{RenderInput, Rendered};
+
+/// What OpenClaw holds beside its JavaScript heap, in MiB: with a heap of 384 it grew to 1188
+/// resident, and its two helpers hold 170 (measured on 2026.9.6).
+const BESIDE_HEAP_MIB: u32 = 1000;
+/// The smallest heap that was seen to work, in MiB.
+const LEAST_HEAP_MIB: u32 = 384;
+/// More than Node gives itself on a large machine; more memory than this is for the tools.
+const MOST_HEAP_MIB: u32 = 4096;
+
+/// Where the claw finds other programs, after its own Node.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Renders everything for a start.
+pub(super) fn render(input: &RenderInput<'_>) -> Result<Rendered> {
+    let env = environment(input)?;
+    let generated = config::generate(input);
+    Ok(Rendered {
+        launch: Launch {
+            id: input.id.clone(),
+            run: input.run,
+            argv: argv(input),
+            env,
+            cwd: input.place.workspace_dir.clone(),
+            files: generated.files,
+            resources: input.spec.resources,
+        },
+        warnings: generated.warnings,
+    })
+}
+
+/// The npm package that holds Node for this machine.
+fn node_package() -> String {
+    let os = match std::env::consts::OS {
+        "macos" => "darwin",
+        other => other,
+    };
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("node-{os}-{arch}")
+}
+
+fn node_bin(install_dir: &Path) -> std::path::PathBuf {
+    install_dir.join("node_modules").join(node_package()).join("bin")
+}
+
+/// The heap that leaves room for the rest within the memory limit. Always given: Node sizes
+/// its heap by the whole machine's memory, knows nothing of a limit that a watchdog keeps,
+/// and would sooner grow to it than collect.
+fn heap_mib(memory_mib: u32) -> u32 {
+    memory_mib.saturating_sub(BESIDE_HEAP_MIB).clamp(LEAST_HEAP_MIB, MOST_HEAP_MIB)
+}
+
+fn argv(input: &RenderInput<'_>) -> Vec<String> {
+    let place = input.place;
+    let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
+    vec![
+        path(node_bin(&place.install_dir).join("node")),
+        // An argument of Node's, not NODE_OPTIONS: the claw's own commands should not inherit it.
+        format!("--max-old-space-size={}", heap_mib(input.spec.resources.memory_mib)),
+        path(place.install_dir.join("node_modules/openclaw/openclaw.mjs")),
+        "gateway".to_owned(),
+        "--port".to_owned(),
+        place.port.to_string(),
+        "--bind".to_owned(),
+        if place.listen_on_all { "lan" } else { "loopback" }.to_owned(),
+    ]
+}
+
+/// The whole environment. What clawfarm sets comes last and wins.
+///
+/// `NODE_COMPILE_CACHE` is left alone on purpose: OpenClaw keeps a cache under `TMPDIR` by
+/// itself, and a second start with it took 8.5 to 9.8 s against 9.8 to 11.3 without. Set from
+/// outside it gained nothing more (8.6 to 9.5 s), and OpenClaw answers it by starting itself
+/// again as a child, so that the process which is watched would be an empty launcher.
+fn environment(input: &RenderInput<'_>) -> Result<Vec<(String, SecretString)>> {
+    let place = input.place;
+    let text = |p: &Path| p.to_string_lossy().into_owned();
+    let mut env = Environment::default();
+    env.set("TZ", "UTC");
+    env.set("LANG", "C.UTF-8");
+    for (name, value) in &input.spec.config.env {
+        match value {
+            EnvValue::Plain(text) => env.set(name, text.as_str()),
+            EnvValue::Secret(secret) => {
+                let value = secrets::value(input.secrets, secret, &format!("config.env.{name}"))?;
+                env.set_secret(name, value.clone());
+            }
+        }
+    }
+    for (secret, field) in config_secrets(input) {
+        env.set_secret(
+            &secrets::variable(&secret.secret),
+            secrets::value(input.secrets, secret, field)?.clone(),
+        );
+    }
+    let bin = text(&node_bin(&place.install_dir));
+    let tools = text(&place.install_dir.join("node_modules/.bin"));
+    env.set("PATH", format!("{bin}:{tools}:{SYSTEM_PATH}"));
+    env.set("HOME", text(&place.state_dir));
+    env.set("TMPDIR", text(&place.tmp_dir));
+    env.set("OPENCLAW_STATE_DIR", text(&place.state_dir));
+    env.set("OPENCLAW_CONFIG_PATH", text(&place.state_dir.join(config::FILE)));
+    env.set("OPENCLAW_GATEWAY_PORT", place.port.to_string());
+    env.set_secret("OPENCLAW_GATEWAY_TOKEN", input.gateway_token.clone());
+    env.set_secret(secrets::MODEL_KEY, input.model_key.clone());
+    // A restart of its own making stays in the process that is watched.
+    env.set("OPENCLAW_NO_RESPAWN", "1");
+    env.set("OPENCLAW_DISABLE_BONJOUR", "1");
+    env.set("OPENCLAW_NO_AUTO_UPDATE", "1");
+    env.set("DO_NOT_TRACK", "1");
+    if input.spec.config_mode == ConfigMode::Managed {
+        env.set("OPENCLAW_CONFIG_READONLY", "1");
+    }
+    Ok(env.0)
+}
+
+/// The secrets that `openclaw.json` refers to, and the field each is named in.
+fn config_secrets<'a>(
+    input: &RenderInput<'a>,
+) -> impl Iterator<Item = (&'a clawfarm_model::secret::SecretRef, &'static str)> {
+    let config = &input.spec.config;
+    let model = config.model.iter().filter_map(|m| m.api_key.as_ref());
+    let telegram = config.channels.telegram.iter().map(|t| &t.bot_token);
+    let discord = config.channels.discord.iter().map(|d| &d.bot_token);
+    model
+        .map(|s| (s, "config.model.api_key"))
+        .chain(telegram.map(|s| (s, "config.channels.telegram.bot_token")))
+        .chain(discord.map(|s| (s, "config.channels.discord.bot_token")))
+}
+
+/// Variables in order, each once.
+#[derive(Default)]
+struct Environment(Vec<(String, SecretString)>);
+
+impl Environment {
+    fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.set_secret(name, SecretString::from(value.into()));
+    }
+
+    fn set_secret(&mut self, name: &str, value: SecretString) {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heap_leaves_room_within_the_limit() {
+        assert_eq!([64, 1024, 2048, 4096, 65_536].map(heap_mib), [384, 384, 1048, 3096, 4096]);
+    }
+}

@@ -1,0 +1,216 @@
+//! OpenClaw, as of 2026.9.6.
+
+mod chat;
+mod config;
+mod http;
+mod import;
+mod json;
+mod launch;
+mod merge;
+mod owned;
+mod probe;
+mod provider;
+mod rpc;
+mod secrets;
+mod sse;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clawfarm_model::name::ClawType;
+use clawfarm_model::observed::Exit;
+use clawfarm_model::resources::Resources;
+use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software};
+use futures::stream::BoxStream;
+
+use crate::{Access, Activity, ClawAdapter, Imported, Probe, RenderInput, Rendered, SendEvent, Warning};
+
+/// The version that was tested with this clawfarm.
+const DEFAULT_VERSION: &str = "2026.9.6";
+/// The Node that OpenClaw was tested with; it needs 24.16 or later, or 26.1 or later.
+const NODE_VERSION: &str = "24.21.0";
+/// What npm fetches for it with an empty cache (counted on 2026.9.6): of each of 330 packages
+/// the description and the archive, and a few again.
+const ABOUT_PACKAGES: u64 = 700;
+/// OpenClaw lets turns that are under way finish for up to 315 s after SIGTERM and is gone
+/// after 325 s at the latest.
+const STOP_GRACE: Duration = Duration::from_secs(330);
+/// Its exit code for a configuration that it refuses.
+const EXIT_CONFIG: i32 = 78;
+
+/// The adapter of OpenClaw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenClaw;
+
+/// What must be installed for a version.
+fn software(version: &str) -> Result<Software> {
+    let plausible = version.len() <= 40
+        && version.split('.').count() >= 3
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && version.split(['.', '-']).all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric()));
+    if !plausible {
+        return Err(Error::invalid(
+            "version",
+            format!("'{}' is no exact version of OpenClaw", config::shown(version)),
+        )
+        .fix(format!("give one such as {DEFAULT_VERSION}, or none for it")));
+    }
+    Ok(Software {
+        claw_type: claw_type()?,
+        version: version.to_owned(),
+        npm: Some(NpmInstall {
+            node: NODE_VERSION.to_owned(),
+            package: "openclaw".to_owned(),
+            version: version.to_owned(),
+            about_packages: ABOUT_PACKAGES,
+        }),
+        // Where images come from is the business of the runtime that runs them, and there is
+        // none yet.
+        image: None,
+    })
+}
+
+fn claw_type() -> Result<ClawType> {
+    ClawType::new("openclaw")
+}
+
+#[async_trait]
+impl ClawAdapter for OpenClaw {
+    fn claw_type(&self) -> ClawType {
+        claw_type().unwrap_or_else(|_| unreachable!("'openclaw' is a DNS label"))
+    }
+
+    fn default_version(&self) -> &str {
+        DEFAULT_VERSION
+    }
+
+    fn default_resources(&self) -> Resources {
+        Resources::default()
+    }
+
+    fn software(&self, version: &str) -> Result<Software> {
+        software(version)
+    }
+
+    fn validate(&self, spec: &InstanceSpec) -> Result<Vec<Warning>> {
+        validate::spec(spec)
+    }
+
+    fn existing_files(&self) -> Vec<PathBuf> {
+        vec![config::FILE.into(), config::SEED_FILE.into()]
+    }
+
+    fn render(&self, input: &RenderInput<'_>) -> Result<Rendered> {
+        launch::render(input)
+    }
+
+    fn import_files(&self) -> Vec<PathBuf> {
+        import::files()
+    }
+
+    fn import(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Imported> {
+        import::import(files)
+    }
+
+    async fn probe_startup(&self, access: &Access<'_>) -> Probe {
+        probe::startup(access).await
+    }
+
+    async fn probe_liveness(&self, access: &Access<'_>) -> Probe {
+        probe::liveness(access).await
+    }
+
+    async fn activity(&self, access: &Access<'_>) -> Result<Activity> {
+        rpc::activity(access).await
+    }
+
+    async fn drain(&self, access: &Access<'_>, wait: Duration) -> Result<Activity> {
+        rpc::drain(access, wait).await
+    }
+
+    async fn undrain(&self, access: &Access<'_>) -> Result<()> {
+        rpc::undrain(access).await
+    }
+
+    async fn send(
+        &self,
+        access: &Access<'_>,
+        message: &str,
+    ) -> Result<BoxStream<'static, Result<SendEvent>>> {
+        chat::send(access, message).await
+    }
+
+    fn stop_grace(&self) -> Duration {
+        STOP_GRACE
+    }
+
+    fn final_exit(&self, exit: &Exit) -> Option<Error> {
+        (exit.code == Some(EXIT_CONFIG)).then(|| {
+            Error::new(Code::ClawFailed, "OpenClaw refused its configuration (exit code 78)")
+                .field("config")
+                .fix("see why with 'clawfarm logs <id>', mend openclaw.json or the instance's config, and start it again")
+        })
+    }
+
+    fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String {
+        let base = base_url.trim_end_matches('/');
+        match token {
+            // The fragment stays in the browser. Its form is what `openclaw dashboard` prints.
+            Some(token) => format!("{base}/#token={}", percent_encode(token)),
+            None => format!("{base}/"),
+        }
+    }
+}
+
+/// Encodes all but unreserved characters (RFC 3986), as `encodeURIComponent` does.
+fn percent_encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dashboard_gets_its_token_in_the_fragment() {
+        let url = OpenClaw.dashboard_url("http://127.0.0.1:18789/", Some("a b/+"));
+        assert_eq!(url, "http://127.0.0.1:18789/#token=a%20b%2F%2B");
+        assert_eq!(OpenClaw.dashboard_url("http://127.0.0.1:18789", None), "http://127.0.0.1:18789/");
+    }
+
+    #[test]
+    fn only_exact_versions_are_installed() {
+        for version in ["", "latest", "2026.9", "2026.9.6 --registry=x", "../x", "1.2.3.", "git+https://x"] {
+            assert_eq!(software(version).expect_err(version).field_name(), Some("version"));
+        }
+        let npm = software("2026.9.6-beta.1").unwrap().npm.unwrap();
+        assert_eq!(npm.folder_name(), "openclaw-2026.9.6-beta.1-node-24.21.0");
+    }
+
+    #[test]
+    fn a_refused_configuration_is_final() {
+        let exit = |code| Exit {
+            code: Some(code),
+            signal: None,
+            at: clawfarm_model::Timestamp::from_millis(0),
+            out_of_memory: false,
+            requested: false,
+            log_tail: String::new(),
+        };
+        assert!(OpenClaw.final_exit(&exit(78)).is_some());
+        assert!(OpenClaw.final_exit(&exit(1)).is_none());
+    }
+}

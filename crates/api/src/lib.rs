@@ -1,0 +1,33 @@
+//! Request and response types of the HTTP API, one file a resource.
+//!
+//! Requests refuse unknown fields, so that a misspelt one is an error and not a silence.
+//! Answers may grow fields; clients ignore what they do not know.
+
+pub mod console;
+pub mod instance;
+pub mod problem;
+pub mod query;
+pub mod server;
+pub mod stored;
+pub mod stream;
+
+pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
+pub use instance::{
+    Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MetricsView, ResourcesInput,
+    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, WarningView,
+};
+pub use problem::Problem;
+pub use query::{
+    EventsQuery, InstanceQuery, LogsQuery, OperationQuery, OperationsQuery, RemoveQuery, SecretQuery,
+};
+pub use server::{Doctor, ServerInfo, Shutdown};
+pub use stored::{
+    DatasetList, EventList, LogEntry, LogList, OperationList, SecretList, SetSecret, TargetList, TargetView,
+};
+pub use stream::{EndReason, SendEvent, StreamEnd};
+
+/// The path that everything of this version begins with.
+pub const PREFIX: &str = "/api/v1";
+
+/// The header in which a client names its own version.
+pub const CLIENT_VERSION_HEADER: &str = "clawfarm-client-version";

@@ -1,0 +1,147 @@
+//! What may stand after the `?`, shared by server and client.
+
+use clawfarm_model::name::{ClawType, ProjectName, TargetName};
+use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::{ClawId, Phase, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::IntoParams;
+
+/// The most items a page may hold.
+pub const MAX_LIMIT: u32 = 500;
+/// The items of a page when no limit is asked for.
+pub const DEFAULT_LIMIT: u32 = 100;
+
+/// `GET /instances`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct InstanceQuery {
+    /// Only those in this phase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub phase: Option<Phase>,
+    /// Only those of this claw type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, example = "openclaw")]
+    pub claw_type: Option<ClawType>,
+    /// Only those of this runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub runtime: Option<RuntimeKind>,
+    /// Only those on this target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub target: Option<TargetName>,
+    /// Only those of this project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub project: Option<ProjectName>,
+    /// Only those with this label, as `key=value`. May be given several times: all must match.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[param(example = json!(["team=support"]))]
+    pub label: Vec<String>,
+    /// Also those that are destroyed and kept in history.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub include_destroyed: bool,
+    /// Where the page before this one ended (its `next`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// The most items to answer with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    pub limit: Option<u32>,
+}
+
+/// `DELETE /instances/{id}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct RemoveQuery {
+    /// Remove its data too, for good. Otherwise the data stays as a dataset.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub purge: bool,
+    /// Do not let it finish its work first.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// `GET /instances/{id}/logs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct LogsQuery {
+    /// Go on with lines as they are printed; the answer is an event stream.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
+    /// Only lines printed at or after this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, format = DateTime, example = "2026-11-21T07:36:40Z")]
+    pub since: Option<Timestamp>,
+    /// Only this many of the last lines. Without `follow` at most 10000 are answered in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(maximum = 10_000)]
+    pub tail: Option<u32>,
+}
+
+/// `GET /events` and `GET /instances/{id}/events`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Only events with a greater number than this (`last_seq` of the answer before); the
+    /// newest ones when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+    /// Go on with events as they happen; the answer is an event stream.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
+    /// The most events to answer with; with `follow`, the most past ones to begin with when
+    /// `after` is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    pub limit: Option<u32>,
+}
+
+/// `GET /operations`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct OperationsQuery {
+    /// Only those of this instance: its id, its name when that is unique, or a unique prefix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Where the page before this one ended (its `next`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// The most items to answer with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 500, default = 100)]
+    pub limit: Option<u32>,
+}
+
+/// `GET /operations/{id}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct OperationQuery {
+    /// Answer only when it has changed after this time (its `updated_at`), has ended, or
+    /// `wait` is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    pub after: Option<Timestamp>,
+    /// How long to wait for that, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 0, maximum = 60)]
+    pub wait: Option<u32>,
+}
+
+/// `DELETE /secrets/{name}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct SecretQuery {
+    /// The instance it belongs to, when it is not the whole tenant's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub instance: Option<ClawId>,
+}

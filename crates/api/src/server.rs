@@ -1,0 +1,39 @@
+//! The server itself.
+
+use clawfarm_model::Timestamp;
+use clawfarm_model::target::{Check, Diagnosis};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET /server`: which server this is. The first thing a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerInfo {
+    /// Its version, as `major.minor.patch`.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its home folder.
+    pub home: String,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// Where it listens besides its socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<String>,
+}
+
+/// `POST /server/shutdown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// Stop every instance first; they stay stopped until they are started again.
+    pub claws: bool,
+}
+
+/// `GET /doctor`: what works here, and what would mend the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Doctor {
+    /// Of the server itself.
+    pub server: Vec<Check>,
+    /// Of each runtime.
+    pub runtimes: Vec<Diagnosis>,
+}

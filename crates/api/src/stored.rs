@@ -1,0 +1,104 @@
+//! `/secrets`, `/datasets`, `/targets`, `/operations`, events and logs.
+
+use clawfarm_model::dataset::Dataset;
+use clawfarm_model::event::Event;
+use clawfarm_model::secret::{SecretInfo, SecretName};
+use clawfarm_model::target::{Capacity, Target};
+use clawfarm_model::{ClawId, Operation, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `PUT /secrets/{name}`: sets a secret of the tenant, or of one instance.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetSecret {
+    /// Its value: 1 byte to 64 KiB of text.
+    #[schema(min_length = 1, max_length = 65536)]
+    pub value: String,
+    /// The instance it is for, when it is not for the whole tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<ClawId>,
+}
+
+impl std::fmt::Debug for SetSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SetSecret").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+/// `GET /secrets`: what may be shown of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SecretList {
+    /// The secrets.
+    pub items: Vec<SecretInfo>,
+}
+
+/// `PUT /secrets/{name}` answers with what may be shown of it.
+pub type SecretView = SecretInfo;
+
+/// The name of a secret in a path.
+pub type SecretPath = SecretName;
+
+/// `GET /datasets`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DatasetList {
+    /// The datasets.
+    pub items: Vec<Dataset>,
+}
+
+/// `GET /targets`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TargetList {
+    /// The targets.
+    pub items: Vec<TargetView>,
+}
+
+/// A target, with what it has at the moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TargetView {
+    /// The target.
+    #[serde(flatten)]
+    pub target: Target,
+    /// What it has; absent while it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// Live instances on it.
+    pub instances: u64,
+}
+
+/// `GET /operations`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperationList {
+    /// The operations, newest first.
+    pub items: Vec<Operation>,
+    /// The cursor of the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `GET /events` and `GET /instances/{id}/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventList {
+    /// The events, oldest first.
+    pub items: Vec<Event>,
+    /// The number to ask on from (`after`).
+    pub last_seq: i64,
+}
+
+/// A line that an instance printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogEntry {
+    /// When.
+    pub at: Timestamp,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// The line, without its end.
+    pub text: String,
+}
+
+/// `GET /instances/{id}/logs`, without `follow`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogList {
+    /// The lines, oldest first.
+    pub items: Vec<LogEntry>,
+}

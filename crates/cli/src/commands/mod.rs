@@ -1,0 +1,61 @@
+//! The commands, one file each.
+
+pub(crate) mod completion;
+pub(crate) mod dataset;
+pub(crate) mod doctor;
+pub(crate) mod down;
+pub(crate) mod events;
+pub(crate) mod exec;
+pub(crate) mod lifecycle;
+pub(crate) mod logs;
+pub(crate) mod new;
+pub(crate) mod open;
+pub(crate) mod ps;
+pub(crate) mod rm;
+pub(crate) mod secret;
+pub(crate) mod send;
+pub(crate) mod serve;
+pub(crate) mod shell;
+pub(crate) mod status;
+pub(crate) mod target;
+pub(crate) mod token;
+pub(crate) mod version;
+
+mod input;
+mod wait;
+
+use crate::app::App;
+use crate::cli::Command;
+use crate::errors::Outcome;
+
+/// Does what a command of a client asks for. `serve` is not among them: it has a runtime of
+/// its own (see `main`).
+pub(crate) async fn run(app: &App, command: Command) -> Outcome {
+    match command {
+        Command::New(args) => Box::pin(new::run(app, *args)).await,
+        Command::Ps(args) => ps::run(app, &args).await,
+        Command::Status(args) => status::run(app, &args).await,
+        Command::Start(args) => lifecycle::start(app, &args).await,
+        Command::Stop(args) => lifecycle::stop(app, &args).await,
+        Command::Restart(args) => lifecycle::restart(app, &args).await,
+        Command::Kill(args) => lifecycle::kill(app, &args).await,
+        Command::Suspend(args) => lifecycle::suspend(app, &args).await,
+        Command::Resume(args) => lifecycle::resume(app, &args).await,
+        Command::Rm(args) => rm::run(app, &args).await,
+        Command::Send(args) => send::run(app, args).await,
+        Command::Logs(args) => logs::run(app, &args).await,
+        Command::Events(args) => events::run(app, &args).await,
+        Command::Exec(args) => exec::run(app, args).await,
+        Command::Shell(args) => shell::run(app, &args).await,
+        Command::Open(args) => open::run(app, &args).await,
+        Command::Token(command) => token::run(app, &command).await,
+        Command::Secret(command) => secret::run(app, &command).await,
+        Command::Dataset(command) => dataset::run(app, &command).await,
+        Command::Target(command) => target::run(app, &command).await,
+        Command::Serve(args) => serve::run_from_client(app, &args).await,
+        Command::Down(args) => down::run(app, &args).await,
+        Command::Doctor(args) => doctor::run(app, &args).await,
+        Command::Version(args) => version::run(app, &args).await,
+        Command::Completion(args) => completion::run(app, &args),
+    }
+}

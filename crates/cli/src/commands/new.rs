@@ -1,0 +1,317 @@
+//! `new`: makes an instance.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use clawfarm_api::{Accepted, CreateInstance, ResourcesInput};
+use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
+use clawfarm_model::instance::{RestartMode, RestartPolicy};
+use clawfarm_model::name::{InstanceName, TargetName};
+use clawfarm_model::secret::{SecretName, SecretRef};
+use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::{ClawId, Code, Error};
+
+use super::{input, wait};
+use crate::app::App;
+use crate::errors::{Failure, OK, Outcome};
+use crate::output::{clean_line, duration};
+
+/// The name of an instance's own secret that `--api-key-env` and `--api-key-file` set.
+const KEY_NAME: &str = "model-api-key";
+
+const EXAMPLES: &str = "\
+Examples:
+  clawfarm new openclaw alice
+      with the demo model, which answers without a key
+  clawfarm new openclaw alice --provider anthropic --api-key-env ANTHROPIC_API_KEY
+      the variable's name, not the key: arguments can be read by everyone on the machine
+  clawfarm new openclaw bob --cpus 2 --memory-mib 3072 --set native.agents.defaults.timeoutSeconds=60
+  clawfarm new openclaw --import ~/.openclaw --name mine
+      takes a copy of an existing OpenClaw home in, its keys into secrets";
+
+/// `clawfarm new`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Makes an instance and waits until it answers. Ctrl-C ends the wait only.",
+    after_help = EXAMPLES
+)]
+pub(crate) struct NewArgs {
+    /// The claw type, such as openclaw; with a ':' an image, for virtual machines
+    #[arg(value_name = "CLAW TYPE OR IMAGE")]
+    kind: String,
+    /// Its name: a-z, 0-9 and '-' [default: the claw type]
+    #[arg(value_name = "NAME")]
+    positional_name: Option<InstanceName>,
+    /// Its name, as an option
+    #[arg(long, value_name = "NAME")]
+    name: Option<InstanceName>,
+    /// Processor cores; fractions are fine
+    #[arg(long, value_name = "CORES")]
+    cpus: Option<f64>,
+    /// Memory, in MiB
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<u32>,
+    /// The port its gateway must have [default: a free one]
+    #[arg(long)]
+    port: Option<u16>,
+    /// A setting of its configuration, as KEY=VALUE (model.name=..., env.NAME=..., native.PATH=...)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = input::pair)]
+    set: Vec<(String, String)>,
+    /// Who serves the model: demo, anthropic, openai, gemini, openrouter, openai-compatible
+    #[arg(long)]
+    provider: Option<Provider>,
+    /// The model's name at its provider
+    #[arg(long, requires = "provider")]
+    model: Option<String>,
+    /// The environment variable that holds the provider's key
+    #[arg(long, value_name = "VARIABLE", requires = "provider", conflicts_with = "api_key_file")]
+    api_key_env: Option<String>,
+    /// The file that holds the provider's key; '-' is standard input
+    #[arg(long, value_name = "FILE", requires = "provider")]
+    api_key_file: Option<PathBuf>,
+    /// How it runs: process, docker, vm or kubernetes
+    #[arg(long)]
+    runtime: Option<RuntimeKind>,
+    /// Where it runs; see 'clawfarm target ls'
+    #[arg(long)]
+    target: Option<TargetName>,
+    /// The claw's version [default: the one this clawfarm was tested with]
+    #[arg(long)]
+    version: Option<String>,
+    /// A label, as KEY=VALUE
+    #[arg(long, value_name = "KEY=VALUE", value_parser = input::pair)]
+    label: Vec<(String, String)>,
+    /// What happens when it ends by itself
+    #[arg(long, value_enum, value_name = "WHEN")]
+    restart: Option<Restart>,
+    /// The dataset to start from; see 'clawfarm dataset ls'
+    #[arg(long, value_name = "DATASET")]
+    dataset: Option<ClawId>,
+    /// An existing home of this claw type, to take a copy of in
+    #[arg(long, value_name = "FOLDER", conflicts_with = "dataset")]
+    import: Option<PathBuf>,
+    /// Who has the last word on its configuration file
+    #[arg(long, value_enum, value_name = "MODE")]
+    config_mode: Option<Mode>,
+    /// How long its start may take, in seconds
+    #[arg(long, value_name = "SECONDS")]
+    ready_timeout_secs: Option<u32>,
+    /// Make it even when there is no memory left for it
+    #[arg(long)]
+    overcommit: bool,
+    /// Return at once; print the operation instead of waiting until it answers
+    #[arg(long, short)]
+    detach: bool,
+}
+
+/// `--restart`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Restart {
+    /// Start it again whatever its exit code
+    Always,
+    /// Start it again when its exit code is not 0
+    OnFailure,
+    /// Leave it
+    Never,
+}
+
+/// `--config-mode`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// Written once; its user may go on in the claw's own dashboard
+    Seeded,
+    /// Read-only for the claw
+    Managed,
+}
+
+impl NewArgs {
+    fn request(&self) -> Result<CreateInstance, Error> {
+        if self.kind.contains(':') {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("'{}' is an image, and images need the vm runtime, which this version does not have yet", clean_line(&self.kind)),
+            )
+            .field("claw_type")
+            .fix("give a claw type, such as 'clawfarm new openclaw'; for a certain version of it use --version"));
+        }
+        let mut secrets = BTreeMap::new();
+        let config = self.config(&mut secrets)?;
+        let resources = (self.cpus.is_some() || self.memory_mib.is_some())
+            .then_some(ResourcesInput { cpus: self.cpus, memory_mib: self.memory_mib });
+        Ok(CreateInstance {
+            claw_type: self.kind.clone(),
+            name: self.one_name()?,
+            version: self.version.clone(),
+            runtime: self.runtime,
+            target: self.target.clone(),
+            resources,
+            port: self.port,
+            config,
+            secrets,
+            config_mode: self.config_mode.map(|m| match m {
+                Mode::Seeded => ConfigMode::Seeded,
+                Mode::Managed => ConfigMode::Managed,
+            }),
+            restart: self.restart.map(|r| RestartPolicy {
+                mode: match r {
+                    Restart::Always => RestartMode::Always,
+                    Restart::OnFailure => RestartMode::OnFailure,
+                    Restart::Never => RestartMode::Never,
+                },
+                ..RestartPolicy::default()
+            }),
+            ready_timeout_secs: self.ready_timeout_secs,
+            labels: self.label.iter().cloned().collect(),
+            dataset: self.dataset.clone(),
+            import: self.import_path()?,
+            overcommit: self.overcommit,
+        })
+    }
+
+    fn one_name(&self) -> Result<Option<InstanceName>, Error> {
+        match (&self.positional_name, &self.name) {
+            (Some(a), Some(b)) if a != b => {
+                Err(Error::invalid("--name", format!("two names were given: '{a}' and '{b}'"))
+                    .fix("give one of them"))
+            }
+            (a, b) => Ok(a.clone().or_else(|| b.clone())),
+        }
+    }
+
+    fn config(&self, secrets: &mut BTreeMap<SecretName, String>) -> Result<ClawConfig, Error> {
+        let key = match (&self.api_key_env, &self.api_key_file) {
+            (Some(variable), _) => Some(input::secret_from_env("--api-key-env", variable)?),
+            (None, Some(path)) => Some(input::secret_from_file("--api-key-file", path)?),
+            (None, None) => None,
+        };
+        let mut config = ClawConfig::default();
+        if let Some(provider) = self.provider {
+            let mut model = Model { provider, name: self.model.clone(), api_key: None, base_url: None };
+            if let Some(key) = key {
+                let secret = SecretName::new(KEY_NAME)?;
+                model.api_key = Some(SecretRef { secret: secret.clone() });
+                secrets.insert(secret, key);
+            }
+            config.model = Some(model);
+        }
+        apply(config, &self.set)
+    }
+
+    /// The server does not know which folder this command was typed in.
+    fn import_path(&self) -> Result<Option<String>, Error> {
+        let Some(path) = &self.import else { return Ok(None) };
+        let absolute = std::path::absolute(path)
+            .map_err(|e| Error::invalid("--import", format!("{} can't be used: {e}", path.display())))?;
+        match absolute.to_str() {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => Err(Error::invalid("--import", format!("{} is no UTF-8 path", path.display()))),
+        }
+    }
+}
+
+/// Applies settings in an order in which each is valid: `model.name` may stand before
+/// `model.provider`, without which there is no model.
+fn apply(mut config: ClawConfig, settings: &[(String, String)]) -> Result<ClawConfig, Error> {
+    let mut left: Vec<_> = settings.iter().collect();
+    while !left.is_empty() {
+        let before = left.len();
+        let mut refused = None;
+        left.retain(|(key, value)| match config.with(key, value) {
+            Ok(changed) => {
+                config = changed;
+                false
+            }
+            Err(error) => {
+                refused.get_or_insert(error);
+                true
+            }
+        });
+        if let Some(error) = refused.filter(|_| left.len() == before) {
+            return Err(error);
+        }
+    }
+    Ok(config)
+}
+
+/// `clawfarm new`.
+pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
+    let request = args.request()?;
+    let client = app.client().await?;
+    let mut ctrl_c = wait::CtrlC::watch()?;
+    let accepted = client.create(&request, None).await?;
+    wait::warnings(app, &accepted);
+    if args.detach {
+        return begun(app, &accepted);
+    }
+    if !app.ui.json {
+        app.ui.note(format_args!("Making {} ...", accepted.instance.id));
+    }
+    let accepted = wait::one(app, &client, accepted, &mut ctrl_c).await?;
+    if app.ui.json {
+        app.ui.document(&accepted)?;
+    } else {
+        card(app, &accepted)?;
+    }
+    Ok(OK)
+}
+
+fn begun(app: &App, accepted: &Accepted) -> Outcome {
+    if app.ui.json {
+        app.ui.document(accepted)?;
+    } else {
+        let id = &accepted.instance.id;
+        app.ui.line(id)?;
+        app.ui.note(format_args!(
+            "It is being made ({}). Look at it with: clawfarm status {id}",
+            accepted.operation.id
+        ));
+    }
+    Ok(OK)
+}
+
+/// What it is, where it is, and what to type next.
+fn card(app: &App, accepted: &Accepted) -> Result<(), Failure> {
+    let (ui, instance) = (&app.ui, &accepted.instance);
+    let id = &instance.id;
+    let operation = &accepted.operation;
+    let took = operation.ended_at.unwrap_or(operation.updated_at).since(operation.created_at);
+    ui.line(format_args!("{} is {} ({})", ui.out.bold(id), ui.out.phase(instance.phase), after(took)))?;
+    if let Some(gateway) = &instance.gateway {
+        ui.line(format_args!("  gateway    {}", clean_line(gateway)))?;
+    }
+    ui.line(format_args!("  dashboard  clawfarm open {id}"))?;
+    let model = instance.config.model.as_ref();
+    if model.is_some_and(|m| m.provider == Provider::Demo) {
+        ui.line("  model      demo: answers without a key, thinks nothing; see --provider")?;
+    }
+    ui.line("\nNext:")?;
+    ui.line(format_args!("  clawfarm send {id} \"hello\""))?;
+    ui.line(format_args!("  clawfarm shell {id}"))?;
+    ui.line(format_args!("  clawfarm logs -f {id}"))?;
+    ui.line(format_args!("  clawfarm rm {id}"))
+}
+
+fn after(took: Duration) -> String {
+    format!("after {}", duration(took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_applied_whatever_their_order() {
+        let set = |pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            apply(ClawConfig::default(), &pairs)
+        };
+        let config =
+            set(&[("model.name", "m"), ("model.provider", "openai"), ("env.A", "1")]).expect("valid");
+        assert_eq!(config.model.and_then(|m| m.name).as_deref(), Some("m"));
+        let error = set(&[("env.A", "1"), ("modle.name", "m")]).expect_err("no such key");
+        assert_eq!(error.field_name(), Some("config.modle.name"));
+        assert!(set(&[]).is_ok());
+    }
+}

@@ -1,0 +1,152 @@
+//! `serve`: the server itself, in the foreground or in the background.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use clawfarm_api::{ServerInfo, Shutdown};
+use clawfarm_model::{Code, Error};
+use clawfarm_server::Tls;
+
+use crate::app::App;
+use crate::errors::{OK, Outcome};
+use crate::{background, connect};
+
+/// How long a server that is replaced may take to end.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// `clawfarm serve`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Runs the server in the foreground. It is seldom needed: the first command starts one in the background. Besides its socket in CLAWFARM_HOME it listens where --listen says; whoever comes that way needs the token in CLAWFARM_HOME/admin.token. SIGTERM and Ctrl-C stop it; the claws go on.",
+    after_help = "Examples:\n  clawfarm serve\n  clawfarm serve --listen 127.0.0.1:8420\n  clawfarm serve --listen 0.0.0.0:8420 --tls-cert farm.pem --tls-key farm.key\n  clawfarm serve --restart    replace the running server by this version; claws go on"
+)]
+pub(crate) struct ServeArgs {
+    /// Listen at this address too; beyond loopback only with TLS
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// The certificate chain for --listen, as PEM
+    #[arg(long, value_name = "FILE", requires = "listen", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Listen beyond loopback without TLS: everyone on the way can read the token
+    #[arg(long, requires = "listen", conflicts_with = "tls_cert")]
+    allow_plaintext: bool,
+    /// Replace the server that runs; the new one runs in the background
+    #[arg(long)]
+    restart: bool,
+    /// Run in the background, and return once it answers
+    #[arg(long)]
+    background: bool,
+    /// The form of its log; which lines are in it is said by CLAWFARM_LOG
+    #[arg(long, value_enum, value_name = "FORM", default_value_t)]
+    log_format: LogFormat,
+    /// What --background and the first command start
+    #[arg(long, hide = true)]
+    background_child: bool,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON document a line
+    Json,
+}
+
+impl ServeArgs {
+    /// Whether this process is to be the server.
+    pub(crate) const fn in_foreground(&self) -> bool {
+        !self.restart && !self.background
+    }
+
+    /// Whether another command started it, and waits for it.
+    pub(crate) const fn is_background_child(&self) -> bool {
+        self.background_child
+    }
+
+    /// Whether its log is for programs.
+    pub(crate) fn logs_json(&self) -> bool {
+        self.log_format == LogFormat::Json
+    }
+
+    /// Where it listens besides its socket.
+    pub(crate) const fn listen(&self) -> Option<SocketAddr> {
+        self.listen
+    }
+
+    /// The certificate for that.
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(Tls { certificate: cert, key })
+    }
+
+    /// Whether it may listen beyond loopback without one.
+    pub(crate) const fn allows_plaintext(&self) -> bool {
+        self.allow_plaintext
+    }
+
+    /// The same options for a server in the background.
+    fn pass_on(&self) -> Result<Vec<OsString>, Error> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        if let Some(listen) = &self.listen {
+            arguments.extend(["--listen".into(), listen.to_string().into()]);
+        }
+        for (option, file) in [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key)] {
+            if let Some(file) = file {
+                let file = std::path::absolute(file)
+                    .map_err(|e| Error::invalid(option, format!("{} can't be used: {e}", file.display())))?;
+                arguments.extend([option.into(), file.into()]);
+            }
+        }
+        if self.allow_plaintext {
+            arguments.push("--allow-plaintext".into());
+        }
+        if self.log_format == LogFormat::Json {
+            arguments.extend(["--log-format".into(), "json".into()]);
+        }
+        Ok(arguments)
+    }
+}
+
+/// `clawfarm serve --background` and `--restart`: starts a server and returns.
+pub(crate) async fn run_from_client(app: &App, args: &ServeArgs) -> Outcome {
+    let server = app.server()?;
+    let home = server.local_home()?;
+    let mut replaced = None;
+    match app.running().await? {
+        Some((_, info)) if !args.restart => return Err(runs_already(&info).into()),
+        Some((client, info)) => {
+            client.shutdown(Shutdown { claws: false }).await?;
+            connect::wait_until_ended(app, &info, END_LIMIT).await?;
+            replaced = Some(info);
+        }
+        None => {}
+    }
+    let (_, info) = background::start(app, &server, home, &args.pass_on()?).await?;
+    if let Some(listen) =
+        replaced.as_ref().and_then(|old| old.listen.as_ref()).filter(|_| info.listen.is_none())
+    {
+        app.ui.warn(format_args!(
+            "the server before listened at {listen}, this one does not: give --listen again"
+        ));
+    }
+    if app.ui.json {
+        app.ui.document(&serde_json::json!({ "server": info, "replaced": replaced }))?;
+    } else {
+        let listen = info.listen.as_ref().map(|l| format!(", listening at {l}")).unwrap_or_default();
+        app.ui.line(format_args!("The server {} runs (pid {}{listen})", info.version, info.pid))?;
+    }
+    Ok(OK)
+}
+
+fn runs_already(info: &ServerInfo) -> Error {
+    Error::new(Code::Conflict, format!("a server runs on {} already (pid {})", info.home, info.pid))
+        .fix("replace it with --restart, or stop it with 'clawfarm down'")
+}

@@ -1,0 +1,260 @@
+//! Waits for operations: shows their steps, and leaves them running on Ctrl-C.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::Duration;
+
+use clawfarm_api::Accepted;
+use clawfarm_client::Client;
+use clawfarm_model::{Code, Error, Operation, OperationKind, OperationState, Phase};
+use futures::future::join_all;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep};
+
+use super::lifecycle::Which;
+use crate::app::App;
+use crate::connect;
+use crate::errors::{Failure, INTERRUPTED, OK, Outcome, exit_code, tell_error};
+use crate::output::{Steps, clean_line};
+
+/// How long one question for changes may wait on the server.
+const WAIT: Duration = Duration::from_secs(30);
+/// How long a server that went away is looked for: it is back within seconds when it was
+/// killed and started again.
+const LOST_MAX: Duration = Duration::from_secs(60);
+/// The pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Ctrl-C, noticed from the moment this is made.
+pub(crate) struct CtrlC(Signal);
+
+impl CtrlC {
+    /// From now on Ctrl-C does not end the program.
+    pub(crate) fn watch() -> Result<Self, Failure> {
+        Ok(Self(signal(SignalKind::interrupt())?))
+    }
+}
+
+/// Asks for the same of several instances, waits for all of them, and tells what came of each.
+pub(crate) async fn each<F, Fut>(app: &App, client: &Client, which: &Which, ask: F) -> Outcome
+where
+    F: Fn(String) -> Fut,
+    Fut: Future<Output = Result<Accepted, Error>>,
+{
+    let mut ctrl_c = CtrlC::watch()?;
+    let mut first_error = None;
+    let mut fail = |error: &Error| {
+        tell_error(&app.ui, error);
+        first_error.get_or_insert(exit_code(error.code()));
+    };
+    let mut accepted = Vec::new();
+    // The same one twice would only take its own place in the queue.
+    for id in which.ids.iter().collect::<BTreeSet<_>>() {
+        match ask(id.clone()).await {
+            Ok(one) => accepted.push(one),
+            Err(error) => fail(&error),
+        }
+    }
+    if !which.detach {
+        let ended = all(app, client, &accepted, &mut ctrl_c).await?;
+        let waiting = std::mem::take(&mut accepted);
+        for (mut one, ended) in waiting.into_iter().zip(ended) {
+            match ended {
+                Ok(operation) => {
+                    one.operation = operation;
+                    refresh(client, &mut one).await;
+                    accepted.push(one);
+                }
+                Err(error) => fail(&error),
+            }
+        }
+    }
+    tell(app, &accepted, which.detach)?;
+    first_error.map_or(Ok(OK), |code| Err(Failure::Told(code)))
+}
+
+/// Waits for one operation.
+pub(crate) async fn one(
+    app: &App,
+    client: &Client,
+    mut accepted: Accepted,
+    ctrl_c: &mut CtrlC,
+) -> Result<Accepted, Failure> {
+    let ended = all(app, client, std::slice::from_ref(&accepted), ctrl_c).await?;
+    for result in ended {
+        accepted.operation = result?;
+    }
+    refresh(client, &mut accepted).await;
+    Ok(accepted)
+}
+
+/// Waits for operations side by side. Ctrl-C ends the wait and nothing else.
+async fn all(
+    app: &App,
+    client: &Client,
+    accepted: &[Accepted],
+    ctrl_c: &mut CtrlC,
+) -> Result<Vec<Result<Operation, Error>>, Failure> {
+    let steps = RefCell::new(Steps::new(&app.ui));
+    let several = accepted.len() > 1;
+    let waits = accepted.iter().map(|a| {
+        let label = several.then_some(a.instance.id.as_str());
+        until_ended(app, client, &a.operation, label, &steps)
+    });
+    tokio::select! {
+        ended = join_all(waits) => Ok(ended),
+        _ = ctrl_c.0.recv() => {
+            steps.borrow_mut().close();
+            Err(interrupted(app, accepted))
+        }
+    }
+}
+
+async fn until_ended(
+    app: &App,
+    client: &Client,
+    first: &Operation,
+    label: Option<&str>,
+    steps: &RefCell<Steps>,
+) -> Result<Operation, Error> {
+    let mut operation = first.clone();
+    let mut answered = Instant::now();
+    loop {
+        steps.borrow_mut().update(&operation, label);
+        if operation.state.ended() {
+            return result(operation);
+        }
+        match client.operation_changed(&operation.id, operation.updated_at, WAIT).await {
+            Ok(now) => {
+                operation = now;
+                answered = Instant::now();
+            }
+            Err(e) if is_passing(&e) && answered.elapsed() < LOST_MAX + WAIT => {
+                sleep(PAUSE).await;
+                // What can't be mended now may mend itself until the time is over.
+                let _ = connect::revive(app).await;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn is_passing(error: &Error) -> bool {
+    matches!(error.code(), Code::Unavailable | Code::Timeout | Code::Overloaded)
+}
+
+/// An ended operation as a result.
+fn result(operation: Operation) -> Result<Operation, Error> {
+    let id = operation.instance.as_ref().map_or("the instance", |id| id.as_str()).to_owned();
+    match operation.state {
+        OperationState::Succeeded | OperationState::Running => Ok(operation),
+        OperationState::Superseded => Err(Error::new(
+            Code::Conflict,
+            format!("another request took the place of this {} of {id}", operation.kind.as_str()),
+        )
+        .fix(format!("see what is wanted of it now: clawfarm status {id}"))),
+        OperationState::Failed => Err(match operation.error {
+            Some(report) => {
+                let mut error = Error::new(report.code, format!("{id}: {}", report.message));
+                if let Some(field) = report.field {
+                    error = error.field(field);
+                }
+                error.fix(
+                    report.fix.unwrap_or_else(|| format!("see clawfarm logs {id}, clawfarm events {id}")),
+                )
+            }
+            None => Error::new(Code::Internal, format!("{} of {id} failed", operation.kind.as_str()))
+                .fix(format!("see clawfarm logs {id}, clawfarm events {id}")),
+        }),
+    }
+}
+
+/// Looks at the instance again, now that the operation has ended. One that is gone from view
+/// was removed.
+async fn refresh(client: &Client, accepted: &mut Accepted) {
+    match client.instance(accepted.instance.id.as_str()).await {
+        Ok(now) => accepted.instance = now,
+        Err(e) if matches!(e.code(), Code::NotFound | Code::Gone) => {
+            accepted.instance.phase = Phase::Destroyed;
+        }
+        // The operation's own result is what was asked for; the view stays as it was.
+        Err(_) => {}
+    }
+}
+
+fn interrupted(app: &App, accepted: &[Accepted]) -> Failure {
+    for one in accepted {
+        let (id, kind) = (&one.instance.id, one.operation.kind.as_str());
+        app.ui.note(format_args!(
+            "Not waiting any longer: {kind} of {id} goes on. Look at it with: clawfarm status {id}"
+        ));
+    }
+    Failure::Told(INTERRUPTED)
+}
+
+/// Tells what came of each.
+fn tell(app: &App, accepted: &[Accepted], detached: bool) -> Result<(), Failure> {
+    if app.ui.json {
+        return app.ui.document(accepted);
+    }
+    for one in accepted {
+        warnings(app, one);
+        let id = &one.instance.id;
+        if detached {
+            app.ui.line(format_args!(
+                "{id}: {} has begun ({})",
+                one.operation.kind.as_str(),
+                one.operation.id
+            ))?;
+        } else if one.operation.kind == OperationKind::Remove {
+            app.ui.line(format_args!("{id} is removed"))?;
+        } else {
+            app.ui.line(format_args!("{id} is {}", app.ui.out.phase(one.instance.phase)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints what was accepted but is worth a word.
+pub(crate) fn warnings(app: &App, accepted: &Accepted) {
+    for warning in &accepted.warnings {
+        app.ui.warn(format_args!("{}: {}", clean_line(&warning.field), clean_line(&warning.message)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clawfarm_model::error::ErrorReport;
+    use clawfarm_model::{ClawId, Timestamp};
+
+    use super::*;
+
+    fn operation(state: OperationState, error: Option<ErrorReport>) -> Operation {
+        Operation {
+            id: "op".into(),
+            kind: OperationKind::Start,
+            instance: Some(ClawId::new("alice-x7k2m").expect("an id")),
+            generation: 1,
+            state,
+            steps: Vec::new(),
+            error,
+            created_at: Timestamp::now(),
+            updated_at: Timestamp::now(),
+            ended_at: None,
+        }
+    }
+
+    #[test]
+    fn what_an_operation_came_to_is_told_with_what_to_do() {
+        assert!(result(operation(OperationState::Succeeded, None)).is_ok());
+        let superseded = result(operation(OperationState::Superseded, None)).expect_err("no success");
+        assert_eq!(superseded.code(), Code::Conflict);
+        assert!(superseded.fix_text().is_some_and(|fix| fix.contains("clawfarm status alice-x7k2m")));
+        let report = Error::new(Code::Busy, "it works").report();
+        let failed = result(operation(OperationState::Failed, Some(report))).expect_err("no success");
+        assert_eq!((failed.code(), failed.message()), (Code::Busy, "alice-x7k2m: it works"));
+        assert!(failed.fix_text().is_some());
+        assert!(result(operation(OperationState::Failed, None)).is_err());
+    }
+}

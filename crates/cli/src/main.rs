@@ -1,0 +1,84 @@
+//! The command `clawfarm`: the command line, the server and the shim in one binary.
+
+mod app;
+mod background;
+mod cli;
+mod commands;
+mod connect;
+mod console;
+mod errors;
+mod output;
+mod server;
+mod terminal;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::app::App;
+use crate::cli::{Cli, Command};
+use crate::errors::{Failure, Outcome};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "shim") {
+        return shim(arguments.next());
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return ExitCode::from(tell_usage(&refused)),
+    };
+    let app = App::new(cli.global);
+    let outcome = match cli.command {
+        Command::Serve(args) if args.in_foreground() => server::run(&app, &args),
+        command => run_client(&app, command),
+    };
+    ExitCode::from(outcome.unwrap_or_else(|failure| errors::tell(&app.ui, &failure)))
+}
+
+/// The keeper of one instance. There is one a claw, so nothing of the rest of this program is
+/// set up for it: no options, no runtime.
+fn shim(folder: Option<OsString>) -> ExitCode {
+    let Some(folder) = folder else {
+        eprintln!("error: 'clawfarm shim' is started by the server, with an instance's folder");
+        return ExitCode::from(errors::USAGE);
+    };
+    clawfarm_shim::main(std::path::Path::new(&folder))
+}
+
+/// Runs a command of a client on one thread: quick to set up, and nothing here needs more.
+fn run_client(app: &App, command: Command) -> Outcome {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::from)?;
+    let outcome = runtime.block_on(commands::run(app, command));
+    // A thread may still sit in a read of standard input; the end of the program is not to
+    // wait for the next key.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Prints what clap says: help on standard output, a refusal on standard error.
+fn tell_usage(refused: &clap::Error) -> u8 {
+    let json = std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json");
+    let is_help = matches!(
+        refused.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if json && !is_help {
+        let text = refused.render().to_string();
+        let mut paragraphs = text.trim().splitn(2, "\n\n");
+        let message = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let fix = paragraphs.next().unwrap_or_default().trim().to_owned();
+        let error = clawfarm_model::Error::invalid("arguments", message).fix(fix);
+        let ui = output::Ui::new(true, output::ColourMode::Never);
+        errors::tell_error(&ui, &error);
+    } else if refused.print().is_err() {
+        // Whoever would read it has gone.
+        return errors::OK;
+    }
+    u8::try_from(refused.exit_code()).unwrap_or(errors::USAGE)
+}

@@ -1,0 +1,192 @@
+//! The server: composes store, claw types, runtimes, use cases and API, and runs them until
+//! it is told to end.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clawfarm_adapters::Registry;
+use clawfarm_control::{Control, Parts};
+use clawfarm_model::name::TargetName;
+use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_model::{Code, Error};
+use clawfarm_runtime::Runtime;
+use clawfarm_runtime_process::{ProcessConfig, ProcessRuntime};
+use clawfarm_runtime_sim::{SimConfig, SimRuntime};
+use clawfarm_server::{ClawListener, HomeLock, ServerConfig, load_or_create_admin_token};
+use clawfarm_store::{MasterKey, Store, StoreConfig};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::commands::serve::ServeArgs;
+use crate::connect::{self, VERSION};
+use crate::errors::{Failure, OK, Outcome, tell_error};
+
+/// The exit code of a server in the background that found another one on its home: whoever
+/// started it waits for that one instead. `EX_TEMPFAIL` of sysexits.h, which no error has.
+pub(crate) const ANOTHER_RUNS: u8 = 75;
+/// Two are enough: the work is waiting for others, and each thread costs memory.
+const THREADS: usize = 2;
+/// Open files that are enough: every listener full (2 x 2048 and 512), each of their requests
+/// with another connection to a claw, and one to each of 10,000 claws' shims.
+const FILES: u64 = 32_768;
+/// Where the simulated claws live; only with it is there a `sim` target.
+pub(crate) const SIM_WORLD: &str = "CLAWFARM_SIM_WORLD";
+/// Where downloads and installations are kept, to be shared by several homes.
+pub(crate) const CACHE_DIR: &str = "CLAWFARM_CACHE_DIR";
+
+/// Runs the server in this process until it is told to end.
+pub(crate) fn run(app: &App, args: &ServeArgs) -> Outcome {
+    if app.global.host.as_deref().is_some_and(|host| !host.is_empty()) {
+        return Err(Error::invalid("--host", "a server is not run elsewhere")
+            .fix("leave out --host and CLAWFARM_HOST; say where to listen with --listen")
+            .into());
+    }
+    let home = app.home()?;
+    make_home(&home)?;
+    log_to_stderr(args.logs_json(), app.ui.err.is_on())?;
+    let lock = match HomeLock::take(&home) {
+        Ok(lock) => lock,
+        Err(error) if args.is_background_child() && error.code() == Code::Conflict => {
+            tell_error(&app.ui, &error);
+            return Err(Failure::Told(ANOTHER_RUNS));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    allow_many_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("clawfarm")
+        .enable_all()
+        .build()
+        .map_err(Failure::from)?;
+    runtime.block_on(Box::pin(serve(args, lock)))?;
+    Ok(OK)
+}
+
+/// A shell gives 1024 open files as a rule; that many connections alone would leave the server
+/// none for its store. What it may have at most is raised up to.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = limits.maximum.map_or(FILES, |most| most.min(FILES));
+    if limits.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limits })
+    {
+        tracing::warn!(%error, "the limit on open files could not be raised");
+    }
+}
+
+fn make_home(home: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(home).map_err(|e| {
+        Error::new(Code::Internal, format!("the folder {} can't be made: {e}", home.display()))
+            .field("--home")
+            .fix("give a folder that you may write to with --home or CLAWFARM_HOME")
+            .source(e)
+    })
+}
+
+fn log_to_stderr(json: bool, colours: bool) -> Result<(), Error> {
+    use tracing_subscriber::EnvFilter;
+    // What the database's driver has to say at `info` is every slow statement.
+    let filter = match std::env::var("CLAWFARM_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|e| {
+            Error::invalid("CLAWFARM_LOG", format!("'{text}' is no log filter: {e}"))
+                .fix("give a level such as 'debug', or one for a part: 'info,clawfarm_control=debug'")
+        })?,
+        _ => EnvFilter::new("info,sqlx=warn,sea_orm_migration=warn"),
+    };
+    // What can't be written (the disk with the log is full) is lost: told to the same place, that
+    // would be a panic in the middle of a request.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    let set = if json {
+        builder.json().try_init()
+    } else {
+        builder.with_ansi(colours && io::stderr().is_terminal()).try_init()
+    };
+    set.map_err(|e| Error::internal("the log could not be set up", e))
+}
+
+async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
+    let shutdown = CancellationToken::new();
+    end_on_signals(&shutdown)?;
+    let folder = home.path().to_owned();
+    let admin_token = load_or_create_admin_token(&folder)?;
+    let master_key = MasterKey::load_or_create(&folder.join("master.key"))?;
+    let store = Store::open(StoreConfig::sqlite(folder.join("clawfarm.db"), master_key)).await?;
+    let claws = ClawListener::bind(&folder).await?;
+    let targets = targets(&folder, claws.port()).await?;
+    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets };
+    let control = Control::begin(parts).await?;
+    tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
+    let served = clawfarm_server::serve(ServerConfig {
+        control,
+        socket: connect::socket(&folder),
+        home,
+        listen: args.listen(),
+        tls: args.tls(),
+        allow_plaintext: args.allows_plaintext(),
+        admin_token,
+        claws,
+        shutdown,
+    })
+    .await;
+    store.close().await;
+    served
+}
+
+/// SIGTERM, SIGINT and SIGHUP end the server; what it is doing to a claw is left at a point
+/// from which the next server goes on.
+fn end_on_signals(shutdown: &CancellationToken) -> Result<(), Error> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signal = signal(kind).map_err(|e| Error::internal("signals can't be waited for", e))?;
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            signal.recv().await;
+            shutdown.cancel();
+        });
+    }
+    Ok(())
+}
+
+/// The places that instances run on here. The first is the default.
+async fn targets(home: &Path, claw_port: u16) -> Result<Vec<(Target, Arc<dyn Runtime>)>, Error> {
+    let mut config = ProcessConfig::new(home);
+    config.claw_port = claw_port;
+    if let Some(folder) = folder_from_env(CACHE_DIR)? {
+        config.cache_dir = folder;
+    }
+    let process = ProcessRuntime::open(config).await?;
+    let mut targets: Vec<(Target, Arc<dyn Runtime>)> =
+        vec![(target("local", RuntimeKind::Process)?, Arc::new(process))];
+    if let Some(world) = folder_from_env(SIM_WORLD)? {
+        let sim = SimRuntime::open(SimConfig::new(world))?;
+        targets.push((target("sim", RuntimeKind::Sim)?, Arc::new(sim)));
+    }
+    Ok(targets)
+}
+
+fn target(name: &str, runtime: RuntimeKind) -> Result<Target, Error> {
+    Ok(Target {
+        name: TargetName::new(name)?,
+        runtime,
+        labels: Default::default(),
+        // One server has one store here; with several, these are this machine's alone.
+        reachable_from: None,
+        settings: serde_json::Value::Null,
+    })
+}
+
+fn folder_from_env(variable: &str) -> Result<Option<PathBuf>, Error> {
+    match std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        Some(value) => std::path::absolute(&value).map(Some).map_err(|e| {
+            Error::invalid(variable, format!("{} can't be used: {e}", value.to_string_lossy()))
+                .fix("give a folder, or leave it unset")
+        }),
+        None => Ok(None),
+    }
+}

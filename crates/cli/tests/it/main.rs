@@ -1,0 +1,12 @@
+//! The command line as it is used: the built program, in a home of its own.
+
+mod fake;
+mod farm;
+mod handshake;
+mod hostile;
+mod real;
+mod serving;
+mod support;
+mod terminal;
+mod usage;
+mod waiting;

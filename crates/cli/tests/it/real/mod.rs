@@ -1,0 +1,10 @@
+//! The real OpenClaw, on the process runtime, with the demo model: as a person uses it.
+//!
+//! Each test holds one OpenClaw for most of a minute, so each looks at all it can meanwhile.
+
+mod farm;
+mod hostile;
+mod life;
+mod secrets;
+mod server;
+mod shell;

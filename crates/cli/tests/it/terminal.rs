@@ -1,0 +1,204 @@
+//! `shell` in a real terminal: size, keys, exit code, and the terminal as it was afterwards.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+
+use crate::support::{Home, eventually, pause};
+
+const SIZE: Winsize = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+
+/// A program in a terminal of its own.
+struct Terminal {
+    master: File,
+    child: Child,
+    seen: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn open(home: &Home, arguments: &[&str]) -> Self {
+        Self::open_with(home, arguments, &[])
+    }
+
+    fn open_with(home: &Home, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let pty = openpty(&SIZE, None).expect("a terminal");
+        let mut command = home.command(arguments);
+        let end = || pty.slave.try_clone().expect("cloned");
+        command
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .env("TERM", "xterm-256color")
+            .envs(environment.iter().copied());
+        // SAFETY: setsid and ioctl are async-signal-safe and touch no memory of ours.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::setsid()?;
+                Ok(rustix::process::ioctl_tiocsctty(std::io::stdin())?)
+            });
+        }
+        let child = command.spawn().expect("starts");
+        // The parent's copies would keep the terminal open after the program's end.
+        drop((command, pty.slave));
+        let master = File::from(pty.master);
+        let mut reader = master.try_clone().expect("cloned");
+        let seen = Arc::new(Mutex::new(String::new()));
+        let sink = Arc::clone(&seen);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut buffer) {
+                sink.lock().expect("not poisoned").push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+        Self { master, child, seen }
+    }
+
+    fn seen(&self) -> String {
+        self.seen.lock().expect("not poisoned").clone()
+    }
+
+    fn resize(&self, rows: u16, cols: u16) {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.master, size).expect("resized");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), signal).expect("sent");
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).expect("typed");
+    }
+
+    fn sees(&self, text: &str) {
+        let begun = std::time::Instant::now();
+        while !self.seen().contains(text) {
+            assert!(
+                begun.elapsed() < crate::support::LIMIT,
+                "no {text:?} on the terminal: {:?}",
+                self.seen()
+            );
+            pause();
+        }
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.master).expect("modes").local_flags.contains(LocalFlags::ICANON)
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        eventually("the program to end", || self.child.try_wait().expect("waited"))
+    }
+
+    #[track_caller]
+    fn ends(mut self, code: i32) {
+        let status = self.end();
+        assert_eq!(status.code(), Some(code), "{:?}", self.seen());
+        assert!(!self.is_raw(), "the terminal was left in raw mode");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn home_with_alice() -> Home {
+    let home = Home::new();
+    home.run(&["new", "openclaw", "alice", "--runtime", "sim"]).ends(0);
+    home
+}
+
+#[test]
+fn a_shell_has_this_terminals_size_and_ends_with_its_exit_code() {
+    let home = home_with_alice();
+    let mut terminal = Terminal::open(&home, &["shell", "alice"]);
+    terminal.sees("$ ");
+    assert!(terminal.is_raw(), "keys go to the other side as they are");
+    terminal.type_in("size\r");
+    terminal.sees("40 100");
+    terminal.resize(24, 80);
+    // The new size is on its way beside the keys: asked for until it is there.
+    eventually("the new size on the other side", || {
+        terminal.type_in("size\r");
+        pause();
+        terminal.seen().contains("24 80").then_some(())
+    });
+    terminal.type_in("exit 42\r");
+    terminal.ends(42);
+}
+
+#[test]
+fn ctrl_c_goes_to_the_other_side_and_not_to_this_program() {
+    let home = home_with_alice();
+    let mut terminal = Terminal::open(&home, &["exec", "-it", "alice", "--", "cat"]);
+    eventually("raw mode", || terminal.is_raw().then_some(()));
+    terminal.type_in("\u{3}still here");
+    terminal.sees("\u{3}still here");
+    // And a signal restores the terminal as well.
+    terminal.signal(Signal::SIGTERM);
+    terminal.ends(143);
+}
+
+#[test]
+fn the_end_of_the_server_restores_the_terminal_and_is_told() {
+    let home = home_with_alice();
+    let terminal = Terminal::open(&home, &["shell", "alice"]);
+    terminal.sees("$ ");
+    home.run(&["down"]).ends(0);
+    terminal.sees("error:");
+    terminal.ends(5);
+}
+
+#[test]
+fn a_secret_is_asked_for_without_being_shown() {
+    let home = Home::new();
+    let mut terminal = Terminal::open(&home, &["secret", "set", "key"]);
+    terminal.sees("Value of key (not shown): ");
+    terminal.type_in("hush-4711\r");
+    terminal.sees("key is set");
+    assert!(!terminal.seen().contains("hush-4711"));
+    terminal.ends(0);
+}
+
+#[test]
+fn ps_watch_draws_over_itself_when_something_happens() {
+    let home = home_with_alice();
+    let mut terminal = Terminal::open(&home, &["ps", "--watch"]);
+    terminal.sees("ready");
+    home.run(&["stop", "alice"]).ends(0);
+    terminal.sees("stopped");
+    terminal.sees("\u{1b}[2A\r\u{1b}[J");
+    terminal.type_in("\u{3}");
+    terminal.end();
+}
+
+#[test]
+fn colours_are_left_out_when_no_color_is_set() {
+    let home = home_with_alice();
+    let coloured = Terminal::open(&home, &["ps"]);
+    coloured.sees("\u{1b}[38;5;10mready");
+    let plain = Terminal::open_with(&home, &["ps"], &[("NO_COLOR", "1")]);
+    plain.sees("ready");
+    assert!(!plain.seen().contains('\u{1b}'), "{:?}", plain.seen());
+}
+
+#[test]
+fn steps_are_bars_on_a_terminal() {
+    let home = Home::new();
+    let terminal = Terminal::open(&home, &["new", "openclaw", "alice", "--runtime", "sim"]);
+    terminal.sees("is \u{1b}[32mready");
+    terminal.sees("✓");
+    terminal.ends(0);
+}

@@ -1,0 +1,6 @@
+//! One method a route, one file a resource.
+
+mod events;
+mod instances;
+mod server;
+mod stored;

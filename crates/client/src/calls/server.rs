@@ -1,0 +1,73 @@
+//! The server itself.
+
+use std::time::Duration;
+
+use clawfarm_api::{Doctor, ServerInfo, Shutdown, TargetList};
+use clawfarm_model::{Code, Error, Result};
+use http::Method;
+
+use crate::Client;
+use crate::http::Call;
+
+/// `doctor` tries things out (starts programs, asks daemons); each of its checks has its own
+/// limit on the server, and these add up to less.
+const DOCTOR_LIMIT: Duration = Duration::from_secs(90);
+
+/// Claws that finish their work first take minutes; several are stopped at a time.
+const STOP_CLAWS_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+impl Client {
+    /// Which server this is.
+    ///
+    /// # Errors
+    /// `Unavailable` when none answers.
+    pub async fn server(&self) -> Result<ServerInfo> {
+        self.call(Call::get(&["server"])).await
+    }
+
+    /// Whether it takes requests.
+    ///
+    /// # Errors
+    /// `Unavailable` while it does not, with why.
+    pub async fn ready(&self) -> Result<()> {
+        self.done(Call::absolute(Method::GET, "/readyz")).await
+    }
+
+    /// Stops the server; it answers before it ends. With `claws` the answer comes when they
+    /// are down.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn shutdown(&self, request: Shutdown) -> Result<()> {
+        let call = Call::post(&["server", "shutdown"]).json(&request)?;
+        self.done(if request.claws { call.limit(STOP_CLAWS_LIMIT) } else { call }).await
+    }
+
+    /// What works here, and what would mend the rest.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn doctor(&self) -> Result<Doctor> {
+        self.call(Call::get(&["doctor"]).limit(DOCTOR_LIMIT)).await
+    }
+
+    /// The places that instances run on.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn targets(&self) -> Result<TargetList> {
+        self.call(Call::get(&["targets"])).await
+    }
+
+    /// The server's measurements, in Prometheus' text format.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn prometheus(&self) -> Result<String> {
+        let bytes =
+            self.bytes(Call::absolute(Method::GET, "/metrics").header("accept", "text/plain")?).await?;
+        String::from_utf8(bytes.into()).map_err(|error| {
+            Error::new(Code::Internal, "the server's measurements are no text").source(error)
+        })
+    }
+}

@@ -1,0 +1,120 @@
+//! What the use cases and the reconciler share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use clawfarm_adapters::{ClawAdapter, Registry};
+use clawfarm_model::name::{TargetName, TenantName};
+use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_model::{Action, ClawId, Context, Error, Granted, Instance, Resource, Result, authorize};
+use clawfarm_runtime::Runtime;
+use clawfarm_store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::Parts;
+use crate::operations::Board;
+use crate::reconcile::Reconciler;
+use crate::reconcile::queue::Priority;
+
+pub(crate) struct Core {
+    pub(crate) store: Store,
+    pub(crate) adapters: Registry,
+    targets: Vec<(Target, Arc<dyn Runtime>)>,
+    pub(crate) reconciler: Reconciler,
+    pub(crate) board: Board,
+    /// One memory admission at a time, so that two can't both have the last of it.
+    pub(crate) admission: tokio::sync::Mutex<()>,
+    /// One generation of keys at a time, so that two launches agree on an instance's token.
+    pub(crate) keys: tokio::sync::Mutex<()>,
+    pub(crate) stopping: CancellationToken,
+    wakes: Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Core {
+    pub(crate) async fn new(parts: Parts) -> Result<Arc<Self>> {
+        let system = Context::system("start");
+        for (target, _) in &parts.targets {
+            let resource = Resource::new(TenantName::default_tenant(), "target", target.name.as_str());
+            let grant = authorize(&system, Action::TargetWrite, &resource)?;
+            parts.store.put_target(&grant, target).await?;
+        }
+        Ok(Arc::new(Self {
+            board: Board::new(parts.store.clone()),
+            store: parts.store,
+            adapters: parts.adapters,
+            targets: parts.targets,
+            reconciler: Reconciler::default(),
+            admission: tokio::sync::Mutex::default(),
+            keys: tokio::sync::Mutex::default(),
+            stopping: CancellationToken::new(),
+            wakes: Mutex::default(),
+        }))
+    }
+
+    /// Every target with its runtime.
+    pub(crate) fn targets(&self) -> &[(Target, Arc<dyn Runtime>)] {
+        &self.targets
+    }
+
+    /// The runtime of a target.
+    pub(crate) fn runtime(&self, name: &TargetName) -> Result<&Arc<dyn Runtime>> {
+        self.targets.iter().find(|(t, _)| t.name == *name).map(|(_, r)| r).ok_or_else(|| {
+            let known: Vec<_> = self.targets.iter().map(|(t, _)| t.name.as_str()).collect();
+            Error::not_found("target", name)
+                .field("target")
+                .fix(format!("use one of {}, or leave it out", known.join(", ")))
+        })
+    }
+
+    /// The target for a new instance, by what was said about it.
+    pub(crate) fn choose_target(
+        &self,
+        runtime: Option<RuntimeKind>,
+        target: Option<&TargetName>,
+    ) -> Result<(&Target, &Arc<dyn Runtime>)> {
+        if let Some(name) = target {
+            self.runtime(name)?;
+        }
+        let fits = |t: &Target| {
+            target.is_none_or(|name| t.name == *name) && runtime.is_none_or(|kind| t.runtime == kind)
+        };
+        self.targets.iter().find(|(t, _)| fits(t)).map(|(t, r)| (t, r)).ok_or_else(|| {
+            let kinds: Vec<_> =
+                self.targets.iter().map(|(t, _)| format!("{} ({})", t.name, t.runtime)).collect();
+            let wanted = runtime.map_or_else(String::new, |k| k.to_string());
+            Error::invalid("runtime", format!("no target here runs instances as '{wanted}'"))
+                .fix(format!("the targets are: {}; see clawfarm doctor", kinds.join(", ")))
+        })
+    }
+
+    /// The adapter of an instance.
+    pub(crate) fn adapter(&self, instance: &Instance) -> Result<&Arc<dyn ClawAdapter>> {
+        self.adapters.get(&instance.spec.claw_type)
+    }
+
+    /// Reads an instance by an id, a unique name or a unique prefix.
+    pub(crate) async fn find(&self, context: &Context, text: &str) -> Result<Instance> {
+        let id = self.store.resolve(context, text).await?;
+        self.store.instance(context, &id).await
+    }
+
+    /// Tells the reconciler that something else is wanted of `id`: what is being done for the
+    /// old wish is left, and the instance is looked at before anything that nobody waits for.
+    pub(crate) fn wanted(&self, id: &ClawId) {
+        self.reconciler.interrupt(id);
+        self.reconciler.queue.push(id, Priority::Person);
+    }
+
+    /// The lock that makes many callers who wake one instance one wake.
+    pub(crate) fn wake_lock(&self, id: &ClawId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut wakes = self.wakes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        wakes.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(wakes.entry(id.clone()).or_default())
+    }
+}
+
+/// Asks for leave to do `action` to an instance.
+pub(crate) fn may(context: &Context, action: Action, instance: &Instance) -> Result<Granted> {
+    let resource = Resource::new(instance.tenant.clone(), "instance", instance.id.as_str());
+    authorize(context, action, &resource)
+}

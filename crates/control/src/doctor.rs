@@ -1,0 +1,42 @@
+//! What works here, and what would mend the rest.
+
+use clawfarm_model::target::{Check, CheckLevel, Diagnosis};
+use clawfarm_model::{Context, Result};
+
+use crate::Control;
+
+impl Control {
+    /// Looks at the server and at each runtime.
+    ///
+    /// # Errors
+    /// None so far: what is broken is a check.
+    pub async fn doctor(&self, _context: &Context) -> Result<(Vec<Check>, Vec<Diagnosis>)> {
+        let store = match self.core.store.ping().await {
+            Ok(()) => Check {
+                name: "store".into(),
+                level: CheckLevel::Ok,
+                detail: self.core.store.description().to_owned(),
+                fix: None,
+            },
+            Err(error) => Check {
+                name: "store".into(),
+                level: CheckLevel::Error,
+                detail: error.message().to_owned(),
+                fix: error.fix_text().map(str::to_owned),
+            },
+        };
+        let types: Vec<_> = self
+            .core
+            .adapters
+            .types()
+            .filter_map(|t| self.core.adapters.get(t).ok().map(|a| format!("{t} {}", a.default_version())))
+            .collect();
+        let types =
+            Check { name: "claw types".into(), level: CheckLevel::Ok, detail: types.join(", "), fix: None };
+        let mut runtimes = Vec::new();
+        for (_, runtime) in self.core.targets() {
+            runtimes.push(runtime.diagnose().await);
+        }
+        Ok((vec![store, types], runtimes))
+    }
+}

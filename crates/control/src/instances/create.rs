@@ -1,0 +1,395 @@
+//! Making an instance.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use clawfarm_adapters::{ClawAdapter, Warning};
+use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::instance::{Intent, RestartPolicy};
+use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName};
+use clawfarm_model::secret::{SecretName, SecretOwner};
+use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::{
+    Action, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, OperationKind, Phase,
+    Resource, Result, Timestamp, Urgency, authorize,
+};
+use clawfarm_runtime::Runtime;
+use clawfarm_store::{Created, Idempotency, NewOperation};
+use secrecy::SecretString;
+
+use crate::core::Core;
+use crate::keys::first_keys;
+use crate::secrets::{check_name, check_value};
+use crate::{Accepted, Control};
+
+/// How often another id or port is drawn when somebody else had the same idea.
+const DRAWS: u32 = 20;
+/// The largest configuration file of a home that is taken in, in bytes.
+const MAX_IMPORTED_FILE: u64 = 4 * 1024 * 1024;
+
+/// What a new instance should be. What is `None` is chosen.
+#[derive(Clone, Debug, Default)]
+pub struct NewInstance {
+    /// The claw type.
+    pub claw_type: String,
+    /// Its name; the claw type's when absent.
+    pub name: Option<InstanceName>,
+    /// The claw's version.
+    pub version: Option<String>,
+    /// How it runs.
+    pub runtime: Option<RuntimeKind>,
+    /// Where it runs.
+    pub target: Option<TargetName>,
+    /// Processor cores.
+    pub cpus: Option<f64>,
+    /// Memory, in MiB.
+    pub memory_mib: Option<u32>,
+    /// Its gateway's port.
+    pub port: Option<u16>,
+    /// Its configuration; the demo model when it names none.
+    pub config: ClawConfig,
+    /// Values of secrets of its own.
+    pub secrets: BTreeMap<SecretName, SecretString>,
+    /// Who has the last word on its configuration file.
+    pub config_mode: Option<ConfigMode>,
+    /// What happens when it ends by itself.
+    pub restart: Option<RestartPolicy>,
+    /// How long its start may take, in seconds.
+    pub ready_timeout_secs: Option<u32>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// A dataset to begin with.
+    pub dataset: Option<ClawId>,
+    /// An existing home to begin as a copy of.
+    pub import: Option<PathBuf>,
+    /// Make it even when there is no memory for it.
+    pub overcommit: bool,
+}
+
+/// A request that was checked, with everything chosen but id and port.
+struct Checked {
+    name: InstanceName,
+    spec: InstanceSpec,
+    secrets: BTreeMap<SecretName, SecretString>,
+    warnings: Vec<Warning>,
+}
+
+impl Control {
+    /// Accepts a new instance, to be made and started.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming the field; `Conflict` when the wanted port is taken or the
+    /// idempotency key was used for something else; `Insufficient`, with figures, when the
+    /// target's memory would not hold it.
+    pub async fn create(
+        &self,
+        context: &Context,
+        new: NewInstance,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Accepted> {
+        let core = &self.core;
+        if let Some(key) = &idempotency
+            && let Some((instance, operation)) = core.store.replayed(context, key).await?
+        {
+            return self.again(context, &instance, &operation).await;
+        }
+        let overcommit = new.overcommit;
+        let (target, runtime) = core.choose_target(new.runtime, new.target.as_ref())?;
+        let checked = core.check_new(context, new, target.runtime, &target.name).await?;
+        let _admission = core.admission.lock().await;
+        if !overcommit {
+            core.check_memory(&target.name, runtime.as_ref(), checked.spec.resources, None).await?;
+        }
+        core.insert(context, checked, runtime.as_ref(), idempotency).await.map(|created| match created {
+            Made::New(accepted) => {
+                core.wanted(&accepted.instance.id);
+                *accepted
+            }
+            Made::Again(accepted) => *accepted,
+        })
+    }
+
+    /// The answer to a request that was answered before.
+    async fn again(&self, context: &Context, instance: &ClawId, operation: &str) -> Result<Accepted> {
+        Ok(Accepted {
+            instance: self.core.store.instance(context, instance).await?,
+            operation: self.operation(context, operation).await?,
+            warnings: Vec::new(),
+            replayed: true,
+        })
+    }
+}
+
+enum Made {
+    New(Box<Accepted>),
+    Again(Box<Accepted>),
+}
+
+impl Core {
+    async fn check_new(
+        &self,
+        context: &Context,
+        new: NewInstance,
+        runtime: RuntimeKind,
+        target: &TargetName,
+    ) -> Result<Checked> {
+        let claw_type = ClawType::new(new.claw_type)?;
+        let adapter = self.adapters.get(&claw_type)?;
+        let version = new.version.unwrap_or_else(|| adapter.default_version().to_owned());
+        adapter.software(&version)?;
+        let mut secrets = new.secrets;
+        for (name, value) in &secrets {
+            check_name(name)?;
+            check_value(value).map_err(|e| {
+                Error::invalid(format!("secrets.{name}"), e.message().to_owned())
+                    .fix(e.fix_text().unwrap_or_default().to_owned())
+            })?;
+        }
+        let mut config = new.config;
+        let mut warnings = Vec::new();
+        if let Some(from) = &new.import {
+            import_home(adapter.as_ref(), from, &mut config, &mut secrets, &mut warnings).await?;
+        }
+        if new.import.is_none() && new.dataset.is_none() {
+            default_model(&mut config);
+        }
+        let mut resources = adapter.default_resources();
+        resources.cpus = new.cpus.unwrap_or(resources.cpus);
+        resources.memory_mib = new.memory_mib.unwrap_or(resources.memory_mib);
+        let name = match new.name {
+            Some(name) => name,
+            None => InstanceName::new(claw_type.as_str())?,
+        };
+        let spec = InstanceSpec {
+            claw_type,
+            version,
+            runtime,
+            target: target.clone(),
+            resources,
+            port: new.port,
+            config,
+            config_mode: new.config_mode.unwrap_or_default(),
+            restart: new.restart.unwrap_or_default(),
+            import: new.import.map(|p| p.to_string_lossy().into_owned()),
+            dataset: new.dataset,
+            overcommit: new.overcommit,
+            ready_timeout_secs: new
+                .ready_timeout_secs
+                .unwrap_or_else(InstanceSpec::default_ready_timeout_secs),
+            labels: new.labels,
+        };
+        spec.check()?;
+        check_labels(&spec.labels)?;
+        if spec.import.is_some() && spec.config_mode == ConfigMode::Managed {
+            warnings.push(Warning {
+                field: "config_mode".into(),
+                message: "managed: the imported configuration is replaced by clawfarm's own, with the demo model unless --provider says otherwise; give seeded to keep it".into(),
+            });
+        }
+        warnings.extend(adapter.validate(&spec)?);
+        let owner = SecretOwner { tenant: context.tenant()?.clone(), instance: None };
+        self.check_secrets(context, &spec.config, &owner, |name| secrets.contains_key(name)).await?;
+        if let Some(dataset) = &spec.dataset {
+            self.check_dataset(context, dataset, &spec).await?;
+        }
+        Ok(Checked { name, spec, secrets, warnings })
+    }
+
+    async fn check_dataset(&self, context: &Context, id: &ClawId, spec: &InstanceSpec) -> Result<()> {
+        let dataset = self.store.dataset(context, id).await?;
+        if dataset.claw_type != spec.claw_type {
+            return Err(Error::invalid(
+                "dataset",
+                format!("'{id}' holds the data of {}, not of {}", dataset.claw_type, spec.claw_type),
+            )
+            .fix(format!("make an instance of {}", dataset.claw_type)));
+        }
+        if dataset.target != spec.target {
+            return Err(Error::invalid("dataset", format!("'{id}' is on target '{}'", dataset.target))
+                .fix(format!("use --target {}", dataset.target)));
+        }
+        Ok(())
+    }
+
+    async fn insert(
+        &self,
+        context: &Context,
+        checked: Checked,
+        runtime: &dyn Runtime,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Made> {
+        let tenant = context.tenant()?.clone();
+        let mut draws = 0;
+        loop {
+            let id = ClawId::generate(&checked.name);
+            let grant = authorize(
+                context,
+                Action::InstanceCreate,
+                &Resource::new(tenant.clone(), "instance", id.as_str()),
+            )?;
+            let port = match checked.spec.port {
+                Some(port) => port,
+                None => runtime.pick_port(&self.ports_in_use(&checked.spec.target).await?).await?,
+            };
+            let instance = first_state(id, &grant, &checked, port)?;
+            let event = NewEvent::info(
+                "created",
+                format!("{}:{} on {}", checked.spec.claw_type, checked.spec.version, checked.spec.target),
+            );
+            let row = clawfarm_store::NewInstance {
+                instance,
+                operation: NewOperation::new(OperationKind::Create),
+                events: vec![event],
+                secrets: checked.secrets.clone().into_iter().chain(first_keys()?).collect(),
+                idempotency: idempotency.clone(),
+            };
+            draws += 1;
+            match self.store.create_instance(&grant, row).await {
+                Ok(Created::New { instance, operation }) => {
+                    let warnings = checked.warnings;
+                    return Ok(Made::New(Box::new(Accepted {
+                        instance: *instance,
+                        operation,
+                        warnings,
+                        replayed: false,
+                    })));
+                }
+                Ok(Created::Replayed { instance, operation }) => {
+                    return Ok(Made::Again(Box::new(Accepted {
+                        instance: self.store.instance(context, &instance).await?,
+                        operation: self.store.operation(context, &operation).await?,
+                        warnings: Vec::new(),
+                        replayed: true,
+                    })));
+                }
+                // Somebody was quicker with this id or port: another is drawn.
+                Err(error)
+                    if error.code() == Code::Conflict
+                        && draws < DRAWS
+                        && (error.field_name() == Some("id")
+                            || error.field_name() == Some("port") && checked.spec.port.is_none()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) async fn ports_in_use(&self, target: &TargetName) -> Result<BTreeSet<u16>> {
+        self.store.ports_in_use(&Context::system("ports"), target).await
+    }
+}
+
+fn first_state(
+    id: ClawId,
+    grant: &clawfarm_model::Granted,
+    checked: &Checked,
+    port: u16,
+) -> Result<Instance> {
+    let now = Timestamp::now();
+    Ok(Instance {
+        id,
+        tenant: grant.resource().tenant.clone(),
+        project: ProjectName::default_project(),
+        name: checked.name.clone(),
+        spec: checked.spec.clone(),
+        intent: Intent {
+            desired: Desired::Running,
+            generation: 1,
+            run: 1,
+            urgency: Urgency::Graceful,
+            purge: false,
+        },
+        phase: Phase::Creating,
+        observed: None,
+        observed_at: None,
+        unknown_since: None,
+        health: Health::Unknown,
+        port: Some(port),
+        restarts: 0,
+        restarts_total: 0,
+        attempts: 0,
+        not_before: None,
+        phase_since: now,
+        last_error: None,
+        version: 1,
+        created_at: now,
+        updated_at: now,
+    })
+}
+
+/// Who answers when nothing is said: the demo model.
+pub(super) fn default_model(config: &mut ClawConfig) {
+    config.model.get_or_insert(Model { provider: Provider::Demo, name: None, api_key: None, base_url: None });
+}
+
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    let good =
+        |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
+    if labels.len() > 64 {
+        return Err(
+            Error::invalid("labels", format!("{} labels are too many", labels.len())).fix("give at most 64")
+        );
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > 128 || value.len() > 128 || !good(key) || !good(value) {
+            let shown: String = key.chars().take(40).flat_map(char::escape_default).collect();
+            return Err(Error::invalid("labels", format!("the label '{shown}' can't be used"))
+                .fix("use letters, digits, '-', '_', '.' and '/', at most 128 each for key and value"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads what a home's configuration makes of the new instance's; the home itself is copied
+/// when the instance is prepared.
+async fn import_home(
+    adapter: &dyn ClawAdapter,
+    from: &std::path::Path,
+    config: &mut ClawConfig,
+    secrets: &mut BTreeMap<SecretName, SecretString>,
+    warnings: &mut Vec<Warning>,
+) -> Result<()> {
+    if !from.is_absolute() {
+        return Err(Error::invalid("import", "the path is not absolute")
+            .fix("give the whole path of the home folder"));
+    }
+    let meta = tokio::fs::symlink_metadata(from).await.map_err(|e| {
+        Error::invalid("import", format!("'{}' can't be read: {e}", from.display()))
+            .fix("give the path of an existing home, such as ~/.openclaw")
+    })?;
+    if !meta.is_dir() {
+        return Err(Error::invalid("import", format!("'{}' is no folder", from.display()))
+            .fix("give the path of an existing home, such as ~/.openclaw"));
+    }
+    let mut files = BTreeMap::new();
+    for path in adapter.import_files() {
+        let full = from.join(&path);
+        match tokio::fs::metadata(&full).await {
+            Ok(meta) if meta.is_file() && meta.len() <= MAX_IMPORTED_FILE => {
+                let contents = tokio::fs::read(&full).await.map_err(|e| {
+                    Error::invalid("import", format!("'{}' can't be read: {e}", full.display()))
+                        .fix("let the server's user read it")
+                })?;
+                files.insert(path, contents);
+            }
+            Ok(meta) if meta.is_file() => {
+                return Err(Error::invalid("import", format!("'{}' is larger than 4 MiB", full.display()))
+                    .fix("give the path of a claw's home"));
+            }
+            _ => {}
+        }
+    }
+    let imported = adapter.import(&files)?;
+    // What was asked for on the command line goes before what the home says.
+    if config.model.is_none() {
+        config.model = imported.config.model;
+    }
+    for (name, value) in imported.config.env {
+        config.env.entry(name).or_insert(value);
+    }
+    for (name, value) in imported.secrets {
+        secrets.entry(name).or_insert(value);
+    }
+    warnings.extend(imported.warnings);
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Instances: the use cases, one file each.
+
+pub(crate) mod change;
+pub(crate) mod create;
+mod lifecycle;
+mod read;
+mod send;
+pub(crate) mod token;
+
+pub(crate) use lifecycle::busy;

@@ -1,0 +1,86 @@
+//! An instance's gateway token, for its owner.
+
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::{Action, Code, Context, Error, Instance, OperationKind, Result};
+use clawfarm_store::{Changes, NewOperation, Outcome};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::core::may;
+use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, same};
+use crate::{Accepted, Control};
+
+/// A gateway token and where to use it.
+pub struct GatewayToken {
+    /// The token. Whoever has it controls the claw.
+    pub token: SecretString,
+    /// The dashboard's address, the token in its fragment.
+    pub dashboard_url: String,
+}
+
+impl Control {
+    /// The gateway token. Audited, and told in the instance's events.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such instance.
+    pub async fn reveal_token(&self, context: &Context, id: &str) -> Result<GatewayToken> {
+        let instance = self.core.find(context, id).await?;
+        let grant = may(context, Action::TokenReveal, &instance)?;
+        // Written before it is shown: what can't be audited is not shown.
+        self.core.store.record_audit(&grant, Outcome::Done, "revealed").await?;
+        let told = NewEvent::info("token-revealed", "its gateway token was revealed");
+        self.core.store.record_event(&grant, &told).await?;
+        let token = self.core.key(&instance, GATEWAY_TOKEN).await?;
+        let adapter = self.core.adapter(&instance)?;
+        let dashboard_url = adapter.dashboard_url(&base_url(&instance)?, Some(token.expose_secret()));
+        Ok(GatewayToken { token, dashboard_url })
+    }
+
+    /// A new gateway token; the instance is started again with it, if it is up.
+    ///
+    /// # Errors
+    /// `Conflict` when it is being removed.
+    pub async fn rotate_token(&self, context: &Context, id: &str) -> Result<Accepted> {
+        let instance = self.core.find(context, id).await?;
+        let grant = may(context, Action::InstanceChange, &instance)?;
+        self.core.new_key(&instance, GATEWAY_TOKEN).await?;
+        let (instance, operation) = self
+            .core
+            .store
+            .update_instance(&grant, &instance.id, None, |it| {
+                it.intent.generation += 1;
+                it.intent.run += 1;
+                Ok(Changes {
+                    events: vec![NewEvent::info("token-rotated", "it has a new gateway token")],
+                    begin: Some(NewOperation::new(OperationKind::Restart)),
+                    ..Changes::default()
+                })
+            })
+            .await?;
+        self.core.wanted(&instance.id);
+        let operation =
+            operation.ok_or_else(|| Error::new(Code::Internal, "the store began no operation"))?;
+        Ok(Accepted { instance, operation, warnings: Vec::new(), replayed: false })
+    }
+
+    /// The dashboard's address, without the token.
+    ///
+    /// # Errors
+    /// `Conflict` when it has no address.
+    pub async fn dashboard_url(&self, context: &Context, id: &str) -> Result<String> {
+        let instance = self.core.find(context, id).await?;
+        Ok(self.core.adapter(&instance)?.dashboard_url(&base_url(&instance)?, None))
+    }
+
+    /// Whether `key` is the one with which `instance` uses clawfarm's own model endpoint.
+    pub async fn check_model_key(&self, instance: &clawfarm_model::ClawId, key: &str) -> bool {
+        let system = Context::system("model-key");
+        let Ok(instance) = self.core.store.instance(&system, instance).await else { return false };
+        self.core.key(&instance, MODEL_KEY).await.is_ok_and(|known| same(&known, key))
+    }
+}
+
+fn base_url(instance: &Instance) -> Result<String> {
+    instance.port.map(|port| format!("http://127.0.0.1:{port}")).ok_or_else(|| {
+        Error::new(Code::Conflict, format!("'{}' has no address", instance.id)).fix("it is being removed")
+    })
+}

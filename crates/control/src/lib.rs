@@ -1,0 +1,100 @@
+//! The use cases, and the reconciler that carries them out.
+//!
+//! A use case checks, asks [`authorize`](clawfarm_model::authorize), and writes what is
+//! wanted in one transaction with its event, its audit entry and the operation to wait on.
+//! It acts on nothing. The reconciler (`reconcile`) is woken by that write: it reads what
+//! is wanted and what is there, decides, acts through the runtime, and writes what it saw.
+
+mod core;
+mod doctor;
+mod events;
+mod instances;
+mod keys;
+mod operations;
+mod reconcile;
+mod secrets;
+mod stored;
+mod targets;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use clawfarm_adapters::{Registry, Warning};
+use clawfarm_model::target::Target;
+use clawfarm_model::{Context, Instance, Operation, Result};
+use clawfarm_runtime::Runtime;
+use clawfarm_store::Store;
+
+pub use clawfarm_store::{Idempotency, InstanceFilter, Page};
+pub use instances::change::Change;
+pub use instances::create::NewInstance;
+pub use instances::token::GatewayToken;
+
+use crate::core::Core;
+
+/// Everything clawfarm can do, for the API and whoever else comes in from outside. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct Control {
+    core: Arc<Core>,
+}
+
+/// What a control is made of.
+pub struct Parts {
+    /// The state.
+    pub store: Store,
+    /// The claw types.
+    pub adapters: Registry,
+    /// The places instances run on, each with its runtime. The first of a kind is the
+    /// default of its kind; the first of all is the default.
+    pub targets: Vec<(Target, Arc<dyn Runtime>)>,
+}
+
+/// The answer to a use case that takes a while.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The instance as it is now.
+    pub instance: Instance,
+    /// What to wait on.
+    pub operation: Operation,
+    /// What was accepted, but is worth a word.
+    pub warnings: Vec<Warning>,
+    /// It was accepted before, under the same idempotency key; nothing was done now.
+    pub replayed: bool,
+}
+
+impl Control {
+    /// Takes up the work: adopts what runs, and begins to reconcile.
+    ///
+    /// # Errors
+    /// When the store can't be read or written.
+    pub async fn begin(parts: Parts) -> Result<Self> {
+        let core = Core::new(parts).await?;
+        reconcile::begin(&core).await?;
+        Ok(Self { core })
+    }
+
+    /// Whether requests can be served.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn ready(&self) -> Result<()> {
+        self.core.store.ping().await
+    }
+
+    /// Ends the reconciler: what is being done to an instance is left at a point from which
+    /// the next server goes on. Claws go on, unless `stop_claws`; then each is stopped first
+    /// and stays stopped.
+    ///
+    /// # Errors
+    /// When an instance could not be stopped within its grace.
+    pub async fn shutdown(&self, context: Option<&Context>, stop_claws: bool) -> Result<()> {
+        let outcome = match context {
+            Some(context) if stop_claws => self.stop_all(context).await,
+            _ => Ok(()),
+        };
+        self.core.stopping.cancel();
+        outcome
+    }
+}

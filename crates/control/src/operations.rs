@@ -1,0 +1,269 @@
+//! Operations: what somebody waits on, and how far it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clawfarm_model::operation::Step;
+use clawfarm_model::{Context, Operation, Result, Timestamp};
+use clawfarm_runtime::Progress;
+use clawfarm_store::{Page, PageRequest, Store};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::Control;
+
+/// How often a waiter looks into the store, for what another server writes.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a step's progress is written; its beginning and end are written at once.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// The steps an operation keeps: a crash loop within one operation must not grow it for ever.
+const MAX_STEPS: usize = 40;
+
+/// The operations this server works on, with steps newer than the store's.
+pub(crate) struct Board {
+    store: Store,
+    live: Mutex<HashMap<String, Arc<Live>>>,
+}
+
+struct Live {
+    state: Mutex<LiveState>,
+    changed: Notify,
+}
+
+struct LiveState {
+    steps: Vec<Step>,
+    updated_at: Timestamp,
+    written: Instant,
+}
+
+impl Board {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, live: Mutex::default() }
+    }
+
+    fn live(&self, id: &str) -> Option<Arc<Live>> {
+        self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Where acts for this operation report their steps.
+    pub(crate) fn follow(&self, operation: &Operation) -> StepLog {
+        let mut all = self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let live = all.entry(operation.id.clone()).or_insert_with(|| {
+            Arc::new(Live {
+                state: Mutex::new(LiveState {
+                    steps: operation.steps.clone(),
+                    updated_at: operation.updated_at,
+                    written: Instant::now(),
+                }),
+                changed: Notify::new(),
+            })
+        });
+        StepLog { id: operation.id.clone(), live: Some(Arc::clone(live)), store: self.store.clone() }
+    }
+
+    /// The operation ended, or another took its place: its waiters look again.
+    pub(crate) fn ended(&self, id: &str) {
+        let live = self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+        if let Some(live) = live {
+            live.changed.notify_waiters();
+        }
+    }
+
+    /// The steps to store if the operation ends now: the last one ended with it.
+    pub(crate) fn last_steps(&self, id: &str) -> Option<Vec<Step>> {
+        let mut steps = self.live(id)?.lock().steps.clone();
+        end_last(&mut steps, Timestamp::now());
+        Some(steps)
+    }
+
+    fn overlay(&self, operation: &mut Operation) {
+        if operation.state.ended() {
+            return;
+        }
+        if let Some(live) = self.live(&operation.id) {
+            let state = live.lock();
+            operation.steps.clone_from(&state.steps);
+            operation.updated_at = operation.updated_at.max(state.updated_at);
+        }
+    }
+
+    async fn read(&self, context: &Context, id: &str) -> Result<Operation> {
+        let mut operation = self.store.operation(context, id).await?;
+        self.overlay(&mut operation);
+        Ok(operation)
+    }
+
+    async fn changed(
+        &self,
+        context: &Context,
+        id: &str,
+        after: Timestamp,
+        wait: Duration,
+    ) -> Result<Operation> {
+        let until = Instant::now() + wait;
+        loop {
+            // Listened to before it is read, so that no change falls between the two.
+            let live = self.live(id);
+            let notified = live.as_ref().map(|l| l.changed.notified());
+            let operation = self.read(context, id).await?;
+            if operation.state.ended() {
+                self.ended(id);
+                return Ok(operation);
+            }
+            if operation.updated_at > after || Instant::now() >= until {
+                return Ok(operation);
+            }
+            let Some(notified) = notified else {
+                // Nobody works on it yet: whoever will finds this entry.
+                self.follow(&operation);
+                continue;
+            };
+            tokio::select! {
+                () = notified => {}
+                () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY)) => {}
+            }
+        }
+    }
+}
+
+impl Live {
+    fn lock(&self) -> std::sync::MutexGuard<'_, LiveState> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn end_last(steps: &mut [Step], now: Timestamp) {
+    if let Some(last) = steps.last_mut().filter(|s| s.ended_at.is_none()) {
+        last.ended_at = Some(now);
+        if let Some(total) = last.total {
+            last.done = last.done.max(total);
+        }
+    }
+}
+
+/// Where the acts for one operation report their steps; nowhere when nobody waits.
+#[derive(Clone)]
+pub(crate) struct StepLog {
+    id: String,
+    live: Option<Arc<Live>>,
+    store: Store,
+}
+
+impl StepLog {
+    /// For an act that no operation waits on.
+    pub(crate) const fn nobody(store: Store) -> Self {
+        Self { id: String::new(), live: None, store }
+    }
+
+    fn write(&self, steps: Vec<Step>) {
+        let (store, id) = (self.store.clone(), self.id.clone());
+        // A step that could not be written costs a bar its last position; the operation's end
+        // is written in the transaction that ends it.
+        tokio::spawn(async move {
+            if let Err(error) = store.set_operation_steps(&Context::system("progress"), &id, &steps).await {
+                tracing::warn!(operation = %id, ?error, "steps were not written");
+            }
+        });
+    }
+}
+
+impl Progress for StepLog {
+    fn step(&self, name: &str, message: &str, total: Option<u64>, unit: &str) {
+        let Some(live) = &self.live else { return };
+        let now = Timestamp::now();
+        let steps = {
+            let mut state = live.lock();
+            end_last(&mut state.steps, now);
+            if state.steps.len() >= MAX_STEPS {
+                state.steps.remove(0);
+            }
+            state.steps.push(Step {
+                name: name.to_owned(),
+                message: message.to_owned(),
+                done: 0,
+                total,
+                unit: unit.to_owned(),
+                started_at: now,
+                ended_at: None,
+            });
+            state.updated_at = now;
+            state.written = Instant::now();
+            state.steps.clone()
+        };
+        live.changed.notify_waiters();
+        self.write(steps);
+    }
+
+    fn advance(&self, done: u64) {
+        let Some(live) = &self.live else { return };
+        let steps = {
+            let mut state = live.lock();
+            match state.steps.last_mut() {
+                Some(last) if last.done != done => last.done = done,
+                _ => return,
+            }
+            state.updated_at = Timestamp::now();
+            if state.written.elapsed() < WRITE_EVERY {
+                None
+            } else {
+                state.written = Instant::now();
+                Some(state.steps.clone())
+            }
+        };
+        live.changed.notify_waiters();
+        if let Some(steps) = steps {
+            self.write(steps);
+        }
+    }
+}
+
+impl Control {
+    /// An operation, with how far it is.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none by this id.
+    pub async fn operation(&self, context: &Context, id: &str) -> Result<Operation> {
+        self.core.board.read(context, id).await
+    }
+
+    /// Operations, newest first; of one instance when it is given.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such instance; `InvalidInput` for a broken cursor.
+    pub async fn operations(
+        &self,
+        context: &Context,
+        instance: Option<&str>,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Page<Operation>> {
+        let id = match instance {
+            Some(text) => Some(self.core.store.resolve(context, text).await?),
+            None => None,
+        };
+        let mut page = self
+            .core
+            .store
+            .operations(context, id.as_ref(), &PageRequest::after(cursor.map(str::to_owned), limit))
+            .await?;
+        for operation in &mut page.items {
+            self.core.board.overlay(operation);
+        }
+        Ok(page)
+    }
+
+    /// Waits until an operation changed after `after`, or ended, or `wait` is over.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none by this id.
+    pub async fn operation_changed(
+        &self,
+        context: &Context,
+        id: &str,
+        after: Timestamp,
+        wait: Duration,
+    ) -> Result<Operation> {
+        self.core.board.changed(context, id, after, wait).await
+    }
+}

@@ -1,0 +1,384 @@
+//! Doing what was decided.
+
+use std::time::Duration;
+
+use clawfarm_adapters::Activity;
+use clawfarm_model::dataset::Dataset;
+use clawfarm_model::error::Class;
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::instance::RestartPolicy;
+use clawfarm_model::launch::{DataFate, StopOptions};
+use clawfarm_model::{
+    Action, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation, Result,
+    Signal, Timestamp, Urgency,
+};
+use clawfarm_runtime::{Progress, Runtime};
+use clawfarm_store::{Changes, OperationEnd};
+use tokio::sync::Notify;
+
+use super::absorb::{absorb, jittered, moved};
+use super::decide::Act;
+use super::pass::Again;
+use super::reach::Reach;
+use super::settle::outcome;
+use crate::core::{Core, may};
+use crate::instances::busy;
+use crate::operations::StepLog;
+
+/// What a hurried end gives: time to close files, not to finish work.
+const HURRIED_GRACE: Duration = Duration::from_secs(10);
+/// How long a claw may take to say that it is drained: when it was asked to sleep and is idle
+/// but for what it answers at the moment; and when it is to sleep although it works.
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
+const DRAIN_FORCED: Duration = Duration::from_secs(30);
+/// How long starting may take: it holds a first installation.
+const START_LIMIT: Duration = Duration::from_secs(45 * 60);
+
+/// Does it. Something else being wanted meanwhile leaves it where it is; every act is
+/// idempotent, so the next turn goes on from there.
+pub(super) async fn act(
+    core: &Core,
+    instance: &Instance,
+    what: Act,
+    why: &'static str,
+    interrupt: &Notify,
+) -> Result<Again> {
+    let id = &instance.id;
+    tracing::debug!(instance = %id, ?what, why, "acting");
+    let operation = core.store.running_operation(&Context::system("act"), id).await?;
+    let steps =
+        operation.as_ref().map_or_else(|| StepLog::nobody(core.store.clone()), |o| core.board.follow(o));
+    let doing = async {
+        match &what {
+            Act::Start => start(core, instance, &steps).await,
+            Act::Thaw => thaw(core, instance, &steps).await,
+            Act::Freeze => freeze(core, instance, &steps).await,
+            Act::Suspend => suspend(core, instance, &steps).await,
+            Act::Stop(urgency) => stop(core, instance, *urgency, &steps).await,
+            Act::Destroy => destroy(core, instance, &steps).await,
+            Act::GiveUp(error) => give_up(core, id, error).await,
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = doing => outcome,
+        () = interrupt.notified() => return Ok(Again::Now),
+    };
+    match outcome {
+        Ok(again) => Ok(again),
+        Err(error) => failed(core, instance, &what, error).await,
+    }
+}
+
+async fn start(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    let runtime = core.runtime(&instance.spec.target)?.as_ref();
+    let starting = async {
+        let (launch, warnings) = core.launch(instance, runtime, steps).await?;
+        let name = &instance.spec.claw_type;
+        steps.step("start", &format!("starting {name} {}", instance.spec.version), None, "");
+        core.record(&instance.id, |it| {
+            let mut events: Vec<_> = warnings
+                .iter()
+                .map(|w| NewEvent::warning("config", format!("{}: {}", w.field, w.message)))
+                .collect();
+            moved(it, Signal::StartBegun, Timestamp::now(), &mut events);
+            events
+        })
+        .await?;
+        runtime.start(&launch).await
+    };
+    let seen = match tokio::time::timeout(START_LIMIT, starting).await {
+        Ok(Err(error)) if is_port_taken(&error) && instance.spec.port.is_none() => {
+            return other_port(core, instance, runtime, &error).await;
+        }
+        Ok(result) => result?,
+        Err(_) => return Err(Error::new(Code::Timeout, "its start was not done within 45 minutes")),
+    };
+    steps.step("ready", "waiting until it answers", None, "");
+    saw(core, &instance.id, seen).await?;
+    Ok(Again::Now)
+}
+
+fn is_port_taken(error: &Error) -> bool {
+    error.code() == Code::Conflict && error.field_name() == Some("port")
+}
+
+/// Something else sits on the port that was chosen for it: another is chosen.
+async fn other_port(core: &Core, instance: &Instance, runtime: &dyn Runtime, taken: &Error) -> Result<Again> {
+    let mut in_use = core.ports_in_use(&instance.spec.target).await?;
+    in_use.extend(instance.port);
+    let port = runtime.pick_port(&in_use).await?;
+    let message = taken.message().to_owned();
+    core.record(&instance.id, |it| {
+        it.port = Some(port);
+        vec![NewEvent::warning("port", format!("{message}; it gets {port}"))]
+    })
+    .await?;
+    Ok(Again::Now)
+}
+
+async fn thaw(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    steps.step("thaw", "letting it go on", None, "");
+    let seen = freezer(core, instance)?.thaw(&instance.id).await?;
+    saw(core, &instance.id, seen).await?;
+    // It was drained before it was frozen. A claw that forgot it meanwhile (the drain's
+    // lease ran out) answers that nothing is drained, which is as well.
+    let reach = Reach::new(core, instance).await?;
+    if let Err(error) = reach.adapter().undrain(&reach.access()).await {
+        tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
+    }
+    Ok(Again::Now)
+}
+
+async fn freeze(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    drain(core, instance, steps).await?;
+    steps.step("freeze", "freezing it", None, "");
+    let seen = freezer(core, instance)?.freeze(&instance.id).await?;
+    saw(core, &instance.id, seen).await?;
+    Ok(Again::Now)
+}
+
+async fn suspend(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    let runtime = core.runtime(&instance.spec.target)?;
+    let frozen = instance.observed.as_ref().is_some_and(|o| o.state == ObservedState::Frozen);
+    // What is frozen was drained before.
+    if !frozen {
+        drain(core, instance, steps).await?;
+    }
+    begin_stop(core, &instance.id).await?;
+    let seen = if let Some(snapshot) = runtime.suspend() {
+        steps.step("save", "saving its memory", None, "");
+        snapshot.suspend(&instance.id).await?
+    } else {
+        steps.step("stop", "ending its process", None, "");
+        runtime
+            .stop(&instance.id, StopOptions { grace: grace(core, instance, instance.intent.urgency)? })
+            .await?
+    };
+    saw(core, &instance.id, seen).await?;
+    Ok(Again::Now)
+}
+
+/// Asks it to take nothing new. One that works says so and goes on, unless it is to sleep
+/// all the same: then it is given a while, and ended by the stop that follows.
+async fn drain(core: &Core, instance: &Instance, steps: &StepLog) -> Result<()> {
+    steps.step("drain", "letting it finish", None, "");
+    let forced = instance.intent.urgency != Urgency::Graceful;
+    let wait = if forced { DRAIN_FORCED } else { DRAIN_IDLE };
+    let reach = Reach::new(core, instance).await?;
+    match reach.adapter().drain(&reach.access(), wait).await {
+        Ok(Activity::Busy(blockers)) if !forced => Err(busy(&instance.id, &blockers)),
+        Ok(_) => Ok(()),
+        // A claw that can't be asked can't finish anything either; its stop has a grace.
+        Err(error) => {
+            tracing::info!(instance = %instance.id, ?error, "it could not be drained");
+            Ok(())
+        }
+    }
+}
+
+async fn stop(core: &Core, instance: &Instance, urgency: Urgency, steps: &StepLog) -> Result<Again> {
+    let runtime = core.runtime(&instance.spec.target)?;
+    begin_stop(core, &instance.id).await?;
+    let seen = if urgency == Urgency::Now {
+        steps.step("kill", "ending it at once", None, "");
+        runtime.kill(&instance.id).await?
+    } else {
+        let grace = grace(core, instance, urgency)?;
+        steps.step("stop", &format!("letting it end, for {} s at most", grace.as_secs()), None, "");
+        runtime.stop(&instance.id, StopOptions { grace }).await?
+    };
+    saw(core, &instance.id, seen).await?;
+    Ok(Again::Now)
+}
+
+async fn begin_stop(core: &Core, id: &ClawId) -> Result<()> {
+    core.record(id, |it| {
+        let mut events = Vec::new();
+        moved(it, Signal::StopBegun, Timestamp::now(), &mut events);
+        events
+    })
+    .await?;
+    Ok(())
+}
+
+fn grace(core: &Core, instance: &Instance, urgency: Urgency) -> Result<Duration> {
+    Ok(match urgency {
+        Urgency::Graceful => core.adapter(instance)?.stop_grace(),
+        Urgency::Hurried => HURRIED_GRACE,
+        Urgency::Now => Duration::ZERO,
+    })
+}
+
+async fn destroy(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    let runtime = core.runtime(&instance.spec.target)?;
+    let up = instance.observed.as_ref().is_some_and(|o| o.state.is_up());
+    if up && instance.intent.urgency != Urgency::Now {
+        stop(core, instance, instance.intent.urgency, steps).await?;
+    }
+    steps.step("remove", "removing it", None, "");
+    // What it was given and never ran with is somebody's data, not its own yet: a purge of an
+    // instance that came to nothing must not take that away.
+    let given = core.store.dataset_given_to(&Context::system("act"), &instance.id).await?;
+    let purge = instance.intent.purge && given.is_none();
+    let size = runtime.destroy(&instance.id, if purge { DataFate::Purge } else { DataFate::Keep }).await?;
+    let now = Timestamp::now();
+    let dataset = (!purge && size > 0).then(|| Dataset {
+        id: instance.id.clone(),
+        tenant: instance.tenant.clone(),
+        project: instance.project.clone(),
+        claw_type: instance.spec.claw_type.clone(),
+        version: instance.spec.version.clone(),
+        target: instance.spec.target.clone(),
+        size_bytes: size,
+        created_at: now,
+    });
+    core.record_with(&instance.id, move |it| {
+        let mut events = Vec::new();
+        it.observed = Some(Observation::absent(it.id.clone()));
+        it.port = None;
+        it.last_error = None;
+        if let (true, Some(given), Some(kept)) = (it.intent.purge, given, &dataset) {
+            let (given, kept) = (given.id, &kept.id);
+            events.push(NewEvent::warning(
+                "data-kept",
+                format!("it never ran with the data of '{given}' that it was given: that is kept as dataset '{kept}'"),
+            ));
+        }
+        moved(it, Signal::Destroyed, now, &mut events);
+        Changes { events, dataset, ..Changes::default() }
+    })
+    .await?;
+    Ok(Again::Never)
+}
+
+async fn give_up(core: &Core, id: &ClawId, error: &Error) -> Result<Again> {
+    let report = error.report();
+    core.record(id, |it| {
+        let mut events = vec![NewEvent::warning("gave-up", report.message.clone())];
+        it.last_error = Some(report);
+        it.not_before = None;
+        moved(it, Signal::GaveUp, Timestamp::now(), &mut events);
+        events
+    })
+    .await?;
+    Ok(Again::Never)
+}
+
+/// Writes down what an act saw.
+async fn saw(core: &Core, id: &ClawId, seen: Observation) -> Result<()> {
+    core.record(id, |it| absorb(it, &seen, Timestamp::now())).await?;
+    Ok(())
+}
+
+fn freezer<'a>(core: &'a Core, instance: &Instance) -> Result<&'a dyn clawfarm_runtime::Freeze> {
+    core.runtime(&instance.spec.target)?.freeze().ok_or_else(|| {
+        Error::new(Code::Unsupported, format!("the runtime {} can't freeze", instance.spec.runtime))
+    })
+}
+
+/// An act failed: whether and when it is tried again, by the error's class.
+async fn failed(core: &Core, instance: &Instance, what: &Act, error: Error) -> Result<Again> {
+    let id = &instance.id;
+    tracing::warn!(instance = %id, ?what, ?error, "an act failed");
+    if matches!(what, Act::Freeze | Act::Suspend) && error.code().class() == Class::User {
+        return stays_awake(core, instance, &error).await;
+    }
+    let final_end = matches!(what, Act::Start) && matches!(error.code().class(), Class::User | Class::Fatal);
+    if final_end {
+        return give_up(core, id, &error).await;
+    }
+    let report = error.report();
+    let now = Timestamp::now();
+    let not_before = now.after(jittered(RestartPolicy::backoff(instance.attempts + 1)));
+    core.record(id, |it| {
+        it.attempts = it.attempts.saturating_add(1);
+        it.not_before = Some(not_before);
+        let event = NewEvent::warning("error", report.message.clone());
+        it.last_error = Some(report);
+        vec![event]
+    })
+    .await?;
+    Ok(Again::At(not_before))
+}
+
+/// It was to sleep and works: what is wanted is again what was before, and whoever waits
+/// is told.
+async fn stays_awake(core: &Core, instance: &Instance, error: &Error) -> Result<Again> {
+    let report = error.report();
+    let system = Context::system("act");
+    let operation = core.store.running_operation(&system, &instance.id).await?;
+    let ended = operation.as_ref().map(|o| o.id.clone());
+    // Not an observation: what is wanted changes, unless somebody wanted something else
+    // since this was decided.
+    let grant = may(&system, Action::InstanceChange, instance)?;
+    let decided_on = instance.intent.generation;
+    core.store
+        .update_instance(&grant, &instance.id, None, move |it| {
+            if it.intent.generation != decided_on {
+                return Ok(Changes::none());
+            }
+            it.intent.desired = Desired::Running;
+            it.intent.generation += 1;
+            let events = vec![NewEvent::warning("busy", report.message.clone())];
+            let end = ended.iter().map(|id| OperationEnd::failed(id.clone(), report.clone())).collect();
+            Ok(Changes { events, end, ..Changes::default() })
+        })
+        .await?;
+    if let Some(operation) = operation {
+        core.board.ended(&operation.id);
+    }
+    Ok(Again::Now)
+}
+
+impl Core {
+    /// Writes what was observed of an instance, with the events of it, and ends the operation
+    /// that it ends.
+    pub(super) async fn record(
+        &self,
+        id: &ClawId,
+        change: impl FnOnce(&mut Instance) -> Vec<NewEvent> + Send,
+    ) -> Result<Instance> {
+        self.record_with(id, |it| Changes { events: change(it), ..Changes::default() }).await
+    }
+
+    async fn record_with(
+        &self,
+        id: &ClawId,
+        change: impl FnOnce(&mut Instance) -> Changes + Send,
+    ) -> Result<Instance> {
+        let system = Context::system("reconcile");
+        let instance = self.store.instance(&system, id).await?;
+        let grant = may(&system, Action::Observe, &instance)?;
+        let operation = self.store.running_operation(&system, id).await?;
+        let waiting: Option<Operation> = operation.clone();
+        let steps = operation.as_ref().and_then(|o| self.board.last_steps(&o.id));
+        let (instance, _) = self
+            .store
+            .update_instance(&grant, id, None, move |it| {
+                let mut changes = change(it);
+                if let (Some(operation), Some((state, error))) = (&waiting, outcome(it))
+                    && changes.end.is_empty()
+                    && operation.generation <= it.intent.generation
+                {
+                    changes.end.push(OperationEnd { id: operation.id.clone(), state, error, steps });
+                }
+                Ok(changes)
+            })
+            .await?;
+        if let Some(operation) = operation
+            && outcome(&instance).is_some()
+        {
+            self.board.ended(&operation.id);
+        }
+        Ok(instance)
+    }
+    /// Ends the operation that waits for what already is: a start of what is up, a change that
+    /// changes nothing of what runs.
+    pub(super) async fn settle(&self, instance: &Instance) -> Result<()> {
+        let waiting = self.store.running_operation(&Context::system("reconcile"), &instance.id).await?;
+        if waiting.is_some() && outcome(instance).is_some() {
+            self.record(&instance.id, |_| Vec::new()).await?;
+        }
+        Ok(())
+    }
+}

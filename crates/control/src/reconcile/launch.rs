@@ -1,0 +1,132 @@
+//! Preparing an instance and making its launch: the place from the runtime, the contents
+//! from the adapter.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clawfarm_adapters::RenderInput;
+use clawfarm_model::launch::{Launch, Placement};
+use clawfarm_model::secret::SecretName;
+use clawfarm_model::{Code, Context, Error, Instance, Result};
+use clawfarm_runtime::{Files, Progress, Runtime};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::core::Core;
+use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, owner};
+
+/// The largest of a claw's configuration files that is read back, in bytes.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+
+impl Core {
+    /// Prepares the place and renders what to run there.
+    pub(crate) async fn launch(
+        &self,
+        instance: &Instance,
+        runtime: &dyn Runtime,
+        progress: &dyn Progress,
+    ) -> Result<(Launch, Vec<clawfarm_adapters::Warning>)> {
+        let adapter = self.adapter(instance)?;
+        let place = runtime.ensure(&placement(self, instance)?, progress).await?;
+        if let Some(files) = runtime.files() {
+            self.import(instance, files, progress).await?;
+        }
+        progress.step("prepare", "writing its configuration", None, "");
+        let secrets = self.secret_values(instance).await?;
+        let existing = match runtime.files() {
+            Some(files) => existing(files, instance, &adapter.existing_files()).await?,
+            None => BTreeMap::new(),
+        };
+        let gateway_token = self.key(instance, GATEWAY_TOKEN).await?;
+        // With the id before it, so that the endpoint knows whose key it is to compare with.
+        let model_key = self.key(instance, MODEL_KEY).await?;
+        let model_key = SecretString::from(format!("{}.{}", instance.id, model_key.expose_secret()));
+        let rendered = adapter.render(&RenderInput {
+            id: &instance.id,
+            run: instance.intent.run,
+            spec: &instance.spec,
+            place: &place,
+            secrets: &secrets,
+            gateway_token: &gateway_token,
+            model_key: &model_key,
+            existing: &existing,
+        })?;
+        Ok((rendered.launch, rendered.warnings))
+    }
+
+    async fn secret_values(&self, instance: &Instance) -> Result<BTreeMap<SecretName, SecretString>> {
+        let system = Context::system("launch");
+        let mut values = BTreeMap::new();
+        for reference in instance.spec.config.secrets() {
+            let name = &reference.secret;
+            let value = self.resolve_secret(&system, &owner(instance), name).await?.ok_or_else(|| {
+                Error::invalid("config", format!("it refers to the secret '{name}', which does not exist"))
+                    .fix(format!("clawfarm secret set {name}, then: clawfarm start {}", instance.id))
+            })?;
+            values.insert(name.clone(), value);
+        }
+        Ok(values)
+    }
+
+    /// Copies the home in that the instance begins with, and takes the keys out of the copy.
+    /// Only before its first start; each part finds what was done of it before.
+    async fn import(&self, instance: &Instance, files: &dyn Files, progress: &dyn Progress) -> Result<()> {
+        let Some(from) = &instance.spec.import else { return Ok(()) };
+        if instance.observed.as_ref().is_some_and(|o| o.run > 0) {
+            return Ok(());
+        }
+        match files.import(&instance.id, &PathBuf::from(from), progress).await {
+            Ok(_) => {}
+            Err(error) if error.code() == Code::Conflict => {}
+            Err(error) => return Err(error),
+        }
+        let adapter = self.adapter(instance)?;
+        let present = existing(files, instance, &adapter.import_files()).await?;
+        for (path, contents) in adapter.import(&present)?.files {
+            files.write(&instance.id, &path, &contents).await?;
+        }
+        Ok(())
+    }
+}
+
+fn placement(core: &Core, instance: &Instance) -> Result<Placement> {
+    let software = core.adapter(instance)?.software(&instance.spec.version)?;
+    let port = instance.port.ok_or_else(|| Error::new(Code::Internal, "the instance has no port"))?;
+    Ok(Placement {
+        id: instance.id.clone(),
+        tenant: instance.tenant.clone(),
+        software,
+        resources: instance.spec.resources,
+        port,
+        dataset: instance.spec.dataset.clone(),
+        record: record(instance),
+    })
+}
+
+/// What the store knows of an instance, for the day the store is lost. References to
+/// secrets, never their values.
+pub(super) fn record(instance: &Instance) -> serde_json::Value {
+    serde_json::json!({
+        "id": instance.id,
+        "tenant": instance.tenant,
+        "project": instance.project,
+        "name": instance.name,
+        "spec": instance.spec,
+        "intent": instance.intent,
+        "port": instance.port,
+        "created_at": instance.created_at,
+    })
+}
+
+async fn existing(
+    files: &dyn Files,
+    instance: &Instance,
+    paths: &[PathBuf],
+) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for path in paths {
+        if let Some(contents) = files.read(&instance.id, path, MAX_FILE).await? {
+            found.insert(path.clone(), contents);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,182 @@
+//! One turn: look, write down, decide, act.
+
+use std::time::Duration;
+
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::{ClawId, Desired};
+use clawfarm_model::{
+    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, Timestamp,
+};
+use clawfarm_runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::absorb::absorb;
+use super::act;
+use super::decide::{Act, Decision, decide};
+use super::launch;
+use super::probe::{self, Probed};
+use super::queue::Priority;
+use crate::core::Core;
+
+/// How long a target may take to say what it sees.
+const OBSERVE_LIMIT: Duration = Duration::from_secs(15);
+/// When a target that did not answer is asked again.
+const UNKNOWN_AGAIN: Duration = Duration::from_secs(5);
+/// When an instance is looked at again after its turn broke (the store does not answer).
+const BROKEN_AGAIN: Duration = Duration::from_secs(3);
+
+/// One turn of one instance. Never fails: what went wrong is written down or logged, and the
+/// instance is brought back.
+pub(crate) async fn turn(core: &Core, id: &ClawId, interrupt: &Notify) {
+    let system = Context::system("reconcile");
+    let again = match core.store.instance(&system, id).await {
+        Ok(instance) if instance.phase == Phase::Destroyed => {
+            core.reconciler.forget(id);
+            return;
+        }
+        Ok(instance) => look_and_act(core, instance, interrupt).await,
+        Err(error) if error.code() == Code::NotFound => return,
+        Err(error) => Err(error),
+    };
+    match again {
+        Ok(Again::Never) => {}
+        Ok(Again::Now) => core.reconciler.queue.push(id, Priority::Event),
+        Ok(Again::At(when)) => {
+            let wait = when.since(Timestamp::now()).max(Duration::from_millis(10));
+            core.reconciler.queue.push_at(id, Instant::now() + wait);
+        }
+        Err(error) => {
+            tracing::error!(instance = %id, ?error, "a turn broke off");
+            core.reconciler.queue.push_at(id, Instant::now() + BROKEN_AGAIN);
+        }
+    }
+}
+
+/// When to look again.
+pub(crate) enum Again {
+    Never,
+    Now,
+    At(Timestamp),
+}
+
+async fn look_and_act(core: &Core, instance: Instance, interrupt: &Notify) -> Result<Again> {
+    let runtime = core.runtime(&instance.spec.target)?;
+    let seen =
+        tokio::time::timeout(OBSERVE_LIMIT, runtime.observe(&instance.id)).await.unwrap_or_else(|_| {
+            Err(Error::new(Code::Unavailable, format!("target '{}' does not answer", instance.spec.target)))
+        });
+    let seen = match seen {
+        Ok(seen) => seen,
+        Err(error) => return unknown(core, instance, &error).await,
+    };
+    let probed = probe(core, &instance, &seen).await;
+    let now = Timestamp::now();
+    let instance = if is_news(&instance, &seen, &probed, now) {
+        core.record(&instance.id, |it| {
+            let mut events = absorb(it, &seen, now);
+            events.extend(probe::absorb(it, probed, now));
+            events
+        })
+        .await?
+    } else {
+        core.settle(&instance).await?;
+        instance
+    };
+    keep_record(core, runtime.as_ref(), &instance).await;
+    let decision = match final_exit(core, &instance) {
+        Some(error) => Decision::Act(Act::GiveUp(error), "its claw says that another start can't help"),
+        None => decide(&instance, now),
+    };
+    match decision {
+        Decision::No if instance.phase == Phase::Destroyed => Ok(Again::Never),
+        Decision::No => Ok(resting(&instance, now)),
+        Decision::Wait(until) => Ok(Again::At(until)),
+        Decision::Act(what, why) => act::act(core, &instance, what, why, interrupt).await,
+    }
+}
+
+/// Keeps beside the instance what the store knows of it, once for each change of it, so that
+/// a lost store can be rebuilt. That it can't be written now is no reason not to act.
+async fn keep_record(core: &Core, runtime: &dyn Runtime, instance: &Instance) {
+    let generation = instance.intent.generation;
+    if core.reconciler.is_kept(&instance.id, generation) {
+        return;
+    }
+    match runtime.keep_record(&instance.id, &launch::record(instance)).await {
+        Ok(()) => core.reconciler.set_kept(&instance.id, generation),
+        Err(error) => tracing::warn!(instance = %instance.id, ?error, "its record was not kept beside it"),
+    }
+}
+
+/// Whether its claw ended in a way that another start can't mend, by what its type says.
+fn final_exit(core: &Core, instance: &Instance) -> Option<Error> {
+    let seen = instance.observed.as_ref().filter(|o| o.run >= instance.intent.run)?;
+    let exit = seen.exit.as_ref().filter(|e| !e.requested)?;
+    let wanted = instance.intent.desired == Desired::Running && instance.phase != Phase::Failed;
+    if seen.state != ObservedState::Exited || !wanted {
+        return None;
+    }
+    let error = core.adapter(instance).ok()?.final_exit(exit)?;
+    let tail = exit.log_tail.trim();
+    let last = if tail.is_empty() { String::new() } else { format!("; its last lines: {tail}") };
+    let mut told = Error::new(error.code(), format!("{}{last}", error.message()));
+    if let Some(field) = error.field_name() {
+        told = told.field(field);
+    }
+    Some(told.fix(error.fix_text().unwrap_or_default().replace("<id>", instance.id.as_str())))
+}
+
+/// What is as it should be is looked at again when its runtime tells of it, or by the next
+/// round; a frozen one, which can't tell of itself, a little earlier.
+fn resting(instance: &Instance, now: Timestamp) -> Again {
+    if instance.phase == Phase::Warm { Again::At(now.after(Duration::from_secs(30))) } else { Again::Never }
+}
+
+async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {
+    let awake = seen.state == ObservedState::Running
+        && instance.intent.desired == Desired::Running
+        && seen.run >= instance.intent.run;
+    if awake { probe::probe(core, instance, seen).await } else { Probed::Nothing }
+}
+
+/// Whether anything has to be written: an idle fleet must not write all day.
+fn is_news(instance: &Instance, seen: &Observation, probed: &Probed, now: Timestamp) -> bool {
+    if instance.observed.as_ref() != Some(seen) || instance.unknown_since.is_some() {
+        return true;
+    }
+    let settled = match seen.state {
+        ObservedState::Running => {
+            instance.intent.desired == Desired::Running
+                && matches!(instance.phase, Phase::Ready | Phase::Unhealthy | Phase::Running | Phase::Waking)
+        }
+        ObservedState::Frozen => instance.phase == Phase::Warm,
+        _ => matches!(
+            instance.phase,
+            Phase::Stopped | Phase::Suspended | Phase::Exited | Phase::Failed | Phase::Creating
+        ),
+    };
+    !settled || probed.is_news(instance) || instance.restarts > 0 && forgiven(instance, seen, now)
+}
+
+fn forgiven(instance: &Instance, seen: &Observation, now: Timestamp) -> bool {
+    let window = Duration::from_secs(u64::from(instance.spec.restart.window_secs));
+    seen.started_at.is_some_and(|t| now.since(t) >= window)
+}
+
+async fn unknown(core: &Core, instance: Instance, error: &Error) -> Result<Again> {
+    let again = Timestamp::now().after(UNKNOWN_AGAIN);
+    if instance.unknown_since.is_none() {
+        tracing::warn!(instance = %instance.id, ?error, "the target does not answer");
+        let report = error.report();
+        core.record(&instance.id, |it| {
+            it.unknown_since = Some(Timestamp::now());
+            if it.health == Health::Passing {
+                it.health = Health::Unknown;
+            }
+            vec![NewEvent::warning("unknown", format!("its target does not answer: {}", report.message))]
+        })
+        .await?;
+    }
+    Ok(Again::At(again))
+}

@@ -1,0 +1,183 @@
+//! Asking a claw how it is, and what the answers mean.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use clawfarm_adapters::Probe;
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::{ClawId, Code, Error, Health, Instance, Observation, Phase, Signal, Timestamp};
+
+use super::absorb::moved;
+use super::reach::Reach;
+use crate::core::Core;
+
+/// How long one probe may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Probes in a row that a claw which was ready may fail before it counts as unhealthy: one
+/// can fall into a long garbage collection (OpenClaw's event loop stops for seconds).
+const PATIENCE: u32 = 3;
+
+/// Failed probes in a row, of claws that were ready.
+#[derive(Default)]
+pub(crate) struct Failures(Mutex<HashMap<ClawId, u32>>);
+
+impl Failures {
+    pub(super) fn forget(&self, id: &ClawId) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+    }
+
+    fn count(&self, id: &ClawId, passed: bool) -> u32 {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if passed {
+            all.remove(id);
+            return 0;
+        }
+        let count = all.entry(id.clone()).or_insert(0);
+        *count += 1;
+        *count
+    }
+}
+
+/// What a probe told.
+#[derive(Debug)]
+pub(crate) enum Probed {
+    /// It was not asked.
+    Nothing,
+    /// It answers.
+    Passed,
+    /// It does not answer yet, and still has time.
+    NotYet,
+    /// It should answer and does not.
+    Failed(Error),
+}
+
+impl Probed {
+    /// Whether it changes anything about what is known.
+    pub(crate) fn is_news(&self, instance: &Instance) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Passed => {
+                instance.health != Health::Passing
+                    || instance.phase != Phase::Ready
+                    || instance.last_error.is_some()
+            }
+            Self::NotYet => instance.health == Health::Unknown,
+            Self::Failed(_) => instance.health != Health::Failing,
+        }
+    }
+}
+
+/// Asks once.
+pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {
+    let was_ready = instance.health == Health::Passing;
+    let answer = match Reach::new(core, instance).await {
+        Ok(reach) => {
+            let access = reach.access();
+            let ask = async {
+                if was_ready {
+                    reach.adapter().probe_liveness(&access).await
+                } else {
+                    reach.adapter().probe_startup(&access).await
+                }
+            };
+            tokio::time::timeout(PROBE_LIMIT, ask).await.unwrap_or_else(|_| {
+                Probe::NoAnswer(format!("it does not answer within {} s", PROBE_LIMIT.as_secs()))
+            })
+        }
+        Err(error) => Probe::NoAnswer(error.to_string()),
+    };
+    let failures = core.reconciler.failures.count(&instance.id, matches!(answer, Probe::Passed));
+    let why = match answer {
+        Probe::Passed => return Probed::Passed,
+        Probe::Failed(why) | Probe::NoAnswer(why) => why,
+    };
+    if was_ready {
+        return if failures >= PATIENCE { Probed::Failed(unhealthy(instance, &why)) } else { Probed::NotYet };
+    }
+    let limit = Duration::from_secs(u64::from(instance.spec.ready_timeout_secs));
+    let up = seen.started_at.map_or(Duration::ZERO, |t| Timestamp::now().since(t));
+    if up >= limit || instance.health == Health::Failing {
+        Probed::Failed(too_slow(instance, limit, &why))
+    } else {
+        Probed::NotYet
+    }
+}
+
+fn unhealthy(instance: &Instance, why: &str) -> Error {
+    Error::new(Code::ClawFailed, format!("it is up, but its probe failed {PATIENCE} times: {why}"))
+        .fix(format!("see clawfarm logs {0}; clawfarm restart {0}", instance.id))
+}
+
+fn too_slow(instance: &Instance, limit: Duration, why: &str) -> Error {
+    Error::new(Code::Timeout, format!("it is up, but was not ready within {} s: {why}", limit.as_secs()))
+        .fix(format!("see clawfarm logs {}; if it only needs longer, give --ready-timeout-secs", instance.id))
+}
+
+/// Takes in what a probe told.
+pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) -> Vec<NewEvent> {
+    let mut events = Vec::new();
+    match probed {
+        Probed::Nothing => {}
+        Probed::Passed => {
+            instance.health = Health::Passing;
+            instance.last_error = None;
+            instance.attempts = 0;
+            instance.not_before = None;
+            moved(instance, Signal::ProbePassed, now, &mut events);
+        }
+        Probed::NotYet => {
+            if instance.health == Health::Unknown {
+                instance.health = Health::Starting;
+            }
+        }
+        Probed::Failed(error) => {
+            if instance.health != Health::Failing {
+                events.push(NewEvent::warning("unhealthy", error.message().to_owned()));
+            }
+            instance.health = Health::Failing;
+            instance.last_error = Some(error.report());
+            // One that never got ready is up without being healthy: that is `unhealthy`
+            // however far its phase had come.
+            if matches!(instance.phase, Phase::Booting | Phase::Waking | Phase::Updating) {
+                instance.phase_since = now;
+                moved(instance, Signal::StopBegun, now, &mut Vec::new());
+                moved(instance, Signal::Up, now, &mut Vec::new());
+            }
+            moved(instance, Signal::ProbeFailed, now, &mut events);
+        }
+    }
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::instance;
+
+    #[test]
+    fn readiness_clears_what_went_wrong_before() {
+        let mut it = instance();
+        it.phase = Phase::Running;
+        it.attempts = 2;
+        it.last_error = Some(Error::new(Code::Timeout, "x").report());
+        absorb(&mut it, Probed::Passed, Timestamp::now());
+        assert_eq!(
+            (it.phase, it.health, it.attempts, it.last_error),
+            (Phase::Ready, Health::Passing, 0, None)
+        );
+    }
+
+    #[test]
+    fn one_that_never_gets_ready_is_unhealthy_from_wherever_it_started() {
+        for phase in [Phase::Booting, Phase::Waking, Phase::Running, Phase::Ready] {
+            let mut it = instance();
+            it.phase = phase;
+            let events = absorb(&mut it, Probed::Failed(Error::new(Code::Timeout, "x")), Timestamp::now());
+            assert_eq!(it.phase, Phase::Unhealthy, "from {phase}");
+            assert_eq!(events.len(), 2, "one for the phase, one for the reason");
+            let again = absorb(&mut it, Probed::Failed(Error::new(Code::Timeout, "x")), Timestamp::now());
+            assert!(again.is_empty(), "told once");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! How a claw is reached: its adapter, its token, and connections through its runtime.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clawfarm_adapters::{Access, ClawAdapter, Connection, Dial};
+use clawfarm_model::{ClawId, Code, Error, Instance, Result};
+use clawfarm_runtime::Runtime;
+use secrecy::SecretString;
+
+use crate::core::Core;
+use crate::keys::GATEWAY_TOKEN;
+
+/// How long opening a connection may take.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// All that is needed to speak with one claw.
+pub(crate) struct Reach {
+    adapter: Arc<dyn ClawAdapter>,
+    token: SecretString,
+    dial: RuntimeDial,
+}
+
+impl Reach {
+    pub(crate) async fn new(core: &Core, instance: &Instance) -> Result<Self> {
+        let port = instance.port.ok_or_else(|| {
+            Error::new(Code::Gone, format!("'{}' has no port", instance.id)).fix("it is being removed")
+        })?;
+        Ok(Self {
+            adapter: Arc::clone(core.adapter(instance)?),
+            token: core.key(instance, GATEWAY_TOKEN).await?,
+            dial: RuntimeDial {
+                runtime: Arc::clone(core.runtime(&instance.spec.target)?),
+                id: instance.id.clone(),
+                port,
+            },
+        })
+    }
+
+    pub(crate) fn adapter(&self) -> &dyn ClawAdapter {
+        self.adapter.as_ref()
+    }
+
+    pub(crate) fn access(&self) -> Access<'_> {
+        Access { dial: &self.dial, token: &self.token }
+    }
+}
+
+struct RuntimeDial {
+    runtime: Arc<dyn Runtime>,
+    id: ClawId,
+    port: u16,
+}
+
+#[async_trait]
+impl Dial for RuntimeDial {
+    async fn dial(&self) -> Result<Box<dyn Connection>> {
+        let connection =
+            tokio::time::timeout(DIAL_LIMIT, self.runtime.dial(&self.id, self.port)).await.map_err(
+                |_| Error::new(Code::Timeout, format!("port {} of '{}' does not answer", self.port, self.id)),
+            )??;
+        Ok(Box::new(connection))
+    }
+}

@@ -1,0 +1,9 @@
+//! The use cases and the reconciler, on a real store and the simulated runtime, whose world
+//! lives outside of the server.
+
+mod fleet;
+mod lifecycle;
+mod server_killed;
+mod sleep;
+mod tenants;
+mod trouble;

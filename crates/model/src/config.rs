@@ -1,0 +1,251 @@
+//! The unified config: one document for every claw type; an adapter turns it into the
+//! type's own files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::error::{Error, Result};
+use crate::secret::SecretRef;
+
+/// What an instance is configured with, in the same words for every claw type.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClawConfig {
+    /// The model it thinks with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    /// Where people talk to it.
+    #[serde(default, skip_serializing_if = "Channels::is_empty")]
+    pub channels: Channels,
+    /// Further environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, EnvValue>,
+    /// Passed into the claw type's own configuration as it is, below what clawfarm owns.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub native: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A model and who serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Who serves it.
+    pub provider: Provider,
+    /// The model's name at that provider; the provider's usual one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The provider's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<SecretRef>,
+    /// Where to reach it, for `openai-compatible`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+}
+
+/// Who serves a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// clawfarm's own demo model: answers without a key, thinks nothing.
+    Demo,
+    /// Anthropic.
+    Anthropic,
+    /// `OpenAI`.
+    Openai,
+    /// Google Gemini.
+    Gemini,
+    /// `OpenRouter`.
+    Openrouter,
+    /// Anything that speaks `OpenAI`'s protocol at `base_url`.
+    OpenaiCompatible,
+}
+
+impl Provider {
+    /// Every provider.
+    pub const ALL: [Self; 6] =
+        [Self::Demo, Self::Anthropic, Self::Openai, Self::Gemini, Self::Openrouter, Self::OpenaiCompatible];
+
+    /// The name as it is written in config.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Anthropic => "anthropic",
+            Self::Openai => "openai",
+            Self::Gemini => "gemini",
+            Self::Openrouter => "openrouter",
+            Self::OpenaiCompatible => "openai-compatible",
+        }
+    }
+}
+
+impl std::str::FromStr for Provider {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == text).ok_or_else(|| {
+            let shown: String = text.chars().take(40).flat_map(char::escape_default).collect();
+            let known: Vec<_> = Self::ALL.iter().map(|p| p.as_str()).collect();
+            Error::invalid("config.model.provider", format!("'{shown}' is no provider"))
+                .fix(format!("use one of {}", known.join(", ")))
+        })
+    }
+}
+
+/// Where people talk to a claw.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Channels {
+    /// A Telegram bot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telegram: Option<Telegram>,
+    /// A Discord bot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discord: Option<Discord>,
+}
+
+impl Channels {
+    /// Whether none is configured.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.telegram.is_none() && self.discord.is_none()
+    }
+}
+
+/// A Telegram bot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Telegram {
+    /// The bot's token.
+    pub bot_token: SecretRef,
+    /// Another Telegram server than the public one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_root: Option<String>,
+    /// The Telegram user ids that may talk to it; nobody else may when it is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
+}
+
+/// A Discord bot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discord {
+    /// The bot's token.
+    pub bot_token: SecretRef,
+}
+
+/// The value of an environment variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum EnvValue {
+    /// A secret's value.
+    Secret(SecretRef),
+    /// This text.
+    Plain(String),
+}
+
+/// Whether clawfarm or the claw's user has the last word on its configuration file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfigMode {
+    /// Written once; afterwards only what clawfarm owns (gateway, port, auth, log paths) is
+    /// enforced, so that the user may go on in the claw's own dashboard.
+    #[default]
+    Seeded,
+    /// Read-only for the claw; a difference is drift, and is mended.
+    Managed,
+}
+
+impl ClawConfig {
+    /// This config with `value` at the dotted path `key`: `model.provider=demo`,
+    /// `channels.telegram.bot_token.secret=tg`, `native.agents.defaults.timeoutSeconds=60`.
+    /// The value is JSON where it parses as JSON, and text otherwise.
+    ///
+    /// # Errors
+    /// When the path leads into something that is no object, or the result is no unified
+    /// config; the error names the key.
+    pub fn with(&self, key: &str, value: &str) -> Result<Self> {
+        let field = format!("config.{key}");
+        let parsed = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        // "1" is the text of an environment variable and the number of a native setting, so
+        // both readings are tried, the typed one first.
+        self.with_value(key, parsed)
+            .or_else(|first| self.with_value(key, value.into()).map_err(|_| first))
+            .map_err(|e| Error::invalid(field, e.message().to_owned()).fix(
+                "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, env.<NAME> and native.<path>",
+            ))
+    }
+
+    fn with_value(&self, key: &str, value: serde_json::Value) -> Result<Self> {
+        let refuse = |why: String| Error::invalid("config", why);
+        let mut root = serde_json::to_value(self).map_err(|e| refuse(e.to_string()))?;
+        let mut at = &mut root;
+        let segments: Vec<&str> = key.split('.').collect();
+        if segments.iter().any(|s| s.is_empty()) {
+            return Err(refuse(format!("'{key}' has an empty part")));
+        }
+        for segment in &segments {
+            if at.is_null() {
+                *at = serde_json::Value::Object(serde_json::Map::new());
+            }
+            let Some(object) = at.as_object_mut() else {
+                return Err(refuse(format!("'{segment}' is inside something that is no object")));
+            };
+            at = object.entry(*segment).or_insert(serde_json::Value::Null);
+        }
+        *at = value;
+        // A model named without its provider is completed by the one rule a newcomer expects.
+        serde_json::from_value(root).map_err(|e| refuse(e.to_string()))
+    }
+
+    /// Every secret that this config refers to.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        let model = self.model.iter().filter_map(|m| m.api_key.as_ref());
+        let telegram = self.channels.telegram.iter().map(|t| &t.bot_token);
+        let discord = self.channels.discord.iter().map(|d| &d.bot_token);
+        let env = self.env.values().filter_map(|v| match v {
+            EnvValue::Secret(r) => Some(r),
+            EnvValue::Plain(_) => None,
+        });
+        model.chain(telegram).chain(discord).chain(env)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_typed_and_plain_values_by_path() {
+        let config = ClawConfig::default()
+            .with("model", r#"{"provider":"openai"}"#)
+            .and_then(|c| c.with("model.name", "gpt-5"))
+            .and_then(|c| c.with("model.api_key.secret", "openai-key"))
+            .and_then(|c| c.with("env.RETRIES", "3"))
+            .and_then(|c| c.with("native.agents.defaults.timeoutSeconds", "60"))
+            .unwrap();
+        assert_eq!(config.model.as_ref().unwrap().name.as_deref(), Some("gpt-5"));
+        assert_eq!(config.env["RETRIES"], EnvValue::Plain("3".into()));
+        assert_eq!(config.native["agents"]["defaults"]["timeoutSeconds"], 60);
+        assert_eq!(config.secrets().count(), 1);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know_and_names_it() {
+        for (key, value) in [
+            ("modle.name", "x"),
+            ("model.provider", "nobody"),
+            ("model.provider.deeper", "x"),
+            ("", "x"),
+            ("native..x", "1"),
+            ("channels.telegram.bot_token", "plain-text-token"),
+        ] {
+            let error = ClawConfig::default().with(key, value).expect_err(key);
+            assert_eq!(error.field_name(), Some(format!("config.{key}").as_str()));
+            assert!(error.fix_text().is_some());
+        }
+    }
+}

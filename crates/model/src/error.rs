@@ -1,0 +1,304 @@
+//! The one error of clawfarm.
+//!
+//! An [`Error`] has two sides. The outside (`code`, `message`, `field`, `fix`) is written
+//! for the person who will read it and is what the API, the events and `last_error` show.
+//! The inside (`source`) is for the server's log and never leaves it, because a driver's
+//! error can carry paths, SQL or worse.
+//!
+//! What to do about an error is decided once, by [`Code::class`], and nowhere else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A result with clawfarm's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, in the terms a caller can act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Code {
+    /// A field has a value that can't be accepted.
+    InvalidInput,
+    /// No credentials, or wrong ones.
+    Unauthenticated,
+    /// Known, but not allowed. Objects of another tenant are `NotFound` instead.
+    Forbidden,
+    /// Nothing by that name here (or not visible to the caller).
+    NotFound,
+    /// It exists already, or another change is under way.
+    Conflict,
+    /// `If-Match` named another version than the stored one.
+    PreconditionFailed,
+    /// The claw is working; it says what on.
+    Busy,
+    /// Not enough memory, disk, ports or quota; the message has the figures.
+    Insufficient,
+    /// The runtime, claw type or kernel can't do this.
+    Unsupported,
+    /// It was here and is gone for good.
+    Gone,
+    /// Too many requests; try again later.
+    Overloaded,
+    /// Something that is needed does not answer at the moment.
+    Unavailable,
+    /// A wait reached its limit.
+    Timeout,
+    /// The claw itself failed: it exited, crashed or refused its configuration.
+    ClawFailed,
+    /// A defect or a broken machine: full disk, unreadable state, a bug.
+    Internal,
+}
+
+/// What a reconciler does about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Try again later, with backoff and jitter.
+    Retryable,
+    /// Only its author can mend it; do not try again until the input changes.
+    User,
+    /// The object no longer exists.
+    Gone,
+    /// Trying again can't help.
+    Fatal,
+}
+
+impl Code {
+    /// How an error of this code is handled. Exhaustive, so that a new code must decide.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self {
+            Self::InvalidInput
+            | Self::Unauthenticated
+            | Self::Forbidden
+            | Self::Conflict
+            | Self::PreconditionFailed
+            | Self::Busy
+            | Self::Unsupported => Class::User,
+            Self::NotFound | Self::Gone => Class::Gone,
+            Self::Insufficient | Self::Overloaded | Self::Unavailable | Self::Timeout | Self::ClawFailed => {
+                Class::Retryable
+            }
+            Self::Internal => Class::Fatal,
+        }
+    }
+
+    /// The stable name used in JSON and metrics labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidInput => "invalid_input",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::Busy => "busy",
+            Self::Insufficient => "insufficient",
+            Self::Unsupported => "unsupported",
+            Self::Gone => "gone",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::ClawFailed => "claw_failed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// What happened, to which field or object, and what to do about it.
+pub struct Error {
+    code: Code,
+    message: String,
+    field: Option<String>,
+    fix: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with a message for its reader. Start with what happened and name the object.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None, fix: None, source: None }
+    }
+
+    /// A refused field: the path of the field (as in the API's JSON) and the reason.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidInput, message).field(field)
+    }
+
+    /// Nothing of this kind by this name.
+    pub fn not_found(kind: &str, name: impl fmt::Display) -> Self {
+        let error = Self::new(Code::NotFound, format!("no {kind} named '{name}'"));
+        match kind {
+            "instance" => error.field("id").fix("list them with 'clawfarm ps'"),
+            "dataset" => error.field("id").fix("list them with 'clawfarm dataset ls'"),
+            "secret" => error.field("name").fix("list them with 'clawfarm secret ls'"),
+            "operation" => error.field("id").fix("list them with GET /api/v1/operations"),
+            _ => error,
+        }
+    }
+
+    /// A defect or broken machine; `source` goes to the log, `message` to the reader.
+    pub fn internal(
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::new(Code::Internal, message).source(source)
+    }
+
+    /// Names the field at fault.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says what the reader can do. An instruction, with the command where there is one.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// Attaches the inner cause, for the log only.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The message, without field and fix.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The field at fault, if one is.
+    #[must_use]
+    pub fn field_name(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// What to do about it, if it is known.
+    #[must_use]
+    pub fn fix_text(&self) -> Option<&str> {
+        self.fix.as_deref()
+    }
+
+    /// The outside of the error, to store and send.
+    #[must_use]
+    pub fn report(&self) -> ErrorReport {
+        ErrorReport {
+            code: self.code,
+            message: self.message.clone(),
+            field: self.field.clone(),
+            fix: self.fix.clone(),
+        }
+    }
+
+    /// The inner causes on one line, for the log. `None` when there is no inner cause.
+    #[must_use]
+    pub fn inner(&self) -> Option<String> {
+        let mut cause: &dyn std::error::Error = self.source.as_deref()?;
+        let mut text = cause.to_string();
+        while let Some(next) = cause.source() {
+            text.push_str(": ");
+            text.push_str(&next.to_string());
+            cause = next;
+        }
+        Some(text)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)?;
+        if let Some(fix) = &self.fix {
+            write!(f, " ({fix})")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self}", self.code.as_str())?;
+        if let Some(inner) = self.inner() {
+            write!(f, " [{inner}]")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+/// The outside of an [`Error`], as stored in `last_error`, events and operations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorReport {
+    /// What kind of error it is.
+    pub code: Code,
+    /// What happened.
+    pub message: String,
+    /// The field or object at fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl From<ErrorReport> for Error {
+    fn from(report: ErrorReport) -> Self {
+        Self {
+            code: report.code,
+            message: report.message,
+            field: report.field,
+            fix: report.fix,
+            source: None,
+        }
+    }
+}
+
+impl fmt::Display for ErrorReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Error::from(self.clone()).fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outside_never_shows_the_inside() {
+        let error = Error::new(Code::Internal, "the store could not be written")
+            .field("instances")
+            .fix("free some disk space")
+            .source(std::io::Error::other("SELECT secret FROM t"));
+        let shown = format!("{error}");
+        assert_eq!(shown, "instances: the store could not be written (free some disk space)");
+        assert!(!serde_json::to_string(&error.report()).unwrap().contains("SELECT"));
+        assert!(format!("{error:?}").contains("SELECT"));
+    }
+
+    #[test]
+    fn a_report_becomes_the_same_error_again() {
+        let error = Error::invalid("cpus", "must be above 0").fix("give --cpus 1");
+        assert_eq!(Error::from(error.report()).report(), error.report());
+    }
+}

@@ -1,0 +1,140 @@
+//! What an adapter and a runtime tell each other to make one instance run.
+//!
+//! The runtime prepares a place and describes it ([`Place`]); the adapter, which knows the
+//! claw type and nothing of the runtime, answers with what to run there ([`Launch`]).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::clawid::ClawId;
+use crate::name::{ClawType, TenantName};
+use crate::resources::Resources;
+
+/// What has to be installed for a claw type at a version, in the terms of each kind of
+/// runtime; a runtime takes the one it can use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Software {
+    /// The claw type.
+    pub claw_type: ClawType,
+    /// The claw's version.
+    pub version: String,
+    /// Packages of the npm registry, for runtimes that install on this machine.
+    pub npm: Option<NpmInstall>,
+    /// The container image, for runtimes that run images.
+    pub image: Option<String>,
+}
+
+/// An installation made by npm: a Node and the claw, both as packages with exact versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NpmInstall {
+    /// Exact version of Node (`24.21.0`), installed from its own npm package.
+    pub node: String,
+    /// The claw's package.
+    pub package: String,
+    /// Its exact version.
+    pub version: String,
+    /// About how many answers npm fetches: the length of the progress bar, no more.
+    pub about_packages: u64,
+}
+
+impl NpmInstall {
+    /// The name of the shared installation's folder: the same packages share one.
+    #[must_use]
+    pub fn folder_name(&self) -> String {
+        format!("{}-{}-node-{}", self.package.replace(['@', '/'], "_"), self.version, self.node)
+    }
+}
+
+/// What a runtime is asked to prepare.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// For which instance.
+    pub id: ClawId,
+    /// Of which tenant: what must be kept apart from the others.
+    pub tenant: TenantName,
+    /// What is to be installed.
+    pub software: Software,
+    /// Its share of the machine.
+    pub resources: Resources,
+    /// The port that was chosen for its gateway on this target.
+    pub port: u16,
+    /// Existing data to start from: a dataset of this target, moved in when the instance
+    /// has no data yet.
+    pub dataset: Option<ClawId>,
+    /// What the store knows of the instance, without secrets. A runtime keeps it beside the
+    /// instance (a file, a label, an annotation), so that a lost store can be rebuilt.
+    pub record: serde_json::Value,
+}
+
+/// The place a runtime prepared, with every path as the claw will see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Where the software is; for npm, the folder that holds `node_modules`.
+    pub install_dir: PathBuf,
+    /// The claw's home: its configuration and state. It may write here.
+    pub state_dir: PathBuf,
+    /// Where it works for its user. It may write here.
+    pub workspace_dir: PathBuf,
+    /// Where its own log file goes. It may write here.
+    pub log_dir: PathBuf,
+    /// Where its temporary files go. It may write here.
+    pub tmp_dir: PathBuf,
+    /// The port its gateway must listen on.
+    pub port: u16,
+    /// Whether it must listen beyond the loopback device (in a container's own network).
+    pub listen_on_all: bool,
+    /// Where it reaches clawfarm's server: `http://host:port`, without a path.
+    pub host_url: String,
+    /// Whether the runtime enforces the memory limit outside of the claw; when not, the
+    /// adapter should make the claw limit itself.
+    pub memory_enforced: bool,
+}
+
+/// What to run, as an adapter answers for one [`Place`].
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Which instance.
+    pub id: ClawId,
+    /// The [`crate::Intent::run`] this launch is for.
+    pub run: i64,
+    /// The program and its arguments. Never a secret: arguments can be read by others.
+    pub argv: Vec<String>,
+    /// The whole environment of the claw.
+    pub env: Vec<(String, SecretString)>,
+    /// The folder it is started in.
+    pub cwd: PathBuf,
+    /// Files to write before it starts.
+    pub files: Vec<LaunchFile>,
+    /// Its share of the machine.
+    pub resources: Resources,
+}
+
+/// A file of the claw, written before it starts, 0600 (0400 when read-only) and its own.
+#[derive(Clone, Debug)]
+pub struct LaunchFile {
+    /// Where, relative to [`Place::state_dir`]; never outside of it.
+    pub path: PathBuf,
+    /// What is in it. May hold secrets.
+    pub contents: SecretString,
+    /// The claw must not be able to change it.
+    pub read_only: bool,
+}
+
+/// How a claw is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopOptions {
+    /// How long it may take between being asked (SIGTERM) and being ended (SIGKILL).
+    pub grace: Duration,
+}
+
+/// What becomes of an instance's data when it is destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataFate {
+    /// Set aside as a dataset.
+    Keep,
+    /// Removed.
+    Purge,
+}

@@ -1,0 +1,33 @@
+//! The words of clawfarm: ids, phases, specs, intents, observations, policies and errors.
+//!
+//! Nothing here does I/O. Every other crate depends on this one, so a rule that two of
+//! them must agree on (what a name may look like, which phase may follow which) is
+//! written once, here.
+
+pub mod authz;
+pub mod clawid;
+pub mod config;
+pub mod dataset;
+pub mod error;
+pub mod event;
+pub mod instance;
+pub mod launch;
+pub mod name;
+pub mod observed;
+pub mod operation;
+pub mod phase;
+pub mod resources;
+pub mod secret;
+pub mod target;
+pub mod time;
+
+pub use authz::{Action, Actor, Context, Granted, Resource, authorize};
+pub use clawid::ClawId;
+pub use error::{Code, Error, Result};
+pub use instance::{Desired, Instance, InstanceSpec, Intent, Urgency};
+pub use launch::{DataFate, Launch, LaunchFile, NpmInstall, Place, Placement, Software, StopOptions};
+pub use observed::{Health, Observation, ObservedState};
+pub use operation::{Operation, OperationKind, OperationState};
+pub use phase::{Phase, Signal};
+pub use resources::Resources;
+pub use time::Timestamp;

@@ -1,0 +1,65 @@
+//! Turning what the operating system says into errors that say what to do.
+
+use std::fmt;
+use std::io;
+
+use clawfarm_model::{Code, Error};
+use rustix::io::Errno;
+
+/// An error about a file or folder. `what` completes "could not ...".
+pub(crate) fn io_error(what: impl fmt::Display, error: io::Error) -> Error {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    let message = format!("could not {what}: {}", plain(&error));
+    match errno {
+        Some(Errno::NOSPC | Errno::DQUOT) => Error::new(Code::Insufficient, message)
+            .fix("free some disk space (`df -h` shows what is full), then try again"),
+        Some(Errno::ROFS) => {
+            Error::new(Code::Internal, message).fix("the disk is mounted read-only: mount it writable")
+        }
+        Some(Errno::MFILE | Errno::NFILE) => Error::new(Code::Unavailable, message).fix(
+            "too many files are open: raise the limit with `ulimit -n 65536` and start the server again",
+        ),
+        Some(Errno::ACCESS | Errno::PERM) => Error::new(Code::Internal, message)
+            .fix("make the folder belong to the user that runs the server (`chown -R`)"),
+        Some(Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => Error::new(Code::InvalidInput, message)
+            .fix("a link or a file stands where a folder is expected: remove it"),
+        _ => Error::new(Code::Internal, message),
+    }
+    .source(error)
+}
+
+/// The text of an I/O error, without "(os error N)".
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(at) => text[..at].to_lowercase(),
+        None => text,
+    }
+}
+
+/// What a blocking task's panic or a runtime's end becomes.
+pub(crate) fn join_error(error: tokio::task::JoinError) -> Error {
+    Error::internal("a task of the process runtime was broken off", error)
+}
+
+/// Runs blocking work apart from the asynchronous threads.
+pub(crate) async fn blocking<T, F>(work: F) -> clawfarm_model::Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> clawfarm_model::Result<T> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(join_error)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_defect_and_says_what_to_do() {
+        let error = io_error("write 'a'", Errno::NOSPC.into());
+        assert_eq!(error.code(), Code::Insufficient);
+        assert_eq!(error.message(), "could not write 'a': no space left on device");
+        assert!(error.fix_text().unwrap_or_default().contains("df -h"));
+    }
+}

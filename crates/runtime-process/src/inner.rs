@@ -1,0 +1,146 @@
+//! What every part of the runtime shares.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use clawfarm_model::launch::Software;
+use clawfarm_model::{ClawId, Code, Error, Place, Result};
+use sha2::{Digest, Sha256};
+use tokio::sync::{OwnedMutexGuard, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ProcessConfig;
+use crate::dial::Verified;
+use crate::install::{Install, Npm};
+use crate::paths::{CLAW_LOGS, Paths, STATE, TMP, WORKSPACE};
+use crate::record::InstanceRecord;
+use crate::tree::Owner;
+
+/// How many ids a receiver may be behind before it has to look at everything.
+const WATCH_BUFFER: usize = 1024;
+
+/// The state of one runtime.
+pub(crate) struct Inner {
+    pub(crate) paths: Paths,
+    pub(crate) config: ProcessConfig,
+    pub(crate) claw_port: AtomicU16,
+    /// One verb that changes an instance's files at a time.
+    verbs: Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while a user id is chosen and written down.
+    pub(crate) choosing: Mutex<()>,
+    /// Held while what a killed shim left is ended.
+    pub(crate) settling: Mutex<()>,
+    pub(crate) events: broadcast::Sender<ClawId>,
+    pub(crate) watched: Mutex<HashMap<ClawId, CancellationToken>>,
+    pub(crate) verified: Mutex<HashMap<ClawId, Verified>>,
+    /// Ends the background tasks.
+    pub(crate) ending: CancellationToken,
+}
+
+impl Inner {
+    pub(crate) fn new(config: ProcessConfig) -> Self {
+        Self {
+            paths: Paths { home: config.home.clone(), cache: config.cache_dir.clone() },
+            claw_port: AtomicU16::new(config.claw_port),
+            config,
+            verbs: Mutex::default(),
+            choosing: Mutex::default(),
+            settling: Mutex::default(),
+            events: broadcast::Sender::new(WATCH_BUFFER),
+            watched: Mutex::default(),
+            verified: Mutex::default(),
+            ending: CancellationToken::new(),
+        }
+    }
+
+    /// Keeps other verbs away from an instance.
+    pub(crate) async fn lock(&self, id: &ClawId) -> OwnedMutexGuard<()> {
+        let lock = guard(&self.verbs).entry(id.clone()).or_default().clone();
+        lock.lock_owned().await
+    }
+
+    pub(crate) fn forget(&self, id: &ClawId) {
+        guard(&self.verified).remove(id);
+        if let Some(task) = guard(&self.watched).remove(id) {
+            task.cancel();
+        }
+        // A verb that waits for this lock keeps its own share of it.
+        guard(&self.verbs).retain(|other, lock| other != id || Arc::strong_count(lock) > 2);
+    }
+
+    pub(crate) fn tell(&self, id: &ClawId) {
+        // Nobody listening is fine.
+        let _ = self.events.send(id.clone());
+    }
+
+    pub(crate) fn dir(&self, id: &ClawId) -> PathBuf {
+        self.paths.claw(id)
+    }
+
+    pub(crate) fn npm(&self) -> Npm {
+        Npm { program: self.config.npm.clone(), time_limit: self.config.npm_time_limit }
+    }
+
+    pub(crate) fn install(&self, software: &Software) -> Result<Install> {
+        let Some(npm) = &software.npm else {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!(
+                    "{} can't be installed on this machine: it is not an npm package",
+                    software.claw_type
+                ),
+            )
+            .field("runtime")
+            .fix("use a runtime that runs images, such as docker"));
+        };
+        Install::new(self.paths.installs(), npm.clone())
+    }
+
+    /// The record of an instance, which must exist.
+    pub(crate) fn record(&self, id: &ClawId) -> Result<InstanceRecord> {
+        InstanceRecord::read(&self.dir(id))?.ok_or_else(|| Error::not_found("instance", id))
+    }
+
+    pub(crate) fn host_url(&self) -> Result<String> {
+        match self.claw_port.load(Ordering::Relaxed) {
+            0 => Err(Error::new(Code::Unavailable, "the server's listener for claws is not up yet")
+                .fix("try again in a moment")),
+            port => Ok(format!("http://127.0.0.1:{port}")),
+        }
+    }
+
+    pub(crate) fn place(&self, record: &InstanceRecord, install_dir: PathBuf) -> Result<Place> {
+        let dir = self.dir(&record.id);
+        let state_dir = dir.join(STATE);
+        Ok(Place {
+            install_dir,
+            workspace_dir: state_dir.join(WORKSPACE),
+            state_dir,
+            log_dir: dir.join(CLAW_LOGS),
+            tmp_dir: dir.join(TMP),
+            port: record.port,
+            listen_on_all: false,
+            host_url: self.host_url()?,
+            memory_enforced: crate::host::memory_cgroup(),
+        })
+    }
+
+    /// A short name for this home, the same after every start.
+    pub(crate) fn home_hash(&self) -> String {
+        use std::os::unix::ffi::OsStrExt;
+        let digest = Sha256::digest(self.paths.home.as_os_str().as_bytes());
+        digest.iter().take(6).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
+}
+
+/// Locks; a thread that panicked with the lock left nothing half-done in these maps.
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The owner of an instance's files, when it has a user of its own.
+pub(crate) fn owner(record: &InstanceRecord) -> Option<Owner> {
+    record.uid.map(Owner::alone)
+}

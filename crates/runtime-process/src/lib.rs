@@ -1,0 +1,43 @@
+//! Claws as local processes, each under its own shim.
+//!
+//! [`ProcessRuntime`] installs the software from npm, prepares each instance's folders,
+//! starts `clawfarm shim` for it and from then on only looks: whether the shim's lock is
+//! held, what the shim says over its socket, what `state.json` says when it has gone. It
+//! keeps nothing in memory that it could not find again, so a server may end or be replaced
+//! at any moment without touching a claw.
+//!
+//! A claw is treated as hostile. It runs under Landlock rules, where the server is root also
+//! under a user id of its own and in a mount namespace; and every file of its folders is
+//! used through `tree`, which no link can lead astray.
+
+mod client;
+mod config;
+mod dataset;
+mod diagnose;
+mod dial;
+mod end;
+mod exec;
+mod fault;
+mod files;
+mod host;
+mod inner;
+mod insisted;
+mod install;
+mod leftover;
+mod logs;
+mod observe;
+mod paths;
+mod port;
+mod prepare;
+mod record;
+mod runtime;
+mod start;
+mod tree;
+mod uid;
+mod watch;
+
+pub use config::ProcessConfig;
+pub use dataset::DatasetRecord;
+pub use record::InstanceRecord;
+pub use runtime::ProcessRuntime;
+pub use uid::{FIRST_UID, LAST_UID, is_ours};

@@ -1,0 +1,109 @@
+//! Where everything is.
+//!
+//! ```text
+//! <home>/                     0700
+//!   claws/<CLAWID>/           0700; what is in it beside the following is the shim's (`clawfarm_shim::layout`)
+//!     instance.json           what is needed to find the instance again without the store
+//!     state/                  the claw's own: its home, its configuration, its workspace
+//!     volumes/                the claw's own: what is shared into it
+//!     logs/claw/              the claw's own: its own log file
+//!     tmp/                    the claw's own
+//!   claws/.removing-<CLAWID>  a removal that is under way
+//!   datasets/<CLAWID>/        data of a removed instance: state/, volumes/, dataset.json
+//!   datasets/.<CLAWID>.partial  a dataset that is being set aside
+//! <cache>/installs/<folder>/  one shared, read-only installation a version
+//! ```
+//!
+//! A claw can write only inside of its own folders, never beside them: so no name that the
+//! server takes for granted can be replaced by a link.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clawfarm_model::ClawId;
+
+/// The claw's home, in the instance's folder.
+pub(crate) const STATE: &str = "state";
+/// What is shared into the claw.
+pub(crate) const VOLUMES: &str = "volumes";
+/// Its temporary files.
+pub(crate) const TMP: &str = "tmp";
+/// Its own log file.
+pub(crate) const CLAW_LOGS: &str = "logs/claw";
+/// Where it works for its user, in its home: so that it goes with it.
+pub(crate) const WORKSPACE: &str = "workspace";
+/// An import under way.
+pub(crate) const IMPORTING: &str = "importing";
+
+/// The folders of one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) home: PathBuf,
+    pub(crate) cache: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn claws(&self) -> PathBuf {
+        self.home.join("claws")
+    }
+
+    pub(crate) fn claw(&self, id: &ClawId) -> PathBuf {
+        self.claws().join(id.as_str())
+    }
+
+    pub(crate) fn datasets(&self) -> PathBuf {
+        self.home.join("datasets")
+    }
+
+    pub(crate) fn dataset(&self, id: &ClawId) -> PathBuf {
+        self.datasets().join(id.as_str())
+    }
+
+    pub(crate) fn installs(&self) -> PathBuf {
+        self.cache.join("installs")
+    }
+}
+
+/// The name of an instance's folder while it is being removed. No id begins with a dot.
+pub(crate) fn removing(id: &ClawId) -> OsString {
+    format!(".removing-{id}").into()
+}
+
+/// The name of a dataset while it is being set aside.
+pub(crate) fn partial(id: &ClawId) -> OsString {
+    format!(".{id}.partial").into()
+}
+
+/// The topmost folder on the way to `path` that other users can't pass: what has to be
+/// covered, for a claw under a user id of its own to reach its folders below it.
+pub(crate) fn first_closed(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut way: Vec<&Path> = path.ancestors().collect();
+    way.reverse();
+    way.into_iter()
+        .skip(1)
+        .find(|folder| std::fs::metadata(folder).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0))
+        .map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn finds_the_topmost_folder_that_others_can_not_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a/b/c");
+        std::fs::create_dir_all(&inner).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(first_closed(&inner), None);
+        for closed in ["a/b", "a"] {
+            let closed = dir.path().join(closed);
+            std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+            assert_eq!(first_closed(&inner), Some(closed));
+        }
+        assert_eq!(first_closed(Path::new("/usr/bin")), None);
+    }
+}

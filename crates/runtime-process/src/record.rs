@@ -1,0 +1,114 @@
+//! `instance.json`: what is needed to find an instance again without the store.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use clawfarm_model::launch::Software;
+use clawfarm_model::name::TenantName;
+use clawfarm_model::resources::Resources;
+use clawfarm_model::{ClawId, Error, Result, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::io_error;
+use crate::paths::{Paths, STATE};
+use crate::tree::{Folder, NewFile};
+
+/// The file's name, in the instance's folder.
+pub(crate) const FILE: &str = "instance.json";
+
+/// Larger is no record of ours.
+const LIMIT: u64 = 4 << 20;
+
+/// What `instance.json` holds: no secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// The form of this file; 1.
+    pub version: u32,
+    /// Which instance.
+    pub id: ClawId,
+    /// Whose.
+    pub tenant: TenantName,
+    /// What it runs.
+    pub software: Software,
+    /// Its share of the machine.
+    pub resources: Resources,
+    /// The port of its gateway.
+    pub port: u16,
+    /// The user id of its own, when it has one; its group id is the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The last launch that was started; 0 when none was.
+    #[serde(default)]
+    pub run: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The dataset it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<ClawId>,
+    /// That dataset is still on its way in: a crash between two of its folders is mended by
+    /// going on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dataset_moving: bool,
+    /// What the store knew of the instance ([`clawfarm_model::Placement::record`]).
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub record: serde_json::Value,
+}
+
+impl InstanceRecord {
+    /// Reads the record in an instance's folder; `None` when there is none.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>> {
+        let found = match Folder::open(dir) {
+            Ok(folder) => folder.read(Path::new(FILE), LIMIT),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => Err(e),
+        };
+        let path = dir.join(FILE);
+        let Some(bytes) = found.map_err(|e| io_error(format!("read '{}'", path.display()), e))? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+            Error::internal(format!("'{}' is damaged: {e}", path.display()), e).fix(
+                "restore the file from a backup, or remove the instance with `clawfarm rm` (its data is kept)",
+            )
+        })
+    }
+
+    /// Replaces the record as a whole.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        let bytes = serde_json::to_vec_pretty(self)
+            .map_err(|e| Error::internal("an instance could not be put into JSON", e))?;
+        Folder::open(dir)
+            .and_then(|folder| {
+                let new = NewFile { mode: 0o600, owner: None, folder_owner: None };
+                folder.write(Path::new(FILE), &bytes, new)
+            })
+            .map_err(|e| io_error(format!("write '{}'", path.display()), e))
+    }
+}
+
+/// The ids of the instances whose folders exist.
+pub(crate) fn ids(paths: &Paths) -> Result<Vec<ClawId>> {
+    let claws = paths.claws();
+    let names = match Folder::open(&claws).and_then(|folder| folder.names()) {
+        Ok(names) => names,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(io_error(format!("list '{}'", claws.display()), e)),
+    };
+    Ok(names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect())
+}
+
+/// The user ids that instances have, `except` one's.
+pub(crate) fn uids(paths: &Paths, except: &ClawId) -> Result<BTreeSet<u32>> {
+    let mut taken = BTreeSet::new();
+    for id in ids(paths)?.iter().filter(|id| *id != except) {
+        let dir = paths.claw(id);
+        // A damaged record must not give its id away: the owner of its folder tells it too.
+        let recorded = InstanceRecord::read(&dir).ok().flatten().and_then(|record| record.uid);
+        let owner = std::fs::symlink_metadata(dir.join(STATE)).map(|meta| meta.uid()).ok();
+        taken.extend(recorded.into_iter().chain(owner));
+    }
+    Ok(taken)
+}

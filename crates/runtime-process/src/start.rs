@@ -1,0 +1,299 @@
+//! Starting a claw: its files, then its shim.
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawfarm_model::{ClawId, Code, Error, Launch, Observation, ObservedState, Result};
+use clawfarm_shim::ShimSpec;
+use clawfarm_shim::spec::{
+    Bind, CgroupSpec, EnvVar, LandlockSpec, LogSpec, MountSpec, SPEC_VERSION, StartReply, Started, User,
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use crate::fault::{blocking, io_error};
+use crate::inner::{Inner, owner};
+use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE};
+use crate::prepare::{give_all, hidden, make_folders};
+use crate::record::InstanceRecord;
+use crate::tree::{Folder, NewFile, Owner};
+use crate::{end, insisted, observe, port, watch};
+
+/// How long a shim may take to say that it started its claw.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// What a shim itself complains about; its claw's output is elsewhere.
+const SHIM_LOG: &str = "shim.err";
+
+/// [`clawfarm_runtime::Runtime::start`].
+pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observation> {
+    launch.resources.check()?;
+    let id = &launch.id;
+    let _verb = inner.lock(id).await;
+    let record = inner.record(id)?;
+    let seen = observe::observe(inner, id).await?;
+    if let Some(running) = already(launch, &seen)? {
+        return Ok(running);
+    }
+    port::check_free(record.port)?;
+    let (this, launch) = (Arc::clone(inner), launch.clone());
+    let spec = blocking(move || {
+        let record = write_files(&this, &launch, record)?;
+        spec(&this, &launch, &record)
+    })
+    .await?;
+    let dir = inner.dir(id);
+    if let Err(error) = run_shim(inner, &dir, &spec).await {
+        return Err(after_failure(inner, id, not_gone(error, &spec)).await);
+    }
+    watch::follow(inner, id);
+    inner.tell(id);
+    observe::observe(inner, id).await
+}
+
+/// What is to be done about a launch when this was seen: `Some` when it runs already.
+fn already(launch: &Launch, seen: &Observation) -> Result<Option<Observation>> {
+    let newer = seen.run.cmp(&launch.run);
+    match (seen.state.is_up(), newer) {
+        (true, std::cmp::Ordering::Equal | std::cmp::Ordering::Greater) => Ok(Some(seen.clone())),
+        (true, std::cmp::Ordering::Less) => Err(Error::new(
+            Code::Conflict,
+            format!("'{}' still runs an earlier launch ({} instead of {})", launch.id, seen.run, launch.run),
+        )
+        .field("run")
+        .fix(format!("stop it first with `clawfarm stop {}`", launch.id))),
+        (false, std::cmp::Ordering::Greater) if seen.state == ObservedState::Exited => Err(Error::new(
+            Code::Conflict,
+            format!("'{}' had a later launch already ({} after {})", launch.id, seen.run, launch.run),
+        )
+        .field("run")
+        .fix("look at the instance again before deciding")),
+        (false, _) => Ok(None),
+    }
+}
+
+fn write_files(inner: &Inner, launch: &Launch, mut record: InstanceRecord) -> Result<InstanceRecord> {
+    let dir = inner.dir(&launch.id);
+    // The claw may have removed its folders while it ran.
+    make_folders(&dir, &record)?;
+    give_all(&dir, &record)?;
+    let state = dir.join(STATE);
+    let folder = Folder::open(&state).map_err(|e| io_error(format!("open '{}'", state.display()), e))?;
+    for file in &launch.files {
+        folder
+            .write(&file.path, file.contents.expose_secret().as_bytes(), new_file(&record, file.read_only))
+            .map_err(|e| file_error(&file.path, e))?;
+    }
+    record.run = launch.run;
+    record.resources = launch.resources;
+    record.write(&dir)?;
+    Ok(record)
+}
+
+/// The mode and owner of a claw's file.
+///
+/// A read-only one belongs to root where the claw has a user of its own, so that it can't be
+/// changed in place. It lies in a folder of the claw's all the same: nothing keeps the claw
+/// from renaming it and putting another in its place. That is drift, which the control plane
+/// sees by comparing and mends by writing again.
+pub(crate) fn new_file(record: &InstanceRecord, read_only: bool) -> NewFile {
+    let own = owner(record);
+    let (mode, owner) = match (read_only, own) {
+        (true, Some(own)) => (0o440, Some(Owner { uid: 0, gid: own.gid })),
+        (true, None) => (0o400, None),
+        (false, own) => (0o600, own),
+    };
+    NewFile { mode, owner, folder_owner: own }
+}
+
+pub(crate) fn file_error(path: &Path, error: std::io::Error) -> Error {
+    let shown = path.display();
+    match error.kind() {
+        std::io::ErrorKind::InvalidInput => Error::invalid("path", error.to_string())
+            .fix("give a path below the instance's state folder, without links and '..'")
+            .source(error),
+        std::io::ErrorKind::FileTooLarge => {
+            Error::new(Code::Insufficient, error.to_string()).field("path").source(error)
+        }
+        _ => io_error(format!("use '{shown}' in the instance's state"), error).field("path"),
+    }
+}
+
+fn spec(inner: &Inner, launch: &Launch, record: &InstanceRecord) -> Result<ShimSpec> {
+    let dir = inner.dir(&launch.id);
+    let install = inner.install(&record.software)?.dir();
+    let spec = ShimSpec {
+        version: SPEC_VERSION,
+        id: launch.id.clone(),
+        run: launch.run,
+        argv: launch.argv.clone(),
+        env: environment(launch, &dir),
+        cwd: launch.cwd.clone(),
+        exec_cwd: Some(dir.join(STATE).join(WORKSPACE)),
+        user: record.uid.map(|uid| User { uid, gid: uid }),
+        landlock: Some(landlock(&dir, &install, record)?),
+        mounts: record.uid.map(|_| mounts(inner, &dir, &install)),
+        cgroup: Some(CgroupSpec {
+            name: Path::new("clawfarm").join(inner.home_hash()).join(launch.id.as_str()),
+            parent: None,
+        }),
+        resources: launch.resources,
+        max_tasks: ShimSpec::DEFAULT_MAX_TASKS,
+        logs: LogSpec::default(),
+        token: token()?,
+        term_grace_ms: 60_000,
+    };
+    spec.check()?;
+    Ok(spec)
+}
+
+/// The launch's environment, and what every program expects where the launch does not say it.
+fn environment(launch: &Launch, dir: &Path) -> Vec<EnvVar> {
+    let mut all: Vec<EnvVar> =
+        launch.env.iter().map(|(name, value)| EnvVar { name: name.clone(), value: value.clone() }).collect();
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    for (name, value) in [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        ("HOME", path(dir.join(STATE))),
+        ("TMPDIR", path(dir.join(TMP))),
+        ("LANG", "C.UTF-8".to_owned()),
+    ] {
+        if !all.iter().any(|var| var.name == name) {
+            all.push(EnvVar::new(name, value));
+        }
+    }
+    all
+}
+
+/// What a claw may use. Only folders whose own place is out of the claw's reach are named: a
+/// name within its state could be a link that it has planted.
+fn landlock(dir: &Path, install: &Path, record: &InstanceRecord) -> Result<LandlockSpec> {
+    let own = [STATE, VOLUMES, TMP, CLAW_LOGS].map(|name| dir.join(name)).to_vec();
+    let write = [own.clone(), insisted::make(record)?].concat();
+    // Skills are scripts that lie in the state, and some tools unpack programs into TMPDIR.
+    let execute = [vec![install.to_owned()], own].concat();
+    Ok(LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read: Vec::new(), write, execute }))
+}
+
+/// The claw's view: its own folders and the software, nothing else of the home.
+fn mounts(inner: &Inner, dir: &Path, install: &Path) -> MountSpec {
+    let hide = hidden(inner, install);
+    let mut binds: Vec<Bind> =
+        [STATE, VOLUMES, TMP, CLAW_LOGS].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
+    if hide.iter().any(|hide| install.starts_with(hide)) {
+        binds.push(Bind { path: install.to_owned(), read_only: true });
+    }
+    MountSpec { hide, binds }
+}
+
+/// What a connection to the shim must present: 256 random bits.
+fn token() -> Result<SecretString> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::internal("the operating system gave no random numbers", e))?;
+    Ok(SecretString::from(bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))))
+}
+
+async fn run_shim(inner: &Inner, dir: &Path, spec: &ShimSpec) -> Result<Started> {
+    let mut child = spawn_shim(inner, dir)?;
+    let said = tokio::time::timeout(START_LIMIT, converse(&mut child, spec)).await;
+    let result = said.unwrap_or_else(|_| {
+        Err(Error::new(
+            Code::Timeout,
+            format!(
+                "the keeper (shim) of '{}' did not start it within {} seconds",
+                spec.id,
+                START_LIMIT.as_secs()
+            ),
+        )
+        .fix("the machine may be overloaded: try again, or look with `clawfarm doctor`"))
+    });
+    if result.is_err() {
+        // What it may have started meanwhile is ended by the caller.
+        if let Err(error) = child.start_kill() {
+            tracing::debug!(%error, "a shim that failed was gone already");
+        }
+    }
+    // Takes note of its end, so that it leaves no zombie while the server lives.
+    tokio::spawn(async move { child.wait().await });
+    result
+}
+
+fn spawn_shim(inner: &Inner, dir: &Path) -> Result<tokio::process::Child> {
+    let Some((program, arguments)) = inner.config.shim_command.split_first() else {
+        return Err(Error::internal("no command starts a shim", "shim_command is empty"));
+    };
+    let log_path = dir.join("logs").join(SHIM_LOG);
+    let log = std::fs::File::create(&log_path)
+        .map_err(|e| io_error(format!("write '{}'", log_path.display()), e))?;
+    let mut command = std::process::Command::new(program);
+    command
+        .args(arguments)
+        .arg(dir)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::from(log))
+        .process_group(0);
+    tokio::process::Command::from(command).spawn().map_err(|e| {
+        io_error(format!("start the keeper (shim) '{}'", program.display()), e)
+            .fix("check that the clawfarm program is still there and can be executed")
+    })
+}
+
+/// Gives the shim its spec and reads its one line.
+async fn converse(child: &mut tokio::process::Child, spec: &ShimSpec) -> Result<Started> {
+    let failed = |e| io_error("talk to the new shim", e);
+    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(Error::internal("a new shim has no pipes", "stdin or stdout is missing"));
+    };
+    let text =
+        serde_json::to_vec(spec).map_err(|e| Error::internal("a launch could not be put into JSON", e))?;
+    let text = zeroize::Zeroizing::new(text);
+    // One that ends early says why on its output; a broken pipe says nothing.
+    let written = async {
+        input.write_all(&text).await?;
+        input.shutdown().await
+    }
+    .await;
+    drop(input);
+    let mut line = String::new();
+    BufReader::new(output.take(1 << 20)).read_line(&mut line).await.map_err(failed)?;
+    if line.is_empty() {
+        written.map_err(failed)?;
+        return Err(Error::new(Code::Internal, "the keeper (shim) ended without a word")
+            .fix("look into logs/shim.err in the instance's folder"));
+    }
+    serde_json::from_str::<StartReply>(&line)
+        .map_err(|e| Error::internal("the keeper (shim) said something that makes no sense", e))?
+        .into_result()
+}
+
+/// "No such program" must not be mistaken for "no such instance".
+fn not_gone(error: Error, spec: &ShimSpec) -> Error {
+    if error.code() != Code::NotFound {
+        return error;
+    }
+    let program = spec.argv.first().map_or("", String::as_str);
+    Error::new(Code::ClawFailed, format!("'{program}': {}", error.message()))
+        .field("argv")
+        .fix(
+            "remove the installation below CLAWFARM_CACHE_DIR/installs, so that the next start makes it anew",
+        )
+        .source(error)
+}
+
+/// A failed start leaves nothing that runs.
+async fn after_failure(inner: &Arc<Inner>, id: &ClawId, error: Error) -> Error {
+    // One that ended by itself is waited for; one that got stuck on the way is killed.
+    let ended = observe::wait_for_end(inner, id, Duration::from_secs(2)).await;
+    let cleaned = if ended.is_ok() { observe::observe(inner, id).await } else { end::kill(inner, id).await };
+    if let Err(further) = cleaned {
+        tracing::warn!(%id, error = %further, "what a failed start left could not be cleared away yet");
+    }
+    error
+}

@@ -1,0 +1,8 @@
+//! The process runtime with real shims, and small scripts in the place of a claw.
+
+mod data;
+mod farm;
+mod hostile;
+mod install;
+mod life;
+mod recover;

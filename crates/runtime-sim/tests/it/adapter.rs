@@ -1,0 +1,98 @@
+//! The OpenClaw adapter works on simulated claws, unchanged.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clawfarm_adapters::openclaw::OpenClaw;
+use clawfarm_adapters::{Access, Activity, ClawAdapter, Connection, Dial, Probe, SendEvent};
+use clawfarm_model::{ClawId, Code, Result};
+use clawfarm_runtime::Runtime;
+use clawfarm_runtime_sim::{Blocker, SimRuntime};
+use futures::TryStreamExt;
+use secrecy::SecretString;
+
+use crate::common::{GRACE, PORT, id, until, up, world};
+
+struct ToSim<'a>(&'a SimRuntime, ClawId);
+
+#[async_trait]
+impl Dial for ToSim<'_> {
+    async fn dial(&self) -> Result<Box<dyn Connection>> {
+        Ok(Box::new(self.0.dial(&self.1, PORT).await?))
+    }
+}
+
+#[tokio::test]
+async fn it_probes_talks_drains_and_goes_on() {
+    let (_folder, sim) = world();
+    let a = id("a-12345");
+    let (dial, token) = (ToSim(&sim, a.clone()), SecretString::from("open-sesame"));
+    let access = Access { dial: &dial, token: &token };
+    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::NoAnswer(_)));
+    sim.world()
+        .change_behaviour(|b| (b.claw.listen_ms, b.claw.boot_ms) = (Some((0, 0)), Some((60_000, 60_000))))
+        .unwrap();
+    up(&sim, &a, PORT, 1).await;
+    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)));
+    assert_eq!(OpenClaw.probe_liveness(&access).await, Probe::Passed);
+    sim.kill(&a).await.unwrap();
+    sim.world().change_behaviour(|b| b.claw.boot_ms = None).unwrap();
+    up(&sim, &a, PORT, 2).await;
+    assert_eq!(OpenClaw.probe_startup(&access).await, Probe::Passed);
+    assert_eq!(OpenClaw.activity(&access).await.unwrap(), Activity::Idle);
+
+    let events: Vec<_> = OpenClaw.send(&access, "hello there").await.unwrap().try_collect().await.unwrap();
+    let text: String = events
+        .iter()
+        .filter_map(|event| match event {
+            SendEvent::Text { text } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(text, "sim says: hello there");
+    assert!(matches!(events.last(), Some(SendEvent::Done { input_tokens: Some(2), .. })), "{events:?}");
+
+    assert_eq!(OpenClaw.drain(&access, Duration::from_secs(5)).await.unwrap(), Activity::Idle);
+    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)));
+    assert_eq!(OpenClaw.activity(&access).await.unwrap(), Activity::Idle);
+    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)), "asking leaves the drain");
+    OpenClaw.undrain(&access).await.unwrap();
+    assert_eq!(OpenClaw.probe_startup(&access).await, Probe::Passed);
+
+    let stranger = Access { dial: &dial, token: &SecretString::from("wrong") };
+    assert!(OpenClaw.activity(&stranger).await.is_err());
+    sim.stop(&a, GRACE).await.unwrap();
+    assert!(matches!(OpenClaw.probe_liveness(&access).await, Probe::NoAnswer(_)));
+    assert_eq!(OpenClaw.activity(&access).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn it_tells_what_a_busy_claw_works_on_and_waits_for_it() {
+    let (_folder, sim) = world();
+    let a = id("a-12345");
+    up(&sim, &a, PORT, 1).await;
+    let (dial, token) = (ToSim(&sim, a), SecretString::from("open-sesame"));
+    let access = Access { dial: &dial, token: &token };
+    let work = "2 queued or active operation(s)";
+    sim.world().change_behaviour(|b| b.claw.busy = Some(vec![Blocker::new("queue", work)])).unwrap();
+    let busy = Activity::Busy(vec![work.to_owned()]);
+    assert_eq!(OpenClaw.activity(&access).await.unwrap(), busy);
+    assert_eq!(OpenClaw.drain(&access, Duration::ZERO).await.unwrap(), busy);
+    assert_eq!(OpenClaw.probe_startup(&access).await, Probe::Passed, "a refused drain is taken back");
+    sim.world().change_behaviour(|b| b.claw.drain_ms = Some((300, 300))).unwrap();
+    assert_eq!(OpenClaw.drain(&access, Duration::from_secs(30)).await.unwrap(), Activity::Idle);
+    OpenClaw.undrain(&access).await.unwrap();
+
+    sim.world().change_behaviour(|b| (b.claw.busy, b.claw.answer_ms) = (None, Some((2_000, 2_000)))).unwrap();
+    let talk = async {
+        let answer: Vec<_> = OpenClaw.send(&access, "hello").await.unwrap().try_collect().await.unwrap();
+        answer
+    };
+    let (answer, ()) = tokio::join!(
+        talk,
+        until("its answer makes it busy", || async {
+            matches!(OpenClaw.activity(&access).await.unwrap(), Activity::Busy(_))
+        })
+    );
+    assert!(matches!(answer.last(), Some(SendEvent::Done { .. })), "{answer:?}");
+}

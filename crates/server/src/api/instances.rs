@@ -1,0 +1,226 @@
+//! `/instances`.
+
+use std::collections::BTreeMap;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use clawfarm_api::{
+    Accepted, CreateInstance, InstanceList, InstanceQuery, InstanceView, PREFIX, RemoveQuery, UpdateInstance,
+    WarningView,
+};
+use clawfarm_control::{Change, InstanceFilter, NewInstance};
+use clawfarm_model::{Error, Instance, Result};
+use http::header::{ETAG, HeaderValue, LOCATION};
+use http::{HeaderMap, StatusCode};
+use secrecy::SecretString;
+
+use super::limit;
+use crate::error::ApiResult;
+use crate::extract::{Ctx, IdText, IdempotencyKey, IfMatch, IsLocal, Json, Query, Segment};
+use crate::state::ServerState;
+
+/// Instances, page by page.
+#[utoipa::path(
+    get, path = "/api/v1/instances", tag = "instances", params(InstanceQuery),
+    responses((status = 200, description = "One page", body = InstanceList))
+)]
+pub(super) async fn list(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    Query(query): Query<InstanceQuery>,
+) -> ApiResult<Answer<InstanceList>> {
+    let limit = limit(query.limit)?;
+    let cursor = query.cursor.clone();
+    let page = state.control().list(&context, &filter(query)?, cursor.as_deref(), limit).await?;
+    Ok(Answer(InstanceList { items: page.items.iter().map(InstanceView::from).collect(), next: page.next }))
+}
+
+/// Makes an instance and starts it. Answered at once, with the operation to wait for. With an
+/// `Idempotency-Key`, the same request again is answered as the first one was, and makes
+/// nothing.
+#[utoipa::path(
+    post, path = "/api/v1/instances", tag = "instances",
+    params(("idempotency-key" = Option<String>, Header, description = "The caller's name for this request")),
+    request_body(content = CreateInstance, example = json!({"claw_type": "openclaw", "name": "alice"})),
+    responses((status = 201, description = "It is being made", body = Accepted, headers(
+        ("location" = String, description = "The instance"),
+        ("etag" = String, description = "Its version"),
+        ("idempotent-replayed" = bool, description = "`true` when the answer is that of an earlier request"))))
+)]
+pub(super) async fn create(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    IsLocal(local): IsLocal,
+    key: IdempotencyKey,
+    Json { value: new, hash }: Json<CreateInstance>,
+) -> ApiResult<impl IntoResponse> {
+    // A path of the caller's machine would mean another folder here; and the server, which may
+    // be root, must not read its machine's files for whoever reaches it from elsewhere.
+    if new.import.is_some() && !local {
+        return Err(Error::invalid("import", "a home is imported only from the server's own machine")
+            .fix("copy the folder there, and run this command there, without --host")
+            .into());
+    }
+    let made = state.control().create(&context, new_instance(new), key.with(&hash)).await?;
+    let mut headers = tagged(&made.instance);
+    headers.insert(LOCATION, path(&["instances", made.instance.id.as_str()]));
+    if made.replayed {
+        headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
+    }
+    Ok((StatusCode::CREATED, headers, Answer(view(made))))
+}
+
+/// One instance.
+#[utoipa::path(
+    get, path = "/api/v1/instances/{id}", tag = "instances",
+    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    responses((status = 200, description = "The instance", body = InstanceView,
+        headers(("etag" = String, description = "Its version, for `If-Match`"))))
+)]
+pub(super) async fn get(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    Segment(id): Segment<IdText>,
+) -> ApiResult<impl IntoResponse> {
+    let instance = state.control().get(&context, &id.0).await?;
+    Ok((tagged(&instance), Answer(InstanceView::from(&instance))))
+}
+
+/// Changes an instance: the changeable part as a whole. What is left out returns to its
+/// default. One that is up is started again when what runs would differ.
+#[utoipa::path(
+    put, path = "/api/v1/instances/{id}", tag = "instances",
+    params(
+        ("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        ("if-match" = Option<String>, Header, description = "The ETag that the change is based on", example = "\"7\""),
+    ),
+    request_body = UpdateInstance,
+    responses((status = 202, description = "It is being changed", body = Accepted, headers(
+        ("location" = String, description = "The operation"),
+        ("etag" = String, description = "Its new version"))))
+)]
+pub(super) async fn update(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    Segment(id): Segment<IdText>,
+    IfMatch(version): IfMatch,
+    Json { value: change, .. }: Json<UpdateInstance>,
+) -> ApiResult<impl IntoResponse> {
+    Ok(accepted(state.control().update(&context, &id.0, version, change_of(change)).await?))
+}
+
+/// Removes an instance. Its data stays as a dataset, unless `purge`.
+#[utoipa::path(
+    delete, path = "/api/v1/instances/{id}", tag = "instances",
+    params(
+        ("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        RemoveQuery,
+    ),
+    responses((status = 202, description = "It is being removed", body = Accepted,
+        headers(("location" = String, description = "The operation"))))
+)]
+pub(super) async fn remove(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    Segment(id): Segment<IdText>,
+    Query(query): Query<RemoveQuery>,
+) -> ApiResult<impl IntoResponse> {
+    Ok(accepted(state.control().remove(&context, &id.0, query.purge, query.force).await?))
+}
+
+/// The answer to what takes a while.
+pub(super) fn accepted(accepted: clawfarm_control::Accepted) -> impl IntoResponse {
+    let mut headers = tagged(&accepted.instance);
+    headers.insert(LOCATION, path(&["operations", &accepted.operation.id]));
+    (StatusCode::ACCEPTED, headers, Answer(view(accepted)))
+}
+
+fn view(accepted: clawfarm_control::Accepted) -> Accepted {
+    let warning = |w: clawfarm_adapters::Warning| WarningView { field: w.field, message: w.message };
+    Accepted {
+        instance: InstanceView::from(&accepted.instance),
+        operation: accepted.operation,
+        warnings: accepted.warnings.into_iter().map(warning).collect(),
+    }
+}
+
+fn tagged(instance: &Instance) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(ETAG, header(&format!("\"{}\"", instance.version)));
+    headers
+}
+
+fn path(segments: &[&str]) -> HeaderValue {
+    header(&format!("{PREFIX}/{}", segments.join("/")))
+}
+
+/// Of numbers and ids, which are visible ASCII by their types.
+fn header(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn filter(query: InstanceQuery) -> Result<InstanceFilter> {
+    Ok(InstanceFilter {
+        phase: query.phase,
+        claw_type: query.claw_type,
+        runtime: query.runtime,
+        target: query.target,
+        project: query.project,
+        labels: labels(&query.label)?.into_iter().collect(),
+        include_destroyed: query.include_destroyed,
+        ..InstanceFilter::default()
+    })
+}
+
+fn labels(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let mut labels = BTreeMap::new();
+    for label in given {
+        let (name, value) = label.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+            Error::invalid("label", "a label to filter by has the form key=value")
+                .fix("such as label=team=support")
+        })?;
+        if labels.insert(name.to_owned(), value.to_owned()).is_some_and(|before| before != value) {
+            return Err(Error::invalid("label", "no instance has two values for one label")
+                .fix("give each label once"));
+        }
+    }
+    Ok(labels)
+}
+
+fn new_instance(new: CreateInstance) -> NewInstance {
+    let resources = new.resources.unwrap_or_default();
+    NewInstance {
+        claw_type: new.claw_type,
+        name: new.name,
+        version: new.version,
+        runtime: new.runtime,
+        target: new.target,
+        cpus: resources.cpus,
+        memory_mib: resources.memory_mib,
+        port: new.port,
+        config: new.config,
+        secrets: new.secrets.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect(),
+        config_mode: new.config_mode,
+        restart: new.restart,
+        ready_timeout_secs: new.ready_timeout_secs,
+        labels: new.labels,
+        dataset: new.dataset,
+        import: new.import.map(Into::into),
+        overcommit: new.overcommit,
+    }
+}
+
+fn change_of(change: UpdateInstance) -> Change {
+    let resources = change.resources.unwrap_or_default();
+    Change {
+        cpus: resources.cpus,
+        memory_mib: resources.memory_mib,
+        port: change.port,
+        config: change.config,
+        config_mode: change.config_mode,
+        restart: change.restart,
+        ready_timeout_secs: change.ready_timeout_secs,
+        labels: change.labels,
+    }
+}

@@ -1,0 +1,95 @@
+//! The routes: one file a resource.
+
+mod console;
+mod datasets;
+mod docs;
+mod doctor;
+mod events;
+mod health;
+mod instances;
+mod lifecycle;
+mod logs;
+mod metrics;
+mod operations;
+mod secrets;
+mod send;
+mod server;
+mod targets;
+mod token;
+
+use axum::middleware::from_fn_with_state;
+use clawfarm_api::query::{DEFAULT_LIMIT, MAX_LIMIT};
+use clawfarm_model::{Error, Result};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::layers::{self, Load};
+use crate::state::ServerState;
+
+/// The whole API over `state`, with its layers.
+pub fn router(state: &ServerState) -> axum::Router {
+    let (router, _) = documented().split_for_parts();
+    let router = router.merge(docs::router());
+    layers::around(router.with_state(state.clone()), state)
+}
+
+/// Every route that is part of the API's description.
+pub(crate) fn documented() -> OpenApiRouter<ServerState> {
+    let plain = plain().layer(from_fn_with_state(Load::plain(), Load::check));
+    let waiting = waiting().layer(from_fn_with_state(Load::waiting(), Load::check));
+    OpenApiRouter::new().merge(plain).merge(waiting).merge(health())
+}
+
+/// What is answered at once.
+fn plain() -> OpenApiRouter<ServerState> {
+    OpenApiRouter::new()
+        .routes(routes!(instances::list, instances::create))
+        .routes(routes!(instances::get, instances::update, instances::remove))
+        .routes(routes!(lifecycle::start))
+        .routes(routes!(lifecycle::stop))
+        .routes(routes!(lifecycle::restart))
+        .routes(routes!(lifecycle::kill))
+        .routes(routes!(lifecycle::suspend))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(console::ticket))
+        .routes(routes!(metrics::instance))
+        .routes(routes!(metrics::prometheus))
+        .routes(routes!(token::reveal))
+        .routes(routes!(token::rotate))
+        .routes(routes!(token::dashboard))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::set, secrets::remove))
+        .routes(routes!(datasets::list))
+        .routes(routes!(datasets::remove))
+        .routes(routes!(targets::list))
+        .routes(routes!(operations::list))
+        .routes(routes!(server::info))
+}
+
+/// What may take long: streams, consoles, long polls, and what tries things out.
+fn waiting() -> OpenApiRouter<ServerState> {
+    OpenApiRouter::new()
+        .routes(routes!(console::open))
+        .routes(routes!(send::send))
+        .routes(routes!(logs::instance))
+        .routes(routes!(events::all))
+        .routes(routes!(events::instance))
+        .routes(routes!(operations::get))
+        .routes(routes!(server::shutdown))
+        .routes(routes!(doctor::doctor))
+}
+
+/// What must be answered even when the server is full.
+fn health() -> OpenApiRouter<ServerState> {
+    OpenApiRouter::new().routes(routes!(health::alive)).routes(routes!(health::ready))
+}
+
+/// The size of a page.
+fn limit(asked: Option<u32>) -> Result<u32> {
+    let limit = asked.unwrap_or(DEFAULT_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Error::invalid("limit", format!("a page of {limit} items can't be had"))
+        .fix(format!("give 1 to {MAX_LIMIT}, and go on with the cursor")))
+}

@@ -1,0 +1,54 @@
+//! What stands in a path.
+
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use clawfarm_model::{Code, Error};
+use http::request::Parts;
+
+use crate::error::ApiError;
+
+/// The one parameter of a path, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: FromStr<Err = Error>> FromRequestParts<S> for Segment<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
+            Error::new(Code::InvalidInput, "the path is no UTF-8 text")
+                .field("path")
+                .fix("escape it as UTF-8")
+        })?;
+        let (_, value) = parameters
+            .iter()
+            .next()
+            .ok_or_else(|| Error::new(Code::Internal, "a route lacks its parameter"))?;
+        Ok(Self(value.parse()?))
+    }
+}
+
+/// An id, a unique name or a unique prefix of one, or a ticket: text that is looked up.
+#[derive(Clone, Debug)]
+pub(crate) struct IdText(pub(crate) String);
+
+impl IdText {
+    /// Longer than any id, name or ticket.
+    const MAX: usize = 64;
+}
+
+impl FromStr for IdText {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let good = (1..=Self::MAX).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if good {
+            return Ok(Self(text.to_owned()));
+        }
+        let shown: String = text.chars().take(60).flat_map(char::escape_default).collect();
+        Err(Error::invalid("id", format!("'{shown}' can't be an id, nor the beginning of one"))
+            .fix("use 1 to 64 letters, digits, '-' and '_'; GET the list to see the ids there are"))
+    }
+}

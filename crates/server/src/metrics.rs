@@ -1,0 +1,92 @@
+//! Measurements, in Prometheus' text format.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use clawfarm_model::Phase;
+use http::{Method, StatusCode};
+use metrics::{Unit, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+const DURATION: &str = "clawfarm_http_request_duration_seconds";
+const INSTANCES: &str = "clawfarm_instances";
+const QUEUE: &str = "clawfarm_reconcile_queue_length";
+const BUILD: &str = "clawfarm_build_info";
+
+/// From what a request over the socket takes to the limit of a plain one.
+const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// The process's recorder is global, so one is installed, however many servers a process has.
+static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// The measurements of this process.
+pub(crate) struct Metrics {
+    handle: Option<&'static PrometheusHandle>,
+}
+
+impl Metrics {
+    /// Installs the process's recorder, if it has none yet. Where something else has put in
+    /// another one, `/metrics` has nothing to show, and says so.
+    pub(crate) fn install() -> Self {
+        let handle = HANDLE
+            .get_or_init(|| {
+                PrometheusBuilder::new()
+                    .set_buckets_for_metric(Matcher::Full(DURATION.to_owned()), &BUCKETS)
+                    .and_then(PrometheusBuilder::install_recorder)
+                    .inspect_err(
+                        |error| tracing::warn!(%error, "no measurements: another recorder is in place"),
+                    )
+                    .ok()
+            })
+            .as_ref();
+        describe_histogram!(DURATION, Unit::Seconds, "Requests by route, method and status");
+        describe_gauge!(INSTANCES, "Live instances by phase");
+        describe_gauge!(QUEUE, "Instances waiting for the reconciler");
+        describe_gauge!(BUILD, "1, labelled with the version that runs");
+        gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Self { handle }
+    }
+
+    /// Everything measured, as text.
+    pub(crate) fn render(&self, phases: &[(Phase, u64)], queue: usize) -> Option<String> {
+        let handle = self.handle?;
+        for phase in Phase::ALL {
+            let count = phases.iter().find(|(p, _)| *p == phase).map_or(0, |(_, count)| *count);
+            gauge!(INSTANCES, "phase" => phase.as_str()).set(lossless(count));
+        }
+        gauge!(QUEUE).set(lossless(queue as u64));
+        handle.run_upkeep();
+        Some(handle.render())
+    }
+}
+
+/// Counts here stay far below 2^52, up to which a float holds whole numbers.
+#[allow(clippy::cast_precision_loss)]
+const fn lossless(count: u64) -> f64 {
+    count as f64
+}
+
+/// Records one request, by the template of its route so that ids make no series.
+pub(crate) fn request(route: &str, method: &Method, status: StatusCode, took: Duration) {
+    histogram!(
+        DURATION,
+        "route" => route.to_owned(),
+        "method" => known(method),
+        "status" => status.as_str().to_owned()
+    )
+    .record(took.as_secs_f64());
+}
+
+/// Anyone can invent methods; each must not become a series.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}

@@ -1,0 +1,101 @@
+//! What every handler can reach.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clawfarm_control::Control;
+use clawfarm_model::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
+
+use crate::console::Consoles;
+use crate::metrics::Metrics;
+
+/// What a [`ServerState`] is made of.
+pub struct StateConfig {
+    /// The use cases.
+    pub control: Control,
+    /// The home folder, to be shown.
+    pub home: PathBuf,
+    /// The token that requests must present.
+    pub admin_token: SecretString,
+    /// Where it listens besides its socket, to be shown.
+    pub listen: Option<SocketAddr>,
+    /// Cancelled when the server is to end: streams end with it. `POST /server/shutdown`
+    /// cancels it.
+    pub shutdown: CancellationToken,
+}
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerState {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    control: Control,
+    home: PathBuf,
+    listen: Option<SocketAddr>,
+    token_hash: [u8; 32],
+    started_at: Timestamp,
+    shutdown: CancellationToken,
+    consoles: Consoles,
+    metrics: Metrics,
+}
+
+impl ServerState {
+    /// The state of a server. Of the token only a hash is kept.
+    #[must_use]
+    pub fn new(config: StateConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                control: config.control,
+                home: config.home,
+                listen: config.listen,
+                token_hash: Sha256::digest(config.admin_token.expose_secret()).into(),
+                started_at: Timestamp::now(),
+                shutdown: config.shutdown,
+                consoles: Consoles::default(),
+                metrics: Metrics::install(),
+            }),
+        }
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.inner.control
+    }
+
+    pub(crate) fn home(&self) -> &std::path::Path {
+        &self.inner.home
+    }
+
+    pub(crate) fn listen(&self) -> Option<SocketAddr> {
+        self.inner.listen
+    }
+
+    pub(crate) fn started_at(&self) -> Timestamp {
+        self.inner.started_at
+    }
+
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.inner.shutdown
+    }
+
+    pub(crate) fn consoles(&self) -> &Consoles {
+        &self.inner.consoles
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Whether this is the admin's token. Hashes of equal length are compared, so that the
+    /// time it takes tells nothing of the token.
+    pub(crate) fn knows(&self, token: &str) -> bool {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        hash.ct_eq(&self.inner.token_hash).into()
+    }
+}

@@ -1,0 +1,135 @@
+//! The admin's token: 256 random bits in a file that only its owner can read.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use clawfarm_model::{Code, Error, Result};
+use secrecy::SecretString;
+
+/// The token's file in the home folder.
+const FILE: &str = "admin.token";
+/// Hexadecimal digits of 256 bits.
+const DIGITS: usize = 64;
+
+/// Reads the admin's token from `home`, or makes one at the first start.
+///
+/// # Errors
+/// `Internal` when the file can't be read or written; `Conflict` when others than its owner
+/// may read it, or it holds no token.
+pub fn load_or_create_admin_token(home: &Path) -> Result<SecretString> {
+    let path = home.join(FILE);
+    match File::open(&path) {
+        Ok(file) => load(file, &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(home, &path),
+        Err(error) => Err(failed("read", &path, error)),
+    }
+}
+
+fn load(file: File, path: &Path) -> Result<SecretString> {
+    let mode = file.metadata().map_err(|e| failed("read", path, e))?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("{} may be read by others than its owner (mode {mode:04o})", path.display()),
+        )
+        .fix(format!("remove it, so that a new token is made at the next start: rm {}", path.display())));
+    }
+    let mut text = String::new();
+    file.take(1024).read_to_string(&mut text).map_err(|e| failed("read", path, e))?;
+    let token = text.trim();
+    if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Error::new(Code::Conflict, format!("{} holds no token", path.display()))
+            .fix(format!("remove it, so that one is made at the next start: rm {}", path.display())));
+    }
+    Ok(SecretString::from(token.to_owned()))
+}
+
+/// Writes the whole token under another name and links it into place, so that a reader sees
+/// all of it or nothing, and that of two makers one wins and the other reads the winner's.
+fn create(home: &Path, path: &Path) -> Result<SecretString> {
+    let token = random_hex::<32>()?;
+    let temporary = home.join(format!(".{FILE}.{}.{}", std::process::id(), &token[..8]));
+    let written = write(&temporary, &token).and_then(|()| match std::fs::hard_link(&temporary, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    let removed = std::fs::remove_file(&temporary);
+    written.map_err(|e| failed("make", path, e))?;
+    removed.map_err(|e| failed("make", path, e))?;
+    File::open(home).and_then(|folder| folder.sync_all()).map_err(|e| failed("make", path, e))?;
+    load(File::open(path).map_err(|e| failed("read", path, e))?, path)
+}
+
+fn write(path: &Path, token: &str) -> io::Result<()> {
+    debug_assert_eq!(token.len(), DIGITS);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(token.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}
+
+fn failed(verb: &str, path: &Path, error: io::Error) -> Error {
+    Error::new(Code::Internal, format!("can't {verb} {}: {error}", path.display()))
+        .fix("check the folder's owner and that the disk is not full")
+        .source(error)
+}
+
+/// `N` random bytes as hexadecimal digits.
+pub(crate) fn random_hex<const N: usize>() -> Result<String> {
+    let mut bytes = [0_u8; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::internal("the operating system gives no random bytes", error.to_string()))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn it_is_made_once_and_only_its_owner_can_read_it() {
+        let home = tempfile::tempdir().unwrap();
+        let first = load_or_create_admin_token(home.path()).unwrap();
+        assert_eq!(first.expose_secret().len(), DIGITS);
+        let again = load_or_create_admin_token(home.path()).unwrap();
+        assert_eq!(first.expose_secret(), again.expose_secret());
+        let mode = std::fs::metadata(home.path().join(FILE)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1, "nothing else is left behind");
+    }
+
+    #[test]
+    fn one_that_others_can_read_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        load_or_create_admin_token(home.path()).unwrap();
+        let path = home.path().join(FILE);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = load_or_create_admin_token(home.path()).unwrap_err();
+        assert_eq!(error.code(), Code::Conflict);
+        assert!(error.message().contains("0640") && error.fix_text().is_some(), "{error}");
+    }
+
+    #[test]
+    fn an_empty_file_is_no_token() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(FILE);
+        std::fs::write(&path, "").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(load_or_create_admin_token(home.path()).unwrap_err().code(), Code::Conflict);
+    }
+
+    #[test]
+    fn two_makers_agree() {
+        let home = tempfile::tempdir().unwrap();
+        let tokens: Vec<String> = std::thread::scope(|scope| {
+            let makers: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| load_or_create_admin_token(home.path()).unwrap())).collect();
+            makers.into_iter().map(|m| m.join().unwrap().expose_secret().to_owned()).collect()
+        });
+        assert!(tokens.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}

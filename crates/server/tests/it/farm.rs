@@ -1,0 +1,219 @@
+//! A server's parts on a simulated world, in a folder of its own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use clawfarm_adapters::Registry;
+use clawfarm_adapters::openclaw::OpenClaw;
+use clawfarm_client::{Client, Endpoint};
+use clawfarm_control::{Control, Parts};
+use clawfarm_model::Result;
+use clawfarm_model::name::TargetName;
+use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_runtime_sim::{SimConfig, SimRuntime};
+use clawfarm_server::{ClawListener, HomeLock, ServerConfig, ServerState, StateConfig, serve};
+use clawfarm_store::{MasterKey, Store, StoreConfig};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+pub(crate) const TOKEN: &str = "the-token-of-this-test-0123456789abcdef";
+/// A busy machine takes longer than the few hundred milliseconds that anything here needs.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// A router without listeners.
+pub(crate) struct Farm {
+    router: Router,
+    _dir: tempfile::TempDir,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {} {}", self.status, self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+impl Farm {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let control = control(dir.path()).await;
+        let router = clawfarm_server::router(&ServerState::new(StateConfig {
+            control,
+            home: dir.path().to_owned(),
+            admin_token: SecretString::from(TOKEN),
+            listen: None,
+            shutdown: CancellationToken::new(),
+        }));
+        Self { router, _dir: dir }
+    }
+
+    /// Sends a request as it is.
+    async fn raw(&self, request: Request<Body>) -> Response<Body> {
+        tokio::time::timeout(LIMIT, self.router.clone().oneshot(request)).await.expect("an answer").unwrap()
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.raw(request).await.into_parts();
+        let whole =
+            tokio::time::timeout(LIMIT, body.collect()).await.expect("the end of the answer").unwrap();
+        let text = String::from_utf8(whole.to_bytes().to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(request(Method::GET, path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.ask(request(Method::DELETE, path).body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Answer {
+        self.send(Method::POST, path, &[], body).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        let mut request = request(method, path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.ask(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    /// A new instance; its id.
+    pub(crate) async fn new_claw(&self, name: &str) -> String {
+        let made = self
+            .post(
+                "/api/v1/instances",
+                &format!(r#"{{"claw_type":"openclaw","name":"{name}","labels":{{"n":"{name}"}}}}"#),
+            )
+            .await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        made.json()["instance"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// A new instance that is up; its id.
+    pub(crate) async fn ready_claw(&self, name: &str) -> String {
+        let id = self.new_claw(name).await;
+        let operations = self.get(&format!("/api/v1/operations?instance={id}")).await.json();
+        let operation = operations["items"][0]["id"].as_str().unwrap().to_owned();
+        let ended = self.ended(&operation).await;
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+        id
+    }
+
+    pub(crate) async fn ended(&self, operation: &str) -> Value {
+        let begun = std::time::Instant::now();
+        let mut after = String::new();
+        loop {
+            let now = self.get(&format!("/api/v1/operations/{operation}?wait=10{after}")).await.json();
+            if now["state"] != "running" {
+                return now;
+            }
+            assert!(begun.elapsed() < LIMIT, "{operation} did not end: {now}");
+            after = format!("&after={}", now["updated_at"].as_str().unwrap());
+        }
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(path).header("authorization", format!("Bearer {TOKEN}"))
+}
+
+async fn control(home: &std::path::Path) -> Control {
+    let key = MasterKey::load_or_create(&home.join("master.key")).unwrap();
+    let store = Store::open(StoreConfig::sqlite(home.join("clawfarm.db"), key)).await.unwrap();
+    let target = Target {
+        name: TargetName::new("sim").unwrap(),
+        runtime: RuntimeKind::Sim,
+        labels: Default::default(),
+        reachable_from: None,
+        settings: Value::Null,
+    };
+    let runtime = SimRuntime::open(SimConfig::new(home.join("world"))).unwrap();
+    let parts = Parts {
+        store,
+        adapters: Registry::new([Arc::new(OpenClaw) as _]),
+        targets: vec![(target, Arc::new(runtime))],
+    };
+    Control::begin(parts).await.unwrap()
+}
+
+/// A whole server with its listeners.
+pub(crate) struct Running {
+    pub(crate) socket: PathBuf,
+    pub(crate) claw_port: u16,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<Result<()>>,
+}
+
+impl Running {
+    pub(crate) async fn start(home: &std::path::Path) -> Self {
+        Self::with(home, |_| {}).await
+    }
+
+    pub(crate) async fn with(home: &std::path::Path, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let mut config = config(home).await;
+        change(&mut config);
+        let running = Self {
+            socket: config.socket.clone(),
+            claw_port: config.claws.port(),
+            stop: config.shutdown.clone(),
+            task: tokio::spawn(serve(config)),
+        };
+        let client = running.client();
+        let begun = std::time::Instant::now();
+        while let Err(error) = client.ready().await {
+            assert!(begun.elapsed() < LIMIT, "the server is not ready: {error}");
+            assert!(!running.task.is_finished(), "the server ended: {:?}", running.task.await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        running
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(Endpoint::Unix(self.socket.clone()), SecretString::from(TOKEN))
+    }
+
+    pub(crate) async fn ended(self) {
+        self.stop.cancel();
+        tokio::time::timeout(LIMIT, self.task).await.expect("the server ends").unwrap().unwrap();
+    }
+}
+
+pub(crate) async fn config(home: &std::path::Path) -> ServerConfig {
+    ServerConfig {
+        home: HomeLock::take(home).unwrap(),
+        claws: ClawListener::bind(home).await.unwrap(),
+        control: control(home).await,
+        socket: home.join("clawfarm.sock"),
+        listen: None,
+        tls: None,
+        allow_plaintext: false,
+        admin_token: SecretString::from(TOKEN),
+        shutdown: CancellationToken::new(),
+    }
+}

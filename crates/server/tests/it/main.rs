@@ -1,0 +1,9 @@
+//! The real router and listeners over a control with simulated claws.
+
+mod auth;
+mod conditional;
+mod description;
+mod farm;
+mod inputs;
+mod listening;
+mod streams;

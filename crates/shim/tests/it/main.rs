@@ -1,0 +1,8 @@
+//! Real shims with real claws (shell scripts), as the server would start them.
+
+mod exec;
+mod harness;
+mod hostile;
+mod lifecycle;
+mod limits;
+mod output;

@@ -1,0 +1,16 @@
+//! The tables, one entity a file. Columns are text or 64-bit integers; documents are JSON
+//! text; times are milliseconds since the epoch.
+#![allow(unreachable_pub, reason = "SeaORM's derives make their types pub; the module is private")]
+
+pub mod audit;
+pub mod dataset;
+pub mod event;
+pub mod idempotency_key;
+pub mod instance;
+pub mod label;
+pub mod meta;
+pub mod operation;
+pub mod project;
+pub mod secret;
+pub mod target;
+pub mod tenant;

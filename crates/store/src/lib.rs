@@ -1,0 +1,42 @@
+//! The durable state: what is wanted of every instance, what was last seen of it, and what
+//! happened.
+//!
+//! Three rules hold for every call:
+//! - A read takes a [`Context`](clawfarm_model::Context) and the tenant filter is applied in
+//!   here, so another tenant's object is simply not there.
+//! - A write takes a [`Granted`](clawfarm_model::Granted), the proof that somebody asked
+//!   whether it is allowed; the store checks that the proof is about the row it writes.
+//! - A change, its events, its audit entry and its operation are one transaction. A server
+//!   killed at any instruction leaves all of them or none.
+//!
+//! The schema and the queries are portable: text and 64-bit integers, documents as JSON
+//! text, no SQL by hand. What is particular to SQLite is in the `backend` module alone.
+
+mod audit;
+mod backend;
+mod convert;
+mod crypto;
+mod datasets;
+mod entity;
+mod error;
+mod events;
+mod guard;
+mod instances;
+mod key;
+mod meta;
+mod migration;
+mod operations;
+mod page;
+mod projects;
+mod secrets;
+mod store;
+mod targets;
+mod tx;
+
+pub use audit::{AuditEntry, Outcome};
+pub use events::EventFilter;
+pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance};
+pub use key::MasterKey;
+pub use operations::{NewOperation, OperationEnd};
+pub use page::{Page, PageRequest};
+pub use store::{Store, StoreConfig};

@@ -1,0 +1,14 @@
+//! The versions of the schema, in order. A migration that was released is never changed.
+
+use sea_orm_migration::prelude::*;
+
+mod m0001_first;
+
+pub(crate) struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_first::Migration)]
+    }
+}

@@ -1,0 +1,134 @@
+use clawfarm_model::Code;
+use clawfarm_model::authz::Action;
+use clawfarm_model::name::{ProjectName, TargetName};
+use clawfarm_store::{Created, Idempotency, InstanceFilter, NewInstance, PageRequest};
+
+use crate::support::{Bed, instance, leave, owner};
+
+fn keyed(instance: clawfarm_model::Instance, key: &str, hash: &str) -> NewInstance {
+    let idempotency = Some(Idempotency { key: key.into(), request_hash: hash.into() });
+    NewInstance { idempotency, ..NewInstance::new(instance) }
+}
+
+#[tokio::test]
+async fn the_same_request_twice_makes_one_instance() {
+    let bed = Bed::new().await;
+    let first = instance("default", "alice");
+    let granted = leave(Action::InstanceCreate, &first);
+    let Created::New { operation, .. } =
+        bed.store.create_instance(&granted, keyed(first.clone(), "k1", "h1")).await.unwrap()
+    else {
+        panic!("it was replayed");
+    };
+    // The caller draws another id the second time; it must not matter.
+    let again = instance("default", "alice");
+    let replayed = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &again), keyed(again, "k1", "h1"))
+        .await
+        .unwrap();
+    assert_eq!(replayed, Created::Replayed { instance: first.id.clone(), operation: operation.id });
+
+    let asked = Idempotency { key: "k1".into(), request_hash: "h1".into() };
+    let known = bed.store.replayed(&owner("default"), &asked).await.unwrap();
+    assert_eq!(known.map(|(id, _)| id), Some(first.id.clone()));
+    assert_eq!(bed.store.replayed(&owner("other"), &asked).await.unwrap(), None);
+
+    let other = instance("default", "bob");
+    let error = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &other), keyed(other, "k1", "h2"))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("Idempotency-Key")));
+    let all = bed
+        .store
+        .instances(&owner("default"), &InstanceFilter::default(), &PageRequest::first())
+        .await
+        .unwrap();
+    assert_eq!(all.items.len(), 1);
+
+    // Another tenant's key of the same text is another key.
+    let theirs = instance("other", "alice");
+    let made = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &theirs), keyed(theirs, "k1", "h9"))
+        .await
+        .unwrap();
+    assert!(matches!(made, Created::New { .. }));
+}
+
+#[tokio::test]
+async fn an_unusable_key_is_refused() {
+    let bed = Bed::new().await;
+    for key in ["", "a b", "ä", &"x".repeat(129)] {
+        let new = instance("default", "alice");
+        let error = bed
+            .store
+            .create_instance(&leave(Action::InstanceCreate, &new), keyed(new, key, "h"))
+            .await
+            .unwrap_err();
+        assert_eq!((error.code(), error.field_name()), (Code::InvalidInput, Some("Idempotency-Key")));
+    }
+}
+
+#[tokio::test]
+async fn a_taken_id_and_a_taken_port_are_told_apart() {
+    let bed = Bed::new().await;
+    let mut first = instance("default", "alice");
+    first.port = Some(20_001);
+    let first = bed.make(first).await;
+
+    let mut same_id = instance("default", "alice");
+    same_id.id = first.id.clone();
+    let error = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &same_id), NewInstance::new(same_id))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("id")));
+
+    let mut same_port = instance("other", "bob");
+    same_port.port = Some(20_001);
+    let error = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &same_port), NewInstance::new(same_port.clone()))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("port")));
+    assert!(error.message().contains("20001") && error.fix_text().is_some(), "{error}");
+
+    // Moving to a taken port later is refused just so.
+    same_port.port = Some(20_002);
+    let second = bed.make(same_port).await;
+    let error = bed
+        .store
+        .update_instance(&leave(Action::Observe, &second), &second.id, None, |i| {
+            i.port = Some(20_001);
+            Ok(clawfarm_store::Changes::none())
+        })
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("port")));
+}
+
+#[tokio::test]
+async fn a_project_or_target_that_is_not_there_is_named() {
+    let bed = Bed::new().await;
+    let mut lost = instance("default", "alice");
+    lost.project = ProjectName::new("nowhere").unwrap();
+    let error = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &lost), NewInstance::new(lost))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::InvalidInput, Some("project")));
+    let mut lost = instance("default", "alice");
+    lost.spec.target = TargetName::new("nowhere").unwrap();
+    let error = bed
+        .store
+        .create_instance(&leave(Action::InstanceCreate, &lost), NewInstance::new(lost))
+        .await
+        .unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::InvalidInput, Some("target")));
+}

@@ -1,0 +1,185 @@
+use clawfarm_model::Code;
+use clawfarm_model::authz::Action;
+use clawfarm_model::secret::{SecretName, SecretOwner};
+use clawfarm_store::{EventFilter, MasterKey, NewInstance, PageRequest, Store, StoreConfig};
+use sea_orm::ConnectionTrait;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::support::{Bed, grant, instance, leave, owner, system, tenant};
+
+const PLAIN: &str = "sk-plain-7f3a9c5e1b2d4f60";
+
+fn secret(name: &str) -> SecretName {
+    SecretName::new(name).unwrap()
+}
+
+async fn set(bed: &Bed, at: &SecretOwner, name: &str, value: &str) -> clawfarm_model::Result<()> {
+    let granted = grant(&owner("default"), Action::SecretWrite, "default", "secret", name);
+    bed.store.set_secret(&granted, at, &secret(name), &SecretString::from(value)).await
+}
+
+async fn value(bed: &Bed, at: &SecretOwner, name: &str) -> clawfarm_model::Result<Option<String>> {
+    let value = bed.store.secret_value(&owner("default"), at, &secret(name)).await?;
+    Ok(value.map(|v| v.expose_secret().to_owned()))
+}
+
+fn of_tenant() -> SecretOwner {
+    SecretOwner { tenant: tenant("default"), instance: None }
+}
+
+/// Every byte of every file of the database.
+fn bytes(bed: &Bed) -> Vec<u8> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(bed.dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("clawfarm.db") {
+            all.extend(std::fs::read(path).unwrap());
+        }
+    }
+    all
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|w| w == needle)
+}
+
+#[tokio::test]
+async fn a_secret_is_kept_replaced_listed_and_removed() {
+    let bed = Bed::new().await;
+    let alice = bed.make(instance("default", "alice")).await;
+    let of_alice = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+    set(&bed, &of_tenant(), "key", "shared").await.unwrap();
+    set(&bed, &of_alice, "key", "own").await.unwrap();
+    assert_eq!(value(&bed, &of_tenant(), "key").await.unwrap().as_deref(), Some("shared"));
+    assert_eq!(value(&bed, &of_alice, "key").await.unwrap().as_deref(), Some("own"));
+    assert_eq!(value(&bed, &of_alice, "other").await.unwrap(), None);
+
+    // The instance's own may be set with leave to change the instance: a token is rotated so.
+    let granted = leave(Action::InstanceChange, &alice);
+    bed.store.set_secret(&granted, &of_alice, &secret("key"), &SecretString::from("rotated")).await.unwrap();
+    assert_eq!(value(&bed, &of_alice, "key").await.unwrap().as_deref(), Some("rotated"));
+    let listed = bed.store.secrets(&owner("default")).await.unwrap();
+    let names: Vec<_> = listed.iter().map(|s| (s.name.as_str(), s.instance.clone())).collect();
+    assert_eq!(names, [("key", None), ("key", Some(alice.id.clone()))]);
+    assert!(listed[1].created_at <= listed[1].updated_at);
+
+    let granted = grant(&owner("default"), Action::SecretWrite, "default", "secret", "key");
+    assert!(bed.store.remove_secret(&granted, &of_tenant(), &secret("key")).await.unwrap());
+    assert!(!bed.store.remove_secret(&granted, &of_tenant(), &secret("key")).await.unwrap());
+    assert_eq!(value(&bed, &of_tenant(), "key").await.unwrap(), None);
+    assert_eq!(value(&bed, &of_alice, "key").await.unwrap().as_deref(), Some("rotated"));
+    let events = bed.store.events(&owner("default"), &EventFilter::default(), 10).await.unwrap();
+    let told: Vec<_> = events.iter().map(|e| e.reason.as_str()).collect();
+    assert_eq!(told, ["secret-set", "secret-set", "secret-set", "secret-removed"]);
+}
+
+#[tokio::test]
+async fn a_value_has_limits() {
+    let bed = Bed::new().await;
+    let longest = "x".repeat(64 * 1024);
+    set(&bed, &of_tenant(), "long", &longest).await.unwrap();
+    assert_eq!(value(&bed, &of_tenant(), "long").await.unwrap(), Some(longest.clone()));
+    set(&bed, &of_tenant(), "odd", "ä\n\"'%\u{1F980}").await.unwrap();
+    assert_eq!(value(&bed, &of_tenant(), "odd").await.unwrap().as_deref(), Some("ä\n\"'%\u{1F980}"));
+    for refused in [String::new(), longest + "x", "a\0b".to_owned()] {
+        let error = set(&bed, &of_tenant(), "long", &refused).await.unwrap_err();
+        assert_eq!((error.code(), error.field_name()), (Code::InvalidInput, Some("value")));
+        assert!(refused.is_empty() || !format!("{error:?}").contains(&refused));
+    }
+    let nobody = SecretOwner { tenant: tenant("default"), instance: Some("nobody-12345".parse().unwrap()) };
+    assert_eq!(set(&bed, &nobody, "key", "x").await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn the_plain_text_is_nowhere_in_the_database() {
+    let bed = Bed::new().await;
+    let mut alice = instance("default", "alice");
+    // What is not secret is found, so the search itself works.
+    alice.spec.version = "marker-5577".into();
+    let mut new = NewInstance::new(alice.clone());
+    new.secrets.push((secret("gateway-token"), SecretString::from(PLAIN)));
+    bed.store.create_instance(&leave(Action::InstanceCreate, &alice), new).await.unwrap();
+    set(&bed, &of_tenant(), "key", PLAIN).await.unwrap();
+    let own = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+    assert_eq!(value(&bed, &own, "gateway-token").await.unwrap().as_deref(), Some(PLAIN));
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD_NO_PAD, PLAIN);
+    let absent = |bytes: &[u8]| {
+        assert!(contains(bytes, b"marker-5577"));
+        assert!(!contains(bytes, PLAIN.as_bytes()) && !contains(bytes, encoded.as_bytes()));
+    };
+    absent(&bytes(&bed));
+    bed.store.close().await;
+    absent(&bytes(&bed));
+}
+
+async fn tamper(bed: &Bed, sql: &str) -> u64 {
+    let url = format!("sqlite://{}", bed.dir.path().join("clawfarm.db").display());
+    let db = sea_orm::Database::connect(url).await.unwrap();
+    db.execute_unprepared(sql).await.unwrap().rows_affected()
+}
+
+#[tokio::test]
+async fn a_ciphertext_moved_to_another_row_does_not_open() {
+    let bed = Bed::new().await;
+    let alice = bed.make(instance("default", "alice")).await;
+    let of_alice = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+    set(&bed, &of_tenant(), "mine", "one").await.unwrap();
+    set(&bed, &of_tenant(), "yours", "two").await.unwrap();
+    set(&bed, &of_alice, "mine", "three").await.unwrap();
+    // Both columns moved to another name, to another owner, and the values alone swapped.
+    for (into, from) in [
+        ("name = 'yours'", "name = 'mine' AND instance = ''"),
+        ("name = 'mine' AND instance <> ''", "name = 'mine' AND instance = ''"),
+    ] {
+        let sql = format!(
+            "UPDATE secrets SET (wrapped_key, value) = (SELECT wrapped_key, value FROM secrets WHERE {from}) WHERE {into}"
+        );
+        assert_eq!(tamper(&bed, &sql).await, 1);
+    }
+    for (at, name) in [(&of_tenant(), "yours"), (&of_alice, "mine")] {
+        let error = value(&bed, at, name).await.unwrap_err();
+        assert_eq!(error.code(), Code::Internal);
+        assert!(error.message().contains("altered") && error.fix_text().is_some(), "{error}");
+    }
+    assert_eq!(value(&bed, &of_tenant(), "mine").await.unwrap().as_deref(), Some("one"));
+    set(&bed, &of_tenant(), "yours", "two again").await.unwrap();
+    let sql = "UPDATE secrets SET value = (SELECT value FROM secrets WHERE name = 'yours') \
+               WHERE name = 'mine' AND instance = ''";
+    assert_eq!(tamper(&bed, sql).await, 1);
+    assert!(value(&bed, &of_tenant(), "mine").await.is_err());
+}
+
+#[tokio::test]
+async fn another_master_key_is_refused_and_nothing_is_overwritten() {
+    let bed = Bed::new().await;
+    set(&bed, &of_tenant(), "key", PLAIN).await.unwrap();
+    bed.store.close().await;
+    let path = bed.dir.path().join("clawfarm.db");
+    let before = std::fs::read(&path).unwrap();
+    let wrong = MasterKey::from_bytes([9; 32]);
+    let error = Store::open(StoreConfig::sqlite(&path, wrong)).await.unwrap_err();
+    assert_eq!(error.code(), Code::Internal);
+    assert!(error.message().contains("master key") && error.fix_text().is_some(), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let bed = Bed { store: crate::support::open(&bed.dir).await, dir: bed.dir };
+    assert_eq!(value(&bed, &of_tenant(), "key").await.unwrap().as_deref(), Some(PLAIN));
+    // With the proof taken out, secrets that the key does not open still speak against it.
+    assert_eq!(tamper(&bed, "DELETE FROM meta").await, 1);
+    bed.store.close().await;
+    let wrong = MasterKey::from_bytes([9; 32]);
+    assert!(Store::open(StoreConfig::sqlite(&path, wrong)).await.is_err());
+}
+
+#[tokio::test]
+async fn nothing_of_a_secret_is_told() {
+    let bed = Bed::new().await;
+    set(&bed, &of_tenant(), "key", PLAIN).await.unwrap();
+    let told = format!(
+        "{:?} {:?} {:?} {:?}",
+        bed.store,
+        bed.store.events(&system(), &EventFilter::default(), 10).await,
+        bed.store.audit(&system(), &PageRequest::first()).await,
+        bed.store.secrets(&system()).await,
+    );
+    assert!(told.contains("secret 'key' was set") && !told.contains(PLAIN));
+}

@@ -1,0 +1,36 @@
+# What the scripts share. To be sourced.
+# shellcheck shell=bash
+
+# The repository, wherever a script was called from.
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  say "error: $1"
+  [ -z "${2:-}" ] || say "  $2"
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# need COMMAND DEBIAN-PACKAGE...: the packages are installed when the command is missing and
+# this machine is one that installs Debian packages, and root's; else it says what to do.
+need() {
+  local command=$1
+  shift
+  have "$command" && return
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    say "installing $* (for $command)"
+    if [ -z "${apt_updated:-}" ]; then
+      apt-get update -qq >&2 || die "apt-get update failed" "mend it, or install $* by hand"
+      apt_updated=1
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 \
+      || die "$command is missing and apt-get could not install $*"
+  else
+    die "$command is missing" "install it (Debian, Ubuntu: sudo apt-get install $*)"
+  fi
+  have "$command" || die "$* brought no $command"
+}
