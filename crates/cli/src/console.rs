@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::errors::{FAILED, Failure, Outcome};
-use crate::terminal::{self, RawMode};
+use crate::terminal::{self, Modes};
 
 /// Runs a command inside an instance and returns its exit code.
 pub(crate) async fn run(app: &App, id: &str, mut request: ConsoleRequest, interactive: bool) -> Outcome {
@@ -35,7 +35,7 @@ pub(crate) async fn run(app: &App, id: &str, mut request: ConsoleRequest, intera
     let console = client.console(&ticket).await?;
     // From here on keys go to the other side. The guard restores the terminal on every way
     // out of this function, a panic and a signal included.
-    let raw = if request.tty && interactive { Some(RawMode::enter()?) } else { None };
+    let raw = if request.tty && interactive { Some(Modes::raw()?) } else { None };
     let outcome = attend(app, console, request.tty, interactive).await;
     if raw.is_some() && outcome.is_err() {
         app.ui.raw_err(terminal::RESET_MODES);

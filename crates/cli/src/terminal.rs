@@ -1,9 +1,9 @@
 //! The terminal that this command was typed in: its size, raw mode, its keys.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use bytes::Bytes;
-use nix::sys::termios::{self, SetArg, Termios};
+use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
 use tokio::sync::mpsc;
 
 /// A terminal's size, in characters.
@@ -21,29 +21,79 @@ pub(crate) fn size() -> Option<Size> {
     (size.ws_col > 0 && size.ws_row > 0).then_some(Size { cols: size.ws_col, rows: size.ws_row })
 }
 
-/// The terminal in raw mode: each key goes to the other side as it is, Ctrl-C too. Dropping
-/// it (also by a panic) restores the terminal.
-pub(crate) struct RawMode {
+/// The terminal that standard input is, in other modes than before. Dropping it (also by a
+/// panic) restores them.
+pub(crate) struct Modes {
     before: Termios,
 }
 
-impl RawMode {
-    /// Puts the terminal that standard input is into raw mode.
-    pub(crate) fn enter() -> io::Result<Self> {
+impl Modes {
+    /// Raw: each key goes to the other side as it is, Ctrl-C too.
+    pub(crate) fn raw() -> io::Result<Self> {
+        Self::change(termios::cfmakeraw)
+    }
+
+    /// Lines without an echo. Ctrl-C ends the line instead of the program, which would leave
+    /// the echo off.
+    fn hidden() -> io::Result<Self> {
+        Self::change(|modes| {
+            modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ISIG);
+            modes.control_chars[SpecialCharacterIndices::VEOL as usize] = CTRL_C;
+        })
+    }
+
+    fn change(change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
         let stdin = io::stdin();
         let before = termios::tcgetattr(&stdin)?;
-        let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
-        termios::tcsetattr(&stdin, SetArg::TCSADRAIN, &raw)?;
+        let mut modes = before.clone();
+        change(&mut modes);
+        termios::tcsetattr(&stdin, SetArg::TCSADRAIN, &modes)?;
         Ok(Self { before })
     }
 }
 
-impl Drop for RawMode {
+impl Drop for Modes {
     fn drop(&mut self) {
         // Nothing is left to do when the terminal itself has gone.
         let _ = termios::tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before);
     }
+}
+
+const CTRL_C: u8 = 3;
+
+/// Asks on standard error for a line that is not shown while it is typed; at most `most` bytes
+/// of it are read. `None` for Ctrl-C and the input's end.
+///
+/// The echo is off before the question is asked: whoever answers at once is not shown either.
+pub(crate) fn ask_hidden(question: &str, most: u64) -> io::Result<Option<String>> {
+    let modes = Modes::hidden()?;
+    let mut err = io::stderr().lock();
+    err.write_all(question.as_bytes())?;
+    err.flush()?;
+    let mut bytes = Vec::new();
+    let mut line = io::Read::take(io::stdin().lock(), most);
+    // Returned as it was typed so far when Ctrl-C ends it, and asked for more.
+    let cancelled = loop {
+        let piece = line.fill_buf()?;
+        if piece.is_empty() {
+            break bytes.is_empty();
+        }
+        let end = piece.iter().position(|byte| matches!(*byte, b'\n' | CTRL_C));
+        let taken = end.map_or(piece.len(), |end| end + 1);
+        bytes.extend_from_slice(&piece[..taken]);
+        line.consume(taken);
+        if end.is_some() {
+            break bytes.pop() == Some(CTRL_C);
+        }
+    };
+    drop(modes);
+    err.write_all(b"\n")?;
+    if cancelled {
+        return Ok(None);
+    }
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "no UTF-8 text"))
 }
 
 /// What takes back the modes that a full-screen program leaves on when it was cut off:

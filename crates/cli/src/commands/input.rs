@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use clawfarm_model::{Code, Error, Timestamp};
 
-use crate::app::App;
+use crate::errors::{Failure, INTERRUPTED};
 use crate::terminal;
 
 /// The longest secret, in bytes: what the API takes.
 const SECRET_MAX: usize = 64 << 10;
+/// The most that is read of one: its line's end, and one byte more to see that it is too long.
+const MOST: u64 = (64 << 10) + 3;
 
 /// A point in time: RFC 3339, or how long ago (`90s`, `10m`, `1h30m`, `2d`).
 pub(crate) fn since(text: &str) -> Result<Timestamp, String> {
@@ -80,24 +82,19 @@ pub(crate) fn secret_from_stdin(field: &str) -> Result<String, Error> {
 }
 
 /// A secret that is typed without being shown, or comes through a pipe.
-pub(crate) fn secret_from_prompt_or_stdin(app: &App, field: &str, what: &str) -> Result<String, Error> {
+pub(crate) fn secret_from_prompt_or_stdin(field: &str, what: &str) -> Result<String, Failure> {
     if !terminal::stdin_is_terminal() {
-        return secret_from_stdin(field);
+        return Ok(secret_from_stdin(field)?);
     }
-    let term = console::Term::stderr();
-    let asked = term.write_str(&format!("{what} (not shown): ")).and_then(|()| term.read_secure_line());
-    let value = asked.map_err(|e| unreadable(field, "the terminal", e))?;
-    if value.is_empty() && app.ui.err_is_terminal {
-        app.ui.note("");
-    }
-    check(field, "what was typed", value)
+    let asked = terminal::ask_hidden(&format!("{what} (not shown): "), MOST)
+        .map_err(|e| unreadable(field, "the terminal", e))?;
+    let typed = asked.ok_or(Failure::Told(INTERRUPTED))?;
+    Ok(check(field, "what was typed", typed)?)
 }
 
 fn read(field: &str, from: &str, source: impl Read) -> Result<String, Error> {
     let mut bytes = Vec::new();
-    // Two more than fit: the line's end, and one to see that it is too long.
-    let most = u64::try_from(SECRET_MAX + 3).unwrap_or(u64::MAX);
-    source.take(most).read_to_end(&mut bytes).map_err(|e| unreadable(field, from, e))?;
+    source.take(MOST).read_to_end(&mut bytes).map_err(|e| unreadable(field, from, e))?;
     let text =
         String::from_utf8(bytes).map_err(|_| Error::invalid(field, format!("{from} holds no UTF-8 text")))?;
     check(field, from, text)

@@ -80,7 +80,7 @@ async fn set(app: &App, args: &SetArgs) -> Outcome {
     let value = match (&args.from_env, &args.from_file) {
         (Some(variable), _) => input::secret_from_env("--from-env", variable)?,
         (None, Some(path)) => input::secret_from_file("--from-file", path)?,
-        (None, None) => input::secret_from_prompt_or_stdin(app, "value", &format!("Value of {}", args.name))?,
+        (None, None) => input::secret_from_prompt_or_stdin("value", &format!("Value of {}", args.name))?,
     };
     let client = app.client().await?;
     let instance = whole_id(&client, args.instance.as_deref()).await?;

@@ -91,7 +91,11 @@ impl Terminal {
     }
 
     fn is_raw(&self) -> bool {
-        !tcgetattr(&self.master).expect("modes").local_flags.contains(LocalFlags::ICANON)
+        !self.has(LocalFlags::ICANON)
+    }
+
+    fn has(&self, flag: LocalFlags) -> bool {
+        tcgetattr(&self.master).expect("modes").local_flags.contains(flag)
     }
 
     fn end(&mut self) -> ExitStatus {
@@ -170,6 +174,19 @@ fn a_secret_is_asked_for_without_being_shown() {
     terminal.sees("key is set");
     assert!(!terminal.seen().contains("hush-4711"));
     terminal.ends(0);
+}
+
+#[test]
+fn ctrl_c_at_a_hidden_question_gives_the_terminal_back_and_sets_nothing() {
+    let home = Home::new();
+    let mut terminal = Terminal::open(&home, &["secret", "set", "key"]);
+    terminal.sees("Value of key (not shown): ");
+    assert!(!terminal.has(LocalFlags::ECHO), "the echo is off before the question is there");
+    terminal.type_in("hush\u{3}");
+    assert_eq!(terminal.end().code(), Some(130), "{:?}", terminal.seen());
+    assert!(terminal.has(LocalFlags::ECHO), "typing can be seen again");
+    assert!(!terminal.seen().contains("hush"));
+    assert!(!home.run(&["secret", "ls"]).ends(0).out.contains("key"));
 }
 
 #[test]
