@@ -1,9 +1,9 @@
 # Every command a person needs; what each does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint docs demo demo-down bench clean
+.PHONY: help build test lint docs demo demo-down bench integration-001 integration-001-run integration-002 clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
 
 build: ## the release binary: target/release/clawfarm
 	cargo build --release --bin clawfarm
@@ -25,6 +25,15 @@ demo-down: ## stop and remove what `make demo` made
 
 bench: ## the figures of docs/benchmarks.md
 	@scripts/bench
+
+integration-001: ## smoke test of the commands a virtual machine is run with
+	@scripts/integration 001
+
+integration-001-run: ## the same, and a virtual machine until it answers
+	@scripts/integration 001-run
+
+integration-002: ## an image is fetched once, and each virtual machine has a copy of its own
+	@scripts/integration 002
 
 clean: ## remove what was built here
 	cargo clean

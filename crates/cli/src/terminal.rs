@@ -42,6 +42,17 @@ impl Modes {
         })
     }
 
+    /// Without the `^C` that is shown when Ctrl-C is typed: it would wrap below what is drawn on
+    /// the last line, which is then no longer found to be taken away. `None` where this is not
+    /// the terminal's foreground job, which alone may change its modes.
+    pub(crate) fn without_caret() -> Option<Self> {
+        let foreground = rustix::termios::tcgetpgrp(io::stdin()).ok()?;
+        if foreground != rustix::process::getpgrp() {
+            return None;
+        }
+        Self::change(|modes| modes.local_flags.remove(LocalFlags::ECHOCTL)).ok()
+    }
+
     fn change(change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
         let stdin = io::stdin();
         let before = termios::tcgetattr(&stdin)?;

@@ -56,7 +56,49 @@ impl Metrics {
         }
         gauge!(QUEUE).set(lossless(queue as u64));
         handle.run_upkeep();
-        Some(handle.render())
+        Some(in_order(&handle.render()))
+    }
+}
+
+/// The same measurements, by name and then by labels: the recorder gives them in another order
+/// each time, which is of no use to who compares two of them. A series of a histogram stays
+/// together, with its buckets in the order they were in.
+fn in_order(text: &str) -> String {
+    let mut families: Vec<(&str, Vec<&str>, Vec<&str>)> = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        let about = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        let name = about.map(|rest| rest.split(' ').next().unwrap_or(rest));
+        if let Some(name) = name
+            && families.last().is_none_or(|(last, ..)| *last != name)
+        {
+            families.push((name, Vec::new(), Vec::new()));
+        }
+        if families.is_empty() {
+            families.push(("", Vec::new(), Vec::new()));
+        }
+        if let Some((_, heads, series)) = families.last_mut() {
+            if name.is_some() { heads.push(line) } else { series.push(line) }
+        }
+    }
+    families.sort_by_key(|(name, ..)| *name);
+    let mut sorted = String::with_capacity(text.len());
+    for (_, heads, mut series) in families {
+        series.sort_by_key(|line| labels(line));
+        for line in heads.into_iter().chain(series) {
+            sorted.push_str(line);
+            sorted.push('\n');
+        }
+        sorted.push('\n');
+    }
+    sorted
+}
+
+/// The labels of a line, without the bound of a bucket, which stands last.
+fn labels(line: &str) -> &str {
+    let within = line.split_once('{').and_then(|(_, rest)| rest.rsplit_once('}')).map_or("", |(l, _)| l);
+    match within.rfind("le=\"") {
+        Some(at) if at == 0 || within.as_bytes()[at - 1] == b',' => within[..at].trim_end_matches(','),
+        _ => within,
     }
 }
 
@@ -88,5 +130,24 @@ fn known(method: &Method) -> &'static str {
         Method::OPTIONS => "OPTIONS",
         Method::PATCH => "PATCH",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measurements_come_in_one_order() {
+        let given = "# HELP z Z.\n# TYPE z gauge\nz{phase=\"warm\"} 0\nz{phase=\"booting\"} 2\n\n\
+            # TYPE a histogram\na_bucket{r=\"/b\",le=\"0.5\"} 1\na_bucket{r=\"/b\",le=\"+Inf\"} 1\n\
+            a_sum{r=\"/b\"} 3\na_count{r=\"/b\"} 1\na_bucket{r=\"/a\",le=\"0.5\"} 7\n\
+            a_bucket{r=\"/a\",le=\"+Inf\"} 8\na_sum{r=\"/a\"} 9\na_count{r=\"/a\"} 8\n";
+        let wanted = "# TYPE a histogram\na_bucket{r=\"/a\",le=\"0.5\"} 7\na_bucket{r=\"/a\",le=\"+Inf\"} 8\n\
+            a_sum{r=\"/a\"} 9\na_count{r=\"/a\"} 8\na_bucket{r=\"/b\",le=\"0.5\"} 1\n\
+            a_bucket{r=\"/b\",le=\"+Inf\"} 1\na_sum{r=\"/b\"} 3\na_count{r=\"/b\"} 1\n\n\
+            # HELP z Z.\n# TYPE z gauge\nz{phase=\"booting\"} 2\nz{phase=\"warm\"} 0\n\n";
+        assert_eq!(in_order(given), wanted);
+        assert_eq!(in_order(wanted), wanted);
     }
 }

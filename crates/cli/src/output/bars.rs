@@ -8,6 +8,7 @@ use clawfarm_model::{Operation, Timestamp};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{Ui, clean_line, duration};
+use crate::terminal::Modes;
 
 /// How often a spinner turns.
 const TICK: Duration = Duration::from_millis(120);
@@ -18,6 +19,8 @@ const WORTH_ANNOUNCING: Duration = Duration::from_millis(300);
 pub(crate) struct Steps {
     ui: Ui,
     bars: Option<MultiProgress>,
+    /// The terminal, as bars need it.
+    modes: Option<Modes>,
     shown: HashMap<(String, usize), Shown>,
 }
 
@@ -31,7 +34,8 @@ impl Steps {
     /// Bars on a terminal, lines elsewhere, nothing with `--json`.
     pub(crate) fn new(ui: &Ui) -> Self {
         let bars = (ui.err_is_terminal && !ui.json).then(MultiProgress::new);
-        Self { ui: ui.clone(), bars, shown: HashMap::new() }
+        let modes = bars.as_ref().and_then(|_| Modes::without_caret());
+        Self { ui: ui.clone(), bars, modes, shown: HashMap::new() }
     }
 
     /// Shows an operation as it is now. `label` tells several of them apart.
@@ -62,6 +66,7 @@ impl Steps {
             }
             shown.ended = true;
         }
+        self.modes = None;
     }
 
     fn update_bar(

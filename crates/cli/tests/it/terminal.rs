@@ -219,3 +219,23 @@ fn steps_are_bars_on_a_terminal() {
     terminal.sees("✓");
     terminal.ends(0);
 }
+
+#[test]
+fn ctrl_c_during_a_wait_takes_the_spinner_away() {
+    let home = Home::new();
+    let world = home.path().join("world");
+    std::fs::create_dir_all(&world).expect("a folder");
+    std::fs::write(world.join("sim.json"), r#"{"delays":{"ensure":[5000,5000]}}"#).expect("written");
+    let mut terminal = Terminal::open(&home, &["new", "openclaw", "alice", "--runtime", "sim"]);
+    terminal.sees("preparing a simulated claw");
+    // The caret would wrap to the next line, and the spinner's line would stay.
+    assert!(!terminal.has(LocalFlags::ECHOCTL));
+    terminal.type_in("\u{3}");
+    assert_eq!(terminal.end().code(), Some(130), "{:?}", terminal.seen());
+    terminal.sees("Not waiting any longer");
+    let seen = terminal.seen();
+    let last = seen.rfind("preparing a simulated claw").expect("it was drawn");
+    assert!(!seen.contains("^C"), "{seen:?}");
+    assert!(seen[last..].contains("\u{1b}[2K"), "its line is cleared: {seen:?}");
+    assert!(terminal.has(LocalFlags::ECHOCTL), "the terminal is as it was");
+}

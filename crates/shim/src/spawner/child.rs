@@ -1,6 +1,6 @@
 //! From a copy of the spawner to the claw's program.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use clawfarm_model::{Code, Error};
@@ -163,10 +163,17 @@ fn execute(inside: &Inside<'_>, order: &Order) -> (Stage, Errno) {
         env.retain(|var| !var.as_bytes().starts_with(b"TERM="));
         env.extend(environment(std::iter::once(("TERM", term.as_str()))));
     }
+    if order.program == Program::Shell {
+        names(&mut env);
+    }
     let argv: Vec<CString> =
         inside.argv(&order.program).into_iter().filter_map(|arg| CString::new(arg).ok()).collect();
     let mut result = Errno::ENOENT;
     for path in candidates(&order.program, &argv, &env) {
+        let (argv, env) = match order.program {
+            Program::Shell => as_shell(&path, inside.spec.id.as_str(), &env),
+            Program::Claw | Program::Command(_) => (argv.clone(), env.clone()),
+        };
         let failed = nix::unistd::execve(&path, &argv, &env);
         let Err(errno) = failed;
         // As execvp(3): what is not there or not allowed may be further along the PATH.
@@ -177,6 +184,33 @@ fn execute(inside: &Inside<'_>, order: &Order) -> (Stage, Errno) {
         }
     }
     (Stage::Execute, result)
+}
+
+/// A claw's user has no entry in the machine's list of users: programs that look for its name in
+/// the environment first find one there.
+fn names(env: &mut Vec<CString>) {
+    for name in ["USER", "LOGNAME"] {
+        let set = [name.as_bytes(), b"="].concat();
+        if !env.iter().any(|var| var.as_bytes().starts_with(&set)) {
+            env.extend(environment(std::iter::once((name, "claw"))));
+        }
+    }
+}
+
+/// The arguments and the environment of a person's shell. Its prompt names the instance; a prompt
+/// with the user's name would say "I have no name!". It reads no start-up file: the claw can
+/// write those, and a shell that its owner types in is to do what is typed.
+fn as_shell(path: &CString, id: &str, env: &[CString]) -> (Vec<CString>, Vec<CString>) {
+    let (arguments, prompt): (&[&CStr], _) = if path.as_bytes().ends_with(b"/bash") {
+        (&[c"bash", c"--norc"], format!("{id}:\\w\\$ "))
+    } else {
+        // What every other shell understands too.
+        (&[c"sh"], format!("{id}:$PWD$ "))
+    };
+    let mut env: Vec<CString> =
+        env.iter().filter(|var| !var.as_bytes().starts_with(b"PS1=")).cloned().collect();
+    env.extend(environment(std::iter::once(("PS1", prompt.as_str()))));
+    (arguments.iter().map(|argument| CString::from(*argument)).collect(), env)
 }
 
 /// Where the program may be.

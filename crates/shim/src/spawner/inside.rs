@@ -134,7 +134,8 @@ impl Inside<'_> {
         match program {
             Program::Claw => self.spec.argv.clone(),
             Program::Command(argv) => argv.clone(),
-            Program::Shell => vec!["bash".into()],
+            // What a shell is called depends on which one there is (`child`).
+            Program::Shell => Vec::new(),
         }
     }
 }

@@ -57,6 +57,11 @@ fn a_shell_in_a_real_terminal() {
     let farm = Farm::new();
     let id = farm.new_claw("alice", &[]);
     let terminal = Tmux::open(&farm, &id);
+    // The prompt names the instance, whose user has no name here.
+    terminal.shows(&format!("{id}:"));
+    assert!(!terminal.screen().contains("no name"), "{}", terminal.screen());
+    terminal.types("echo \"name=$USER,$LOGNAME\"");
+    terminal.shows("name=claw,claw");
     terminal.types("echo in=$((40+2)) user=$(id -u) && stty size");
     terminal.shows("in=42");
     terminal.shows("30 100");
