@@ -4,20 +4,78 @@
 //! A, B …), and the ratio of the medians is what counts.
 
 mod by_hand;
+mod database;
 mod farm;
 mod figures;
+mod scale;
+mod served;
 mod sizes;
 mod start;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::database::Database;
+
+/// The figures of docs/benchmarks.md.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A real OpenClaw: made, woken, beside the same by hand
+    Start {
+        /// How often each is measured
+        #[arg(default_value_t = 3)]
+        rounds: usize,
+    },
+    /// Fleets of simulated claws under load
+    Scale {
+        /// How many instances, for each row
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+        sizes: Vec<usize>,
+        /// For how many seconds each fleet is under load
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// Requests a second
+        #[arg(long, default_value_t = 200)]
+        rate: u32,
+        /// Event streams that are open meanwhile
+        #[arg(long, default_value_t = 500)]
+        streams: usize,
+    },
+}
 
 fn main() -> Result<()> {
-    let rounds: usize = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the number of rounds is a number, such as 3")?,
-        None => 3,
-    };
-    println!("| what | figure | beside it | ratio |");
-    println!("|---|---|---|---|");
-    sizes::run()?;
-    start::run(rounds)
+    match Arguments::parse().what {
+        What::Start { rounds } => {
+            println!("| what | figure | beside it | ratio |");
+            println!("|---|---|---|---|");
+            sizes::run()?;
+            start::run(rounds)
+        }
+        What::Scale { sizes, seconds, rate, streams } => {
+            let plan = scale::Plan { rate, length: Duration::from_secs(seconds), streams };
+            block_on(scale::run(&binary()?, &Database::Sqlite, &sizes, &plan))
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    // One thread: the load should leave the server as much of the machine as it can.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)
+}
+
+/// The server that is measured.
+fn binary() -> Result<PathBuf> {
+    let path =
+        std::env::var_os("CLAWFARM_BIN").context("CLAWFARM_BIN names the binary; `make bench` sets it")?;
+    Ok(path.into())
 }

@@ -12,6 +12,7 @@ use clawfarm_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::Parts;
+use crate::events::feed::Feed;
 use crate::operations::Board;
 use crate::reconcile::Reconciler;
 use crate::reconcile::queue::Priority;
@@ -22,6 +23,7 @@ pub(crate) struct Core {
     targets: Vec<(Target, Arc<dyn Runtime>)>,
     pub(crate) reconciler: Reconciler,
     pub(crate) board: Board,
+    pub(crate) feed: Feed,
     /// One memory admission at a time, so that two can't both have the last of it.
     pub(crate) admission: tokio::sync::Mutex<()>,
     /// One generation of keys at a time, so that two launches agree on an instance's token.
@@ -40,6 +42,7 @@ impl Core {
         }
         Ok(Arc::new(Self {
             board: Board::new(parts.store.clone()),
+            feed: Feed::new(),
             store: parts.store,
             adapters: parts.adapters,
             targets: parts.targets,

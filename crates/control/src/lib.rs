@@ -27,6 +27,7 @@ use clawfarm_runtime::Runtime;
 use clawfarm_store::Store;
 
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page};
+pub use events::Follower;
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;
@@ -71,6 +72,8 @@ impl Control {
     /// When the store can't be read or written.
     pub async fn begin(parts: Parts) -> Result<Self> {
         let core = Core::new(parts).await?;
+        let telling = Arc::clone(&core);
+        tokio::spawn(async move { telling.feed.run(&telling.store, &telling.stopping).await });
         reconcile::begin(&core).await?;
         Ok(Self { core })
     }

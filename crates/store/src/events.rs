@@ -1,6 +1,7 @@
 //! Events: read from where a watcher stopped, written with the change they tell of.
 
 use clawfarm_model::event::{Event, NewEvent};
+use clawfarm_model::name::TenantName;
 use clawfarm_model::{ClawId, Context, Error, Granted, Result};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::sync::watch;
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use crate::convert::{from_word, name, time};
 use crate::entity::event;
 use crate::error::db;
-use crate::guard::{about, visible};
+use crate::guard::{about, server_only, visible};
 use crate::page::PageRequest;
 use crate::store::Store;
 use crate::tx::Tx;
@@ -24,7 +25,40 @@ pub struct EventFilter {
     pub newest: bool,
 }
 
+/// An event, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The tenant whose event it is.
+    pub tenant: TenantName,
+    /// What happened.
+    pub event: Event,
+}
+
 impl Store {
+    /// The events of all tenants after number `after`, in the order of [`Store::events`], at
+    /// most `limit` (1 to [`PageRequest::MAX`]). For the one reader of a server that tells
+    /// everyone who watches.
+    ///
+    /// # Errors
+    /// When the context is a tenant's, the limit is out of range, or the database fails.
+    pub async fn events_of_all(&self, context: &Context, after: i64, limit: u32) -> Result<Vec<Told>> {
+        server_only(context, "the events of all tenants")?;
+        let limit = PageRequest::after(None, limit).rows()?;
+        let rows = event::Entity::find()
+            .filter(event::Column::Seq.gt(after))
+            .order_by_asc(event::Column::Seq)
+            .limit(limit as u64)
+            .all(&self.0.reader)
+            .await
+            .map_err(db)?;
+        rows.into_iter()
+            .map(|row| {
+                let tenant = name("event", &row.seq.to_string(), &row.tenant)?;
+                Ok(Told { tenant, event: read(row)? })
+            })
+            .collect()
+    }
+
     /// Events in the order they were written, at most `limit` (1 to [`PageRequest::MAX`]).
     ///
     /// # Errors

@@ -34,7 +34,7 @@ mod targets;
 mod tx;
 
 pub use audit::{AuditEntry, Outcome};
-pub use events::EventFilter;
+pub use events::{EventFilter, Told};
 pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance};
 pub use key::MasterKey;
 pub use operations::{NewOperation, OperationEnd};

@@ -25,6 +25,9 @@ use crate::{Accepted, Control};
 
 /// How often another id or port is drawn when somebody else had the same idea.
 const DRAWS: u32 = 20;
+/// How many ports are looked up one by one before the list of all that are held is read: with
+/// two of three held, 20 looks find a free one in all but 3 of 10,000 cases.
+const PORT_LOOKS: u32 = 20;
 /// The largest configuration file of a home that is taken in, in bytes.
 const MAX_IMPORTED_FILE: u64 = 4 * 1024 * 1024;
 
@@ -230,7 +233,7 @@ impl Core {
             )?;
             let port = match checked.spec.port {
                 Some(port) => port,
-                None => runtime.pick_port(&self.ports_in_use(&checked.spec.target).await?).await?,
+                None => self.free_port(&checked.spec.target, runtime, BTreeSet::new()).await?,
             };
             let instance = first_state(id, &grant, &checked, port)?;
             let event = NewEvent::info(
@@ -274,8 +277,24 @@ impl Core {
         }
     }
 
-    pub(crate) async fn ports_in_use(&self, target: &TargetName) -> Result<BTreeSet<u16>> {
-        self.store.ports_in_use(&Context::system("ports"), target).await
+    /// A port of the target that no instance has, and none of `taken`.
+    pub(crate) async fn free_port(
+        &self,
+        target: &TargetName,
+        runtime: &dyn Runtime,
+        mut taken: BTreeSet<u16>,
+    ) -> Result<u16> {
+        let system = Context::system("ports");
+        for _ in 0..PORT_LOOKS {
+            let port = runtime.pick_port(&taken).await?;
+            if self.store.port_is_free(&system, target, port).await? {
+                return Ok(port);
+            }
+            taken.insert(port);
+        }
+        // Most ports are held: the whole list is worth reading now.
+        taken.append(&mut self.store.ports_in_use(&system, target).await?);
+        runtime.pick_port(&taken).await
     }
 }
 

@@ -104,9 +104,7 @@ fn is_port_taken(error: &Error) -> bool {
 
 /// Something else sits on the port that was chosen for it: another is chosen.
 async fn other_port(core: &Core, instance: &Instance, runtime: &dyn Runtime, taken: &Error) -> Result<Again> {
-    let mut in_use = core.ports_in_use(&instance.spec.target).await?;
-    in_use.extend(instance.port);
-    let port = runtime.pick_port(&in_use).await?;
+    let port = core.free_port(&instance.spec.target, runtime, instance.port.into_iter().collect()).await?;
     let message = taken.message().to_owned();
     core.record(&instance.id, |it| {
         it.port = Some(port);

@@ -7,3 +7,4 @@ mod server_killed;
 mod sleep;
 mod tenants;
 mod trouble;
+mod watching;

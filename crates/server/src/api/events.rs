@@ -3,14 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use clawfarm_api::query::MAX_LIMIT;
 use clawfarm_api::stream::EVENT;
 use clawfarm_api::{EventList, EventsQuery};
-use clawfarm_control::Control;
+use clawfarm_control::Follower;
 use clawfarm_model::event::Event;
 use clawfarm_model::{Context, Error, Result};
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::watch;
 
 use super::limit;
 use crate::error::ApiResult;
@@ -72,62 +70,33 @@ async fn events(
         return Err(Error::invalid("after", "events are numbered from 1").fix("give 0 to have all").into());
     }
     let control = state.control().clone();
-    // Subscribed before the first look, so that nothing falls between the two.
-    let signal = control.event_signal();
     let (items, last_seq) = control.events(&context, instance.as_deref(), after, limit).await?;
     if !(stream || query.follow) {
         return Ok(Json(EventList { items, last_seq }).into_response());
     }
-    let id = context.request_id().to_owned();
-    let watcher = Watcher { control, context, instance, signal, after: last_seq };
-    Ok(answer(EVENT, watcher.follow(items), state.shutdown().clone(), &id))
+    let follower = control.follow_events(&context, instance.as_deref(), last_seq).await?;
+    Ok(answer(EVENT, follow(items, follower), state.shutdown().clone(), context.request_id()))
 }
 
-/// Follows the events of a context.
-struct Watcher {
-    control: Control,
-    context: Context,
-    instance: Option<String>,
-    signal: watch::Receiver<i64>,
-    after: i64,
-}
-
-impl Watcher {
-    /// The events in `first`, and then those that happen.
-    fn follow(self, first: Vec<Event>) -> BoxStream<'static, Result<Item<Event>>> {
-        let later = stream::unfold(self, |mut watcher| async move {
-            let batch = watcher.next().await?;
-            Some((batch, watcher))
-        });
-        stream::once(async { Ok(first) })
-            .chain(later)
-            .flat_map(|batch| {
-                let items: Vec<_> = match batch {
-                    Ok(events) => events
-                        .into_iter()
-                        .map(|event| Ok(Item { seq: Some(event.seq), value: event }))
-                        .collect(),
-                    Err(error) => vec![Err(error)],
-                };
-                stream::iter(items)
-            })
-            .boxed()
-    }
-
-    async fn next(&mut self) -> Option<Result<Vec<Event>>> {
-        loop {
-            let read = self
-                .control
-                .events(&self.context, self.instance.as_deref(), Some(self.after), MAX_LIMIT)
-                .await;
-            match read {
-                Ok((events, _)) if events.is_empty() => self.signal.changed().await.ok()?,
-                Ok((events, last)) => {
-                    self.after = last;
-                    return Some(Ok(events));
-                }
-                Err(error) => return Some(Err(error)),
-            }
+/// The events in `first`, and then those that happen.
+fn follow(first: Vec<Event>, follower: Follower) -> BoxStream<'static, Result<Item<Event>>> {
+    let later = stream::unfold(Some(follower), |follower| async move {
+        let mut follower = follower?;
+        match follower.next().await {
+            Ok(events) => events.map(|events| (Ok(events), Some(follower))),
+            Err(error) => Some((Err(error), None)),
         }
-    }
+    });
+    stream::once(async { Ok(first) })
+        .chain(later)
+        .flat_map(|batch| {
+            let items: Vec<_> = match batch {
+                Ok(events) => {
+                    events.into_iter().map(|event| Ok(Item { seq: Some(event.seq), value: event })).collect()
+                }
+                Err(error) => vec![Err(error)],
+            };
+            stream::iter(items)
+        })
+        .boxed()
 }

@@ -93,6 +93,26 @@ impl Store {
         ids.iter().map(|id| name("instance", id, id)).collect()
     }
 
+    /// Whether no instance of any tenant holds a port of a target; for the server's own tasks.
+    /// Somebody else may take it before it is used, as with [`Self::ports_in_use`]; but one
+    /// port is asked for by an index, however many instances there are.
+    ///
+    /// # Errors
+    /// When the context is a tenant's, or the database fails.
+    pub async fn port_is_free(&self, context: &Context, target: &TargetName, port: u16) -> Result<bool> {
+        server_only(context, "a port's holder")?;
+        let holder: Option<String> = instance::Entity::find()
+            .select_only()
+            .column(instance::Column::Id)
+            .filter(instance::Column::Target.eq(target.as_str()))
+            .filter(instance::Column::Port.eq(i64::from(port)))
+            .into_tuple()
+            .one(&self.0.reader)
+            .await
+            .map_err(db)?;
+        Ok(holder.is_none())
+    }
+
     /// The ports that instances of any tenant hold on a target; for the server's own tasks.
     /// By the time one is chosen another may have it: the creation then fails with a
     /// conflict on the field `port`.

@@ -1,9 +1,13 @@
 //! Events, for whoever watches.
 
+pub(crate) mod feed;
+mod follow;
+
 use clawfarm_model::event::Event;
 use clawfarm_model::{Context, Result};
 use clawfarm_store::EventFilter;
-use tokio::sync::watch;
+
+pub use follow::Follower;
 
 use crate::Control;
 
@@ -30,10 +34,21 @@ impl Control {
         Ok((events, last))
     }
 
-    /// Changes to the number of the last event whenever there is a new one. A watcher then
-    /// asks [`Self::events`] for what it may see of them.
-    #[must_use]
-    pub fn event_signal(&self) -> watch::Receiver<i64> {
-        self.core.store.subscribe()
+    /// The events after number `after` as they happen, on whichever server; of one instance
+    /// when it is given.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such instance.
+    pub async fn follow_events(
+        &self,
+        context: &Context,
+        instance: Option<&str>,
+        after: i64,
+    ) -> Result<Follower> {
+        let instance = match instance {
+            Some(text) => Some(self.core.store.resolve(context, text).await?),
+            None => None,
+        };
+        Ok(Follower::new(&self.core.feed, &self.core.store, context, instance, after))
     }
 }
