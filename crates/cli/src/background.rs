@@ -132,7 +132,7 @@ fn own_program() -> io::Result<PathBuf> {
 fn is_private(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     let ends = ["_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_PASSWD", "_CREDENTIALS"];
-    matches!(upper.as_str(), "CLAWFARM_HOST" | "CLAWFARM_TOKEN_FILE" | "CLAWFARM_HOME")
+    matches!(upper.as_str(), "CLAWFARM_CONTEXT" | "CLAWFARM_HOST" | "CLAWFARM_TOKEN_FILE" | "CLAWFARM_HOME")
         || (ends.iter().any(|end| upper.ends_with(end)) && upper != "NPM_TOKEN")
 }
 
@@ -190,7 +190,14 @@ mod tests {
 
     #[test]
     fn keys_of_the_shell_stay_out_of_the_server() {
-        for name in ["OPENAI_API_KEY", "GITHUB_TOKEN", "DB_PASSWORD", "aws_secret", "CLAWFARM_HOST"] {
+        for name in [
+            "OPENAI_API_KEY",
+            "GITHUB_TOKEN",
+            "DB_PASSWORD",
+            "aws_secret",
+            "CLAWFARM_HOST",
+            "CLAWFARM_CONTEXT",
+        ] {
             assert!(is_private(name), "{name}");
         }
         for name in

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    completion, dataset, doctor, down, events, exec, lifecycle, logs, new, open, ps, rm, secret, send, serve,
-    shell, status, target, token, version,
+    completion, context, dataset, doctor, down, events, exec, lifecycle, logs, new, open, ps, rm, secret,
+    send, serve, shell, status, target, token, version,
 };
+use crate::context::Typed;
 use crate::errors::EXIT_CODES;
 use crate::output::ColourMode;
 
@@ -45,7 +46,7 @@ pub(crate) struct Cli {
 }
 
 /// What every command understands.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Print documents for programs (JSON) instead of text for people
@@ -60,13 +61,43 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "CLAWFARM_HOME", value_name = "DIR", hide_env_values = true)]
     pub(crate) home: Option<PathBuf>,
 
+    /// A server by the name that 'clawfarm context add' gave it
+    #[arg(long, global = true, env = "CLAWFARM_CONTEXT", value_name = "NAME", hide_env_values = true)]
+    pub(crate) context: Option<String>,
+
     /// A server elsewhere, as http://HOST:PORT or https://HOST:PORT
     #[arg(long, global = true, env = "CLAWFARM_HOST", value_name = "URL", hide_env_values = true)]
     pub(crate) host: Option<String>,
 
-    /// The file with the bearer token for --host
+    /// The file with the bearer token for --host, and for 'context add'
     #[arg(long, global = true, env = "CLAWFARM_TOKEN_FILE", value_name = "FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
+
+    /// Which of these were typed.
+    #[arg(skip)]
+    pub(crate) typed: Typed,
+
+    /// The command is for this machine's own server: the current context does not count.
+    #[arg(skip)]
+    pub(crate) local_only: bool,
+}
+
+impl Global {
+    /// `--token-file`, when it was typed: one from the environment is for another server.
+    pub(crate) fn typed_token_file(&self) -> Option<&PathBuf> {
+        self.token_file.as_ref().filter(|_| self.typed.token_file)
+    }
+}
+
+impl Cli {
+    /// Reads what was typed, and what of it comes from the environment.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.global.typed = Typed::of(&matches);
+        cli.global.local_only = matches!(cli.command, Command::Serve(_));
+        Ok(cli)
+    }
 }
 
 /// What can be done.
@@ -113,6 +144,9 @@ pub(crate) enum Command {
     /// The data of instances that were removed
     #[command(subcommand, after_help = dataset::EXAMPLES)]
     Dataset(dataset::DatasetCommand),
+    /// Several servers by name
+    #[command(subcommand, after_help = context::EXAMPLES)]
+    Context(context::ContextCommand),
     /// The places that instances run on
     #[command(subcommand, after_help = target::EXAMPLES)]
     Target(target::TargetCommand),
@@ -130,8 +164,6 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     /// Calls `look` with each command and its path.

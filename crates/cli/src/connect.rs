@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::background;
+use crate::context::{self, Choice, choose};
 use crate::output::clean_line;
 
 /// The version of this command, and of the server inside it.
@@ -35,19 +36,44 @@ pub(crate) enum Server {
     Remote {
         /// Where.
         endpoint: Endpoint,
-        /// The file with its token.
-        token_file: PathBuf,
+        /// What to present to it.
+        token: Token,
     },
+}
+
+/// Where the token of a server elsewhere is.
+#[derive(Debug)]
+pub(crate) enum Token {
+    /// In a file of its own.
+    File(PathBuf),
+    /// With its context.
+    Known(SecretString),
+}
+
+impl Token {
+    fn read(&self) -> Result<SecretString, Error> {
+        match self {
+            Self::File(path) => read_token(path),
+            Self::Known(token) => Ok(token.clone()),
+        }
+    }
 }
 
 impl Server {
     /// The one that the options and the environment name.
     pub(crate) fn find(app: &App) -> Result<Self, Error> {
         let given = app.global.token_file.clone();
-        let Some(host) = app.global.host.as_deref().filter(|host| !host.is_empty()) else {
-            let home = app.home()?;
-            let token_file = given.unwrap_or_else(|| home.join("admin.token"));
-            return Ok(Self::Local { home, token_file });
+        let host = match choose(&app.global, context::read)?.0 {
+            Choice::Local => {
+                let home = app.home()?;
+                let token_file = given.unwrap_or_else(|| home.join("admin.token"));
+                return Ok(Self::Local { home, token_file });
+            }
+            Choice::Context(_, named) => {
+                let endpoint = named.endpoint()?;
+                return Ok(Self::remote(app, endpoint, Token::Known(named.token)));
+            }
+            Choice::Host => app.global.host.as_deref().unwrap_or_default(),
         };
         let endpoint: Endpoint = host.parse().map_err(|e: Error| {
             let message = e.message().to_owned();
@@ -57,12 +83,16 @@ impl Server {
             Error::invalid("--token-file", format!("the server at {endpoint} wants a token"))
                 .fix("give --token-file or CLAWFARM_TOKEN_FILE: a copy of CLAWFARM_HOME/admin.token of that server, mode 0600")
         })?;
+        Ok(Self::remote(app, endpoint, Token::File(token_file)))
+    }
+
+    fn remote(app: &App, endpoint: Endpoint, token: Token) -> Self {
         if endpoint.in_the_clear() {
             app.ui.warn(format_args!(
                 "{endpoint} is reached without TLS: everyone on the way can read the token"
             ));
         }
-        Ok(Self::Remote { endpoint, token_file })
+        Self::Remote { endpoint, token }
     }
 
     /// This machine's home folder.
@@ -76,7 +106,7 @@ impl Server {
                 Code::Unsupported,
                 format!("the server at {endpoint} can't be started or restarted from here"),
             )
-            .fix("do it on its machine, or leave out --host and CLAWFARM_HOST")),
+            .fix("do it on its machine; for this machine's own server leave out --host and --context, or give --context local")),
         }
     }
 }
@@ -88,7 +118,7 @@ pub(crate) fn socket(home: &Path) -> PathBuf {
 
 /// A client of the server, and what it says of itself; `None` when this machine's does not run.
 pub(crate) async fn connect(server: &Server) -> Result<Option<(Client, ServerInfo)>, Error> {
-    let (endpoint, token_file) = match server {
+    let (endpoint, token) = match server {
         Server::Local { home, token_file } => {
             let socket = socket(home);
             match connect_unix(&socket).await {
@@ -98,11 +128,11 @@ pub(crate) async fn connect(server: &Server) -> Result<Option<(Client, ServerInf
                 }
                 Err(e) => return Err(no_access(&socket, e)),
             }
-            (Endpoint::Unix(socket), token_file)
+            (Endpoint::Unix(socket), read_token(token_file)?)
         }
-        Server::Remote { endpoint, token_file } => (endpoint.clone(), token_file),
+        Server::Remote { endpoint, token } => (endpoint.clone(), token.read()?),
     };
-    let client = Client::new(endpoint, read_token(token_file)?);
+    let client = Client::new(endpoint, token);
     let info = client.server().await?;
     Ok(Some((client, info)))
 }

@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod connect;
 mod console;
+mod context;
 mod errors;
 mod output;
 mod server;
@@ -14,7 +15,6 @@ mod terminal;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::app::App;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|first| first == "shim") {
         return shim(arguments.next());
     }
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(refused) => return ExitCode::from(tell_usage(&refused)),
     };

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::commands::serve::ServeArgs;
 use crate::connect::{self, VERSION};
+use crate::context::{self, Choice, choose};
 use crate::errors::{Failure, OK, Outcome, tell_error};
 
 /// The exit code of a server in the background that found another one on its home: whoever
@@ -40,9 +41,9 @@ pub(crate) const CACHE_DIR: &str = "CLAWFARM_CACHE_DIR";
 
 /// Runs the server in this process until it is told to end.
 pub(crate) fn run(app: &App, args: &ServeArgs) -> Outcome {
-    if app.global.host.as_deref().is_some_and(|host| !host.is_empty()) {
+    if !matches!(choose(&app.global, context::read)?.0, Choice::Local) {
         return Err(Error::invalid("--host", "a server is not run elsewhere")
-            .fix("leave out --host and CLAWFARM_HOST; say where to listen with --listen")
+            .fix("leave out --host, --context and their variables; say where to listen with --listen")
             .into());
     }
     let home = app.home()?;

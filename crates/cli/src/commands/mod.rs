@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod completion;
+pub(crate) mod context;
 pub(crate) mod dataset;
 pub(crate) mod doctor;
 pub(crate) mod down;
@@ -51,6 +52,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Token(command) => token::run(app, &command).await,
         Command::Secret(command) => secret::run(app, &command).await,
         Command::Dataset(command) => dataset::run(app, &command).await,
+        Command::Context(command) => context::run(app, &command),
         Command::Target(command) => target::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,
         Command::Down(args) => down::run(app, &args).await,

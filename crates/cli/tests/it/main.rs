@@ -1,6 +1,7 @@
 //! The command line as it is used: the built program, in a home of its own.
 
 mod browser;
+mod contexts;
 mod fake;
 mod farm;
 mod handshake;
