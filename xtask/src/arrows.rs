@@ -32,6 +32,11 @@ pub(crate) fn problems(packages: &[Package]) -> Vec<String> {
     check(TABLE, packages)
 }
 
+/// Whether a crate may use another; each may use itself.
+pub(crate) fn knows(from: &str, to: &str) -> bool {
+    reach(TABLE).is_ok_and(|reach| reach.get(from).is_some_and(|all| from == to || all.contains(to)))
+}
+
 fn check(table: &[(&str, &[&str])], packages: &[Package]) -> Vec<String> {
     let reach = match reach(table) {
         Ok(reach) => reach,

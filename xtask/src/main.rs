@@ -1,10 +1,12 @@
 //! Checks of the repository itself (`cargo xtask check`), and what is generated in it
-//! (`cargo xtask openapi`).
+//! (`cargo xtask openapi`, `cargo xtask docs`).
 
 mod arrows;
+mod docs;
 mod manifests;
 mod metadata;
 mod openapi;
+mod pages;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -14,10 +16,14 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: cargo xtask check
        cargo xtask openapi [--check]
+       cargo xtask docs
+       cargo xtask links <BOOK>
 
-  check     the crates' dependency arrows, what every crate inherits, lib docs, and words
-            that no file may hold
-  openapi   writes docs/openapi.json anew; with --check only says whether it is current";
+  check     the crates' dependency arrows, what every crate inherits, lib docs, words that no
+            file may hold, and the pages of docs/: what is generated, quoted and linked in them
+  openapi   writes docs/openapi.json anew; with --check only says whether it is current
+  docs      writes the generated pages and drawings of docs/ anew
+  links     checks the links of docs/ in the book that was built from it";
 
 fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
@@ -34,6 +40,11 @@ fn run(arguments: &[String]) -> Result<()> {
         ["check"] => check(&root()?),
         ["openapi"] => openapi::write(&root()?),
         ["openapi", "--check"] => openapi::check(&root()?),
+        ["docs"] => docs::write(&root()?),
+        ["links", book] => {
+            let root = root()?;
+            pages::links(&root, &text::files(&root)?, Path::new(book))
+        }
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(())
@@ -54,6 +65,8 @@ fn check(root: &Path) -> Result<()> {
     let mut problems = arrows::problems(&packages);
     problems.extend(manifests::problems(&packages)?);
     problems.extend(text::problems(root, &files)?);
+    problems.extend(docs::problems(root)?);
+    problems.extend(pages::problems(root, &files)?);
     for problem in &problems {
         eprintln!("error: {problem}");
     }

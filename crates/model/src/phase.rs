@@ -77,6 +77,27 @@ pub enum Signal {
     Destroyed,
 }
 
+impl Signal {
+    /// Every signal, in the order of a life.
+    pub const ALL: [Self; 15] = [
+        Self::PrepareBegun,
+        Self::StartBegun,
+        Self::WakeBegun,
+        Self::Up,
+        Self::ProbePassed,
+        Self::ProbeFailed,
+        Self::Frozen,
+        Self::StopBegun,
+        Self::Stopped,
+        Self::Suspended,
+        Self::Ended,
+        Self::UpdateBegun,
+        Self::GaveUp,
+        Self::DestroyBegun,
+        Self::Destroyed,
+    ];
+}
+
 impl Phase {
     /// Every phase, in the order of a life.
     pub const ALL: [Self; 15] = [

@@ -1,0 +1,307 @@
+//! The phases of an instance as a drawing and as a table, from the function that moves between
+//! them. Where things stand is given here; that nothing of it is wrong or missing is checked.
+
+use anyhow::{Result, bail};
+use clawfarm_model::phase::{Phase, Signal};
+
+use super::svg::{At, Drawing};
+use Phase as P;
+use Signal as S;
+
+const BOX: (i32, i32) = (112, 36);
+
+/// Where each phase stands: its upper left corner, and its colours.
+const PLACES: [(Phase, (i32, i32), &str); 15] = [
+    (P::Creating, (30, 96), "box way"),
+    (P::Booting, (212, 96), "box way"),
+    (P::Running, (404, 96), "box up"),
+    (P::Ready, (572, 96), "box up"),
+    (P::Unhealthy, (764, 96), "box bad"),
+    (P::Updating, (572, 14), "box way"),
+    (P::Stopping, (404, 216), "box way"),
+    (P::Waking, (572, 216), "box way"),
+    (P::Failed, (30, 336), "box bad"),
+    (P::Exited, (156, 336), "box down"),
+    (P::Stopped, (282, 336), "box down"),
+    (P::Suspended, (512, 336), "box asleep"),
+    (P::Warm, (638, 336), "box asleep"),
+    (P::Destroying, (404, 432), "box way"),
+    (P::Destroyed, (572, 432), "box down"),
+];
+
+const UP: &[Phase] = &[P::Running, P::Ready, P::Unhealthy];
+const ASLEEP: &[Phase] = &[P::Suspended, P::Warm];
+const DOWN: &[Phase] = &[P::Failed, P::Exited, P::Stopped];
+
+/// Phases that arrows begin at together: a name, its corner and size, where its name stands.
+type Group = (&'static str, (i32, i32), (i32, i32), (i32, i32));
+const GROUPS: [Group; 3] = [
+    ("up", (390, 80), (500, 68), (880, 96)),
+    ("asleep", (498, 320), (266, 66), (754, 380)),
+    ("down", (16, 320), (392, 66), (398, 380)),
+];
+
+/// An arrow: from which phases, on which signal, to which, along which points, with its words
+/// where.
+struct Edge {
+    from: &'static [Phase],
+    signal: Signal,
+    to: Phase,
+    points: &'static [(i32, i32)],
+    label: (At, (i32, i32)),
+}
+
+const EDGES: &[Edge] = &[
+    edge(&[P::Creating], S::StartBegun, P::Booting, &[(142, 114), (210, 114)], At::Middle, (176, 107)),
+    edge(&[P::Booting], S::Up, P::Running, &[(324, 114), (402, 114)], At::Middle, (357, 107)),
+    edge(&[P::Running], S::ProbePassed, P::Ready, &[(516, 108), (570, 108)], At::Middle, (544, 165)),
+    edge(&[P::Ready], S::ProbeFailed, P::Unhealthy, &[(684, 106), (762, 106)], At::Middle, (723, 76)),
+    edge(
+        &[P::Running],
+        S::ProbeFailed,
+        P::Unhealthy,
+        &[(460, 96), (460, 88), (820, 88), (820, 94)],
+        At::Middle,
+        (723, 76),
+    ),
+    edge(&[P::Unhealthy], S::ProbePassed, P::Ready, &[(764, 122), (686, 122)], At::Middle, (723, 165)),
+    edge(UP, S::UpdateBegun, P::Updating, &[(540, 80), (540, 32), (570, 32)], At::End, (534, 48)),
+    edge(&[P::Updating], S::ProbePassed, P::Ready, &[(628, 50), (628, 94)], At::Start, (636, 68)),
+    edge(UP, S::StopBegun, P::Stopping, &[(440, 148), (440, 214)], At::Start, (448, 190)),
+    edge(
+        &[P::Stopping],
+        S::StartBegun,
+        P::Booting,
+        &[(404, 228), (300, 228), (300, 134)],
+        At::Start,
+        (310, 221),
+    ),
+    edge(
+        &[P::Stopping],
+        S::Stopped,
+        P::Stopped,
+        &[(420, 252), (420, 290), (338, 290), (338, 334)],
+        At::End,
+        (412, 284),
+    ),
+    edge(
+        &[P::Stopping],
+        S::Suspended,
+        P::Suspended,
+        &[(490, 252), (490, 290), (540, 290), (540, 334)],
+        At::Middle,
+        (500, 309),
+    ),
+    edge(UP, S::Frozen, P::Warm, &[(840, 148), (840, 354), (752, 354)], At::End, (832, 280)),
+    edge(ASLEEP, S::WakeBegun, P::Waking, &[(610, 320), (610, 254)], At::Start, (618, 290)),
+    edge(&[P::Waking], S::ProbePassed, P::Ready, &[(628, 216), (628, 134)], At::Start, (636, 190)),
+    edge(DOWN, S::PrepareBegun, P::Creating, &[(86, 320), (86, 134)], At::Start, (94, 230)),
+    edge(DOWN, S::StartBegun, P::Booting, &[(240, 320), (240, 134)], At::End, (232, 230)),
+    edge(&[P::Destroying], S::Destroyed, P::Destroyed, &[(516, 450), (570, 450)], At::Middle, (543, 443)),
+];
+
+/// Where arrows from anywhere begin.
+const ANYWHERE: (i32, i32) = (156, 432);
+const FROM_ANYWHERE: &[Edge] = &[
+    edge(&[], S::GaveUp, P::Failed, &[(156, 450), (86, 450), (86, 374)], At::Middle, (86, 410)),
+    edge(&[], S::Ended, P::Exited, &[(212, 432), (212, 374)], At::Middle, (212, 410)),
+    edge(&[], S::DestroyBegun, P::Destroying, &[(268, 450), (402, 450)], At::Middle, (336, 443)),
+];
+
+/// What leads to one phase from wherever it comes: what is seen is believed whatever was
+/// thought before, and what ends a life may end any. Not drawn from each, but said.
+const GENERAL: &[Signal] = &[
+    S::Up,
+    S::ProbePassed,
+    S::Frozen,
+    S::StopBegun,
+    S::Stopped,
+    S::Suspended,
+    S::Ended,
+    S::GaveUp,
+    S::DestroyBegun,
+    S::Destroyed,
+];
+
+/// Drawn from one group, true of more: said below the drawing.
+const ALSO: &[(Signal, &[Phase])] = &[(S::UpdateBegun, DOWN), (S::StartBegun, &[P::Creating])];
+
+const fn edge(
+    from: &'static [Phase],
+    signal: Signal,
+    to: Phase,
+    points: &'static [(i32, i32)],
+    at: At,
+    label: (i32, i32),
+) -> Edge {
+    Edge { from, signal, to, points, label: (at, label) }
+}
+
+/// The words of a signal, and whether it is something seen (else it is something done).
+const fn words(signal: Signal) -> (&'static str, bool) {
+    match signal {
+        S::PrepareBegun => ("prepare", false),
+        S::StartBegun => ("start", false),
+        S::WakeBegun => ("wake", false),
+        S::Up => ("it is up", true),
+        S::ProbePassed => ("probe passes", true),
+        S::ProbeFailed => ("probe fails", true),
+        S::Frozen => ("frozen", true),
+        S::StopBegun => ("stop", false),
+        S::Stopped => ("down, to stay", true),
+        S::Suspended => ("down, to sleep", true),
+        S::Ended => ("ended by itself", true),
+        S::UpdateBegun => ("update", false),
+        S::GaveUp => ("given up", false),
+        S::DestroyBegun => ("remove", false),
+        S::Destroyed => ("gone", true),
+    }
+}
+
+/// The drawing.
+pub(super) fn drawing() -> Result<String> {
+    is_true()?;
+    let mut drawing =
+        Drawing::new("phases", 904, 520, "The phases of an instance and what leads from one to another");
+    for (name, corner, size, (x, y)) in GROUPS {
+        drawing.rect("group", corner, size);
+        drawing.text("small", At::End, (x, y), name);
+    }
+    for edge in EDGES.iter().chain(FROM_ANYWHERE) {
+        drawing.arrow(words(edge.signal).1, edge.points);
+    }
+    for (phase, (x, y), class) in PLACES {
+        drawing.rect(class, (x, y), BOX);
+        drawing.text("name", At::Middle, (x + BOX.0 / 2, y + 23), phase.as_str());
+    }
+    drawing.rect("group", ANYWHERE, BOX);
+    drawing.text("middle", At::Start, (ANYWHERE.0 + BOX.0 / 2, ANYWHERE.1 + 23), "from any phase");
+    for edge in EDGES.iter().chain(FROM_ANYWHERE) {
+        drawing.text("small label", edge.label.0, edge.label.1, words(edge.signal).0);
+    }
+    drawing.arrow(false, &[(30, 502), (66, 502)]);
+    drawing.text("small", At::Start, (76, 506), "clawfarm does it");
+    drawing.arrow(true, &[(206, 502), (242, 502)]);
+    drawing.text("small", At::Start, (252, 506), "it is seen");
+    drawing.rect("box way", (350, 492), (34, 20));
+    drawing.text("small", At::Start, (394, 506), "on the way");
+    drawing.text("small", At::Start, (500, 506), "'update' also begins from what is down");
+    Ok(drawing.finish())
+}
+
+/// Fails when the drawing says what is not so, or leaves out what is.
+fn is_true() -> Result<()> {
+    let mut wrong = Vec::new();
+    for edge in EDGES {
+        for from in edge.from {
+            if from.next(edge.signal) != Some(edge.to) {
+                wrong.push(format!("the drawing leads from {from} to {} by {:?}", edge.to, edge.signal));
+            }
+        }
+    }
+    let drawn = |from: Phase, signal: Signal, to: Phase| {
+        EDGES.iter().any(|e| e.signal == signal && e.to == to && e.from.contains(&from))
+            || ALSO.iter().any(|(s, phases)| *s == signal && phases.contains(&from))
+    };
+    for from in Phase::ALL {
+        for signal in Signal::ALL {
+            let Some(to) = from.next(signal).filter(|to| *to != from) else { continue };
+            let said = if GENERAL.contains(&signal) { to == aim(signal) } else { drawn(from, signal, to) };
+            if !said {
+                wrong.push(format!("the drawing does not lead from {from} to {to} by {signal:?}"));
+            }
+        }
+    }
+    for edge in FROM_ANYWHERE {
+        if !GENERAL.contains(&edge.signal) || aim(edge.signal) != edge.to {
+            wrong.push(format!("the drawing leads from anywhere to {} by {:?}", edge.to, edge.signal));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{}: mend xtask/src/docs/phases.rs", wrong.join("; "));
+    }
+    Ok(())
+}
+
+/// Where a general signal leads: from most phases.
+fn aim(signal: Signal) -> Phase {
+    let reached = |to: &Phase| Phase::ALL.iter().filter(|from| from.next(signal) == Some(*to)).count();
+    Phase::ALL.into_iter().max_by_key(reached).unwrap_or(P::Failed)
+}
+
+/// The table of all transitions, as Markdown.
+pub(super) fn table() -> String {
+    let mut text = "| what | leads to | from |\n|---|---|---|\n".to_owned();
+    for signal in Signal::ALL {
+        let (name, seen) = words(signal);
+        let mut rows: Vec<(String, Vec<Phase>)> = Vec::new();
+        for from in Phase::ALL {
+            let to = match from.next(signal) {
+                Some(to) if to == from => "stays as it is".to_owned(),
+                Some(to) => format!("`{to}`"),
+                None => continue,
+            };
+            match rows.iter_mut().find(|(t, _)| *t == to) {
+                Some((_, phases)) => phases.push(from),
+                None => rows.push((to, vec![from])),
+            }
+        }
+        rows.sort_by_key(|(to, phases)| (to.starts_with("stays"), std::cmp::Reverse(phases.len())));
+        for (index, (to, phases)) in rows.iter().enumerate() {
+            let what = if index == 0 {
+                format!("{name} ({})", if seen { "seen" } else { "done" })
+            } else {
+                String::new()
+            };
+            text.push_str(&format!("| {what} | {to} | {} |\n", list(phases)));
+        }
+    }
+    text
+}
+
+fn list(phases: &[Phase]) -> String {
+    let others: Vec<Phase> = Phase::ALL.into_iter().filter(|p| !phases.contains(p)).collect();
+    if others.is_empty() {
+        return "every phase".to_owned();
+    }
+    if others.len() < 5 {
+        return format!("every phase but {}", names(&others));
+    }
+    names(phases)
+}
+
+fn names(phases: &[Phase]) -> String {
+    phases.iter().map(|p| p.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drawing_says_what_is_so() {
+        is_true().unwrap();
+    }
+
+    #[test]
+    fn every_phase_stands_somewhere_and_by_itself() {
+        for phase in Phase::ALL {
+            assert_eq!(PLACES.iter().filter(|(p, ..)| *p == phase).count(), 1, "{phase}");
+        }
+        for (index, (a, (ax, ay), _)) in PLACES.iter().enumerate() {
+            for (b, (bx, by), _) in &PLACES[index + 1..] {
+                assert!((ax - bx).abs() >= BOX.0 || (ay - by).abs() >= BOX.1, "{a} lies on {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_signal_is_in_the_table() {
+        let table = table();
+        for signal in Signal::ALL {
+            assert!(table.contains(&format!("| {} (", words(signal).0)), "{signal:?}");
+        }
+        assert!(table.contains("| wake (done) | `waking` | warm, suspended |"), "{table}");
+        assert!(table.contains("every phase but destroyed"), "{table}");
+    }
+}
