@@ -111,7 +111,7 @@ fn answers(document: &Value, operation: &Value) -> Result<String> {
             kinds.push(format!("{} (`{media}`)", kind(&content["schema"])?));
         }
         if !kinds.is_empty() {
-            page.push_str(&format!(" — {}", kinds.join(" or ")));
+            page.push_str(&format!(": {}", kinds.join(" or ")));
         }
         page.push('\n');
         let headers = response["headers"].as_object().into_iter().flatten();

@@ -12,21 +12,21 @@ const BOX: (i32, i32) = (112, 36);
 
 /// Where each phase stands: its upper left corner, and its colours.
 const PLACES: [(Phase, (i32, i32), &str); 15] = [
-    (P::Creating, (30, 96), "box way"),
-    (P::Booting, (212, 96), "box way"),
-    (P::Running, (404, 96), "box up"),
-    (P::Ready, (572, 96), "box up"),
-    (P::Unhealthy, (764, 96), "box bad"),
-    (P::Updating, (572, 14), "box way"),
-    (P::Stopping, (404, 216), "box way"),
-    (P::Waking, (572, 216), "box way"),
-    (P::Failed, (30, 336), "box bad"),
-    (P::Exited, (156, 336), "box down"),
-    (P::Stopped, (282, 336), "box down"),
-    (P::Suspended, (512, 336), "box asleep"),
-    (P::Warm, (638, 336), "box asleep"),
-    (P::Destroying, (404, 432), "box way"),
-    (P::Destroyed, (572, 432), "box down"),
+    (P::Creating, (30, 116), "box way"),
+    (P::Booting, (212, 116), "box way"),
+    (P::Running, (412, 116), "box up"),
+    (P::Ready, (606, 116), "box up"),
+    (P::Unhealthy, (806, 116), "box bad"),
+    (P::Updating, (606, 14), "box way"),
+    (P::Stopping, (412, 240), "box way"),
+    (P::Waking, (606, 240), "box way"),
+    (P::Failed, (30, 366), "box bad"),
+    (P::Exited, (156, 366), "box down"),
+    (P::Stopped, (282, 366), "box down"),
+    (P::Suspended, (536, 366), "box asleep"),
+    (P::Warm, (662, 366), "box asleep"),
+    (P::Destroying, (412, 478), "box way"),
+    (P::Destroyed, (606, 478), "box down"),
 ];
 
 const UP: &[Phase] = &[P::Running, P::Ready, P::Unhealthy];
@@ -36,9 +36,9 @@ const DOWN: &[Phase] = &[P::Failed, P::Exited, P::Stopped];
 /// Phases that arrows begin at together: a name, its corner and size, where its name stands.
 type Group = (&'static str, (i32, i32), (i32, i32), (i32, i32));
 const GROUPS: [Group; 3] = [
-    ("up", (390, 80), (500, 68), (880, 96)),
-    ("asleep", (498, 320), (266, 66), (754, 380)),
-    ("down", (16, 320), (392, 66), (398, 380)),
+    ("up", (396, 80), (538, 98), (924, 172)),
+    ("asleep", (520, 350), (270, 76), (782, 420)),
+    ("down", (14, 350), (396, 76), (402, 420)),
 ];
 
 /// An arrow: from which phases, on which signal, to which, along which points, with its words
@@ -52,60 +52,60 @@ struct Edge {
 }
 
 const EDGES: &[Edge] = &[
-    edge(&[P::Creating], S::StartBegun, P::Booting, &[(142, 114), (210, 114)], At::Middle, (176, 107)),
-    edge(&[P::Booting], S::Up, P::Running, &[(324, 114), (402, 114)], At::Middle, (357, 107)),
-    edge(&[P::Running], S::ProbePassed, P::Ready, &[(516, 108), (570, 108)], At::Middle, (544, 165)),
-    edge(&[P::Ready], S::ProbeFailed, P::Unhealthy, &[(684, 106), (762, 106)], At::Middle, (723, 76)),
+    edge(&[P::Creating], S::StartBegun, P::Booting, &[(142, 134), (210, 134)], At::Middle, (176, 127)),
+    edge(&[P::Booting], S::Up, P::Running, &[(324, 134), (410, 134)], At::Middle, (359, 127)),
+    edge(&[P::Running], S::ProbePassed, P::Ready, &[(524, 134), (604, 134)], At::Middle, (564, 149)),
+    edge(&[P::Ready], S::ProbeFailed, P::Unhealthy, &[(718, 126), (804, 126)], At::Middle, (760, 119)),
     edge(
         &[P::Running],
         S::ProbeFailed,
         P::Unhealthy,
-        &[(460, 96), (460, 88), (820, 88), (820, 94)],
+        &[(468, 116), (468, 98), (862, 98), (862, 114)],
         At::Middle,
-        (723, 76),
+        (564, 102),
     ),
-    edge(&[P::Unhealthy], S::ProbePassed, P::Ready, &[(764, 122), (686, 122)], At::Middle, (723, 165)),
-    edge(UP, S::UpdateBegun, P::Updating, &[(540, 80), (540, 32), (570, 32)], At::End, (534, 48)),
-    edge(&[P::Updating], S::ProbePassed, P::Ready, &[(628, 50), (628, 94)], At::Start, (636, 68)),
-    edge(UP, S::StopBegun, P::Stopping, &[(440, 148), (440, 214)], At::Start, (448, 190)),
+    edge(&[P::Unhealthy], S::ProbePassed, P::Ready, &[(806, 142), (720, 142)], At::Middle, (762, 157)),
+    edge(UP, S::UpdateBegun, P::Updating, &[(570, 80), (570, 32), (604, 32)], At::End, (562, 54)),
+    edge(&[P::Updating], S::ProbePassed, P::Ready, &[(662, 50), (662, 114)], At::Start, (670, 68)),
+    edge(UP, S::StopBegun, P::Stopping, &[(468, 178), (468, 238)], At::Start, (476, 213)),
     edge(
         &[P::Stopping],
         S::StartBegun,
         P::Booting,
-        &[(404, 228), (300, 228), (300, 134)],
+        &[(412, 252), (300, 252), (300, 154)],
         At::Start,
-        (310, 221),
+        (310, 245),
     ),
     edge(
         &[P::Stopping],
         S::Stopped,
         P::Stopped,
-        &[(420, 252), (420, 290), (338, 290), (338, 334)],
+        &[(434, 276), (434, 316), (338, 316), (338, 364)],
         At::End,
-        (412, 284),
+        (424, 309),
     ),
     edge(
         &[P::Stopping],
         S::Suspended,
         P::Suspended,
-        &[(490, 252), (490, 290), (540, 290), (540, 334)],
+        &[(500, 276), (500, 316), (580, 316), (580, 364)],
         At::Middle,
-        (500, 309),
+        (540, 335),
     ),
-    edge(UP, S::Frozen, P::Warm, &[(840, 148), (840, 354), (752, 354)], At::End, (832, 280)),
-    edge(ASLEEP, S::WakeBegun, P::Waking, &[(610, 320), (610, 254)], At::Start, (618, 290)),
-    edge(&[P::Waking], S::ProbePassed, P::Ready, &[(628, 216), (628, 134)], At::Start, (636, 190)),
-    edge(DOWN, S::PrepareBegun, P::Creating, &[(86, 320), (86, 134)], At::Start, (94, 230)),
-    edge(DOWN, S::StartBegun, P::Booting, &[(240, 320), (240, 134)], At::End, (232, 230)),
-    edge(&[P::Destroying], S::Destroyed, P::Destroyed, &[(516, 450), (570, 450)], At::Middle, (543, 443)),
+    edge(UP, S::Frozen, P::Warm, &[(862, 178), (862, 384), (776, 384)], At::End, (854, 290)),
+    edge(ASLEEP, S::WakeBegun, P::Waking, &[(662, 350), (662, 278)], At::Start, (670, 318)),
+    edge(&[P::Waking], S::ProbePassed, P::Ready, &[(662, 240), (662, 154)], At::Start, (670, 213)),
+    edge(DOWN, S::PrepareBegun, P::Creating, &[(86, 350), (86, 154)], At::Start, (94, 250)),
+    edge(DOWN, S::StartBegun, P::Booting, &[(240, 350), (240, 154)], At::End, (232, 250)),
+    edge(&[P::Destroying], S::Destroyed, P::Destroyed, &[(524, 496), (604, 496)], At::Middle, (563, 489)),
 ];
 
 /// Where arrows from anywhere begin.
-const ANYWHERE: (i32, i32) = (156, 432);
+const ANYWHERE: (i32, i32) = (156, 478);
 const FROM_ANYWHERE: &[Edge] = &[
-    edge(&[], S::GaveUp, P::Failed, &[(156, 450), (86, 450), (86, 374)], At::Middle, (86, 410)),
-    edge(&[], S::Ended, P::Exited, &[(212, 432), (212, 374)], At::Middle, (212, 410)),
-    edge(&[], S::DestroyBegun, P::Destroying, &[(268, 450), (402, 450)], At::Middle, (336, 443)),
+    edge(&[], S::GaveUp, P::Failed, &[(156, 496), (86, 496), (86, 404)], At::Middle, (86, 450)),
+    edge(&[], S::Ended, P::Exited, &[(212, 478), (212, 404)], At::Middle, (212, 450)),
+    edge(&[], S::DestroyBegun, P::Destroying, &[(268, 496), (410, 496)], At::Middle, (338, 489)),
 ];
 
 /// What leads to one phase from wherever it comes: what is seen is believed whatever was
@@ -162,7 +162,7 @@ const fn words(signal: Signal) -> (&'static str, bool) {
 pub(super) fn drawing() -> Result<String> {
     is_true()?;
     let mut drawing =
-        Drawing::new("phases", 904, 520, "The phases of an instance and what leads from one to another");
+        Drawing::new("phases", 944, 570, "The phases of an instance and what leads from one to another");
     for (name, corner, size, (x, y)) in GROUPS {
         drawing.rect("group", corner, size);
         drawing.text("small", At::End, (x, y), name);
@@ -179,13 +179,13 @@ pub(super) fn drawing() -> Result<String> {
     for edge in EDGES.iter().chain(FROM_ANYWHERE) {
         drawing.text("small label", edge.label.0, edge.label.1, words(edge.signal).0);
     }
-    drawing.arrow(false, &[(30, 502), (66, 502)]);
-    drawing.text("small", At::Start, (76, 506), "clawfarm does it");
-    drawing.arrow(true, &[(206, 502), (242, 502)]);
-    drawing.text("small", At::Start, (252, 506), "it is seen");
-    drawing.rect("box way", (350, 492), (34, 20));
-    drawing.text("small", At::Start, (394, 506), "on the way");
-    drawing.text("small", At::Start, (500, 506), "'update' also begins from what is down");
+    drawing.arrow(false, &[(30, 546), (66, 546)]);
+    drawing.text("small", At::Start, (76, 550), "clawfarm does it");
+    drawing.arrow(true, &[(206, 546), (242, 546)]);
+    drawing.text("small", At::Start, (252, 550), "it is seen");
+    drawing.rect("box way", (350, 536), (34, 20));
+    drawing.text("small", At::Start, (394, 550), "on the way");
+    drawing.text("small", At::Start, (500, 550), "'update' also begins from what is down");
     Ok(drawing.finish())
 }
 
