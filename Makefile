@@ -1,6 +1,6 @@
 # Every command a person needs; what each does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint docs demo demo-down bench integration-001 integration-001-run integration-002 clean
+.PHONY: help build test lint docs rustdoc demo demo-down bench integration-001 integration-001-run integration-002 clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -11,10 +11,13 @@ build: ## the release binary: target/release/clawfarm
 test: ## set up what the tests need (a real OpenClaw from npm), and run them all
 	@scripts/test
 
-lint: ## formatting, clippy, dependencies, the repository's own checks, documentation
+lint: ## formatting, clippy, dependencies, the repository's own checks, the book
 	@scripts/lint
 
-docs: ## the crates' documentation: target/doc
+docs: ## the book of docs/, its links checked: target/book/index.html
+	@scripts/book
+
+rustdoc: ## the crates' documentation: target/doc
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
 
 demo: ## from nothing to a real OpenClaw that answers, on this machine, without a key

@@ -17,8 +17,9 @@ const HEAD: &str = include_str!("api-head.md");
 /// Writes both pages.
 pub(super) fn pages(document: &Value) -> Result<Pages> {
     let mut requests = HEAD.to_owned();
+    requests.push_str("\n| status | means |\n|---|---|\n");
     for (status, response) in problems(document) {
-        requests.push_str(&format!("\n### {status}\n\n{}.\n", prose(text(response, "description"))));
+        requests.push_str(&row(&[status, text(response, "description")]));
     }
     for tag in array(document, "/tags") {
         let name = text(tag, "name");
@@ -102,7 +103,7 @@ fn answers(document: &Value, operation: &Value) -> Result<String> {
             if !known.contains(&status.as_str()) {
                 bail!("{status} is answered, but what it means is not described");
             }
-            errors.push(format!("[{status}](#{status})"));
+            errors.push(status.as_str());
             continue;
         }
         page.push_str(&format!("\nAnswers **{status}**: {}", prose(text(response, "description"))));
@@ -122,7 +123,7 @@ fn answers(document: &Value, operation: &Value) -> Result<String> {
         }
     }
     if !errors.is_empty() {
-        page.push_str(&format!("\nErrors: {}.\n", errors.join(", ")));
+        page.push_str(&format!("\n[Errors](#errors): {}.\n", errors.join(", ")));
     }
     Ok(page)
 }
@@ -391,7 +392,8 @@ mod tests {
             "Body: [Send](api-types.md#send) (`application/json`).",
             "Answers **200**: Done\n",
             "`etag`: Its version",
-            "Errors: [404](#404).",
+            "[Errors](#errors): 404.",
+            "| 404 | Nothing. |",
             "--data '{\"text\":\"text\"}'",
             "'http://localhost/things/alice?wait=3'",
         ] {
