@@ -7,6 +7,8 @@ mod commands;
 mod connect;
 mod console;
 mod context;
+#[cfg(test)]
+mod docs;
 mod errors;
 mod output;
 mod server;
