@@ -121,7 +121,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let store = Store::open(StoreConfig::sqlite(folder.join("clawfarm.db"), master_key)).await?;
     let claws = ClawListener::bind(&folder).await?;
     let targets = targets(&folder, claws.port()).await?;
-    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets };
+    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };
     let control = Control::begin(parts).await?;
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     let served = clawfarm_server::serve(ServerConfig {

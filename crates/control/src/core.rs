@@ -6,16 +6,19 @@ use std::sync::{Arc, Mutex};
 use clawfarm_adapters::{ClawAdapter, Registry};
 use clawfarm_model::name::{TargetName, TenantName};
 use clawfarm_model::target::{RuntimeKind, Target};
-use clawfarm_model::{Action, ClawId, Context, Error, Granted, Instance, Resource, Result, authorize};
+use clawfarm_model::{Action, ClawId, Code, Context, Error, Granted, Instance, Resource, Result, authorize};
 use clawfarm_runtime::Runtime;
 use clawfarm_store::Store;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::Parts;
 use crate::events::feed::Feed;
 use crate::operations::Board;
 use crate::reconcile::Reconciler;
 use crate::reconcile::queue::Priority;
+use crate::sharing::Shares;
+use crate::sharing::held::{Hold, not_reached};
 
 pub(crate) struct Core {
     pub(crate) store: Store,
@@ -29,13 +32,18 @@ pub(crate) struct Core {
     /// One generation of keys at a time, so that two launches agree on an instance's token.
     pub(crate) keys: tokio::sync::Mutex<()>,
     pub(crate) stopping: CancellationToken,
+    /// The reconciler's tasks.
+    pub(crate) turns: TaskTracker,
+    pub(crate) shares: Shares,
     wakes: Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Core {
     pub(crate) async fn new(parts: Parts) -> Result<Arc<Self>> {
         let system = Context::system("start");
+        let names: Vec<TargetName> = parts.targets.iter().map(|(t, _)| t.name.clone()).collect();
         for (target, _) in &parts.targets {
+            refuse_anothers(&parts, target).await?;
             let resource = Resource::new(TenantName::default_tenant(), "target", target.name.as_str());
             let grant = authorize(&system, Action::TargetWrite, &resource)?;
             parts.store.put_target(&grant, target).await?;
@@ -50,6 +58,8 @@ impl Core {
             admission: tokio::sync::Mutex::default(),
             keys: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
+            turns: TaskTracker::new(),
+            shares: Shares::new(parts.sharing, &names),
             wakes: Mutex::default(),
         }))
     }
@@ -59,9 +69,33 @@ impl Core {
         &self.targets
     }
 
-    /// The runtime of a target.
+    /// A target that is reached from here.
+    pub(crate) fn target(&self, name: &TargetName) -> Option<&Target> {
+        self.targets.iter().find(|(t, _)| t.name == *name).map(|(t, _)| t)
+    }
+
+    /// Whether a target is this server's alone.
+    pub(crate) fn is_own(&self, name: &TargetName) -> bool {
+        match self.shares.node() {
+            Some(node) => self.target(name).is_some_and(|t| t.reachable_from.as_deref() == Some(node)),
+            None => true,
+        }
+    }
+
+    /// The runtime of a target, for acts under a lease: one that is no longer held is refused
+    /// here, and by targets that remember which was the latest.
+    pub(crate) fn acting(&self, hold: &Hold, name: &TargetName) -> Result<Arc<dyn Runtime>> {
+        hold.check()?;
+        let runtime = self.runtime(name)?;
+        Ok(hold.fence().and_then(|fence| runtime.under(fence)).unwrap_or_else(|| Arc::clone(runtime)))
+    }
+
+    /// The runtime of a target, to look at.
     pub(crate) fn runtime(&self, name: &TargetName) -> Result<&Arc<dyn Runtime>> {
         self.targets.iter().find(|(t, _)| t.name == *name).map(|(_, r)| r).ok_or_else(|| {
+            if self.shares.is_shared() {
+                return not_reached(name);
+            }
             let known: Vec<_> = self.targets.iter().map(|(t, _)| t.name.as_str()).collect();
             Error::not_found("target", name)
                 .field("target")
@@ -114,6 +148,22 @@ impl Core {
         wakes.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(wakes.entry(id.clone()).or_default())
     }
+}
+
+/// Refuses a target that the store knows as another server's: its instances are on that
+/// machine, and would be made again on this one.
+async fn refuse_anothers(parts: &Parts, target: &Target) -> Result<()> {
+    let known = match parts.store.target(&Context::system("start"), &target.name).await {
+        Ok(known) => known,
+        Err(error) if error.code() == Code::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if parts.sharing.is_none() || known.reachable_from == target.reachable_from {
+        return Ok(());
+    }
+    Err(Error::new(Code::Conflict, format!("target '{}' of this database is another server's", target.name))
+        .field("node")
+        .fix("give this server a name of its own with --node; one that replaces another needs its home folder"))
 }
 
 /// Asks for leave to do `action` to an instance.

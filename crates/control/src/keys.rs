@@ -25,9 +25,7 @@ impl Core {
         if let Some(value) = self.store.secret_value(&system, &owner, &name).await? {
             return Ok(value);
         }
-        let value = random_key()?;
-        self.store.set_secret(&system_grant(instance)?, &owner, &name, &value).await?;
-        Ok(value)
+        self.store.secret_or_set(&system_grant(instance)?, &owner, &name, &random_key()?).await
     }
 
     /// A new value for one of an instance's own keys.

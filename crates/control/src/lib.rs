@@ -13,12 +13,14 @@ mod keys;
 mod operations;
 mod reconcile;
 mod secrets;
+mod sharing;
 mod stored;
 mod targets;
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawfarm_adapters::{Registry, Warning};
 use clawfarm_model::target::Target;
@@ -31,8 +33,12 @@ pub use events::Follower;
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;
+pub use sharing::{LEASE_TTL, Place, Sharing};
 
 use crate::core::Core;
+
+/// How long turns may take to break off when the server ends; they do so at their next wait.
+const TURNS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything clawfarm can do, for the API and whoever else comes in from outside. Cheap to
 /// clone.
@@ -50,6 +56,8 @@ pub struct Parts {
     /// The places instances run on, each with its runtime. The first of a kind is the
     /// default of its kind; the first of all is the default.
     pub targets: Vec<(Target, Arc<dyn Runtime>)>,
+    /// How the store is shared with other servers; `None` when this one is alone on it.
+    pub sharing: Option<Sharing>,
 }
 
 /// The answer to a use case that takes a while.
@@ -75,6 +83,7 @@ impl Control {
         let telling = Arc::clone(&core);
         tokio::spawn(async move { telling.feed.run(&telling.store, &telling.stopping).await });
         reconcile::begin(&core).await?;
+        core.join().await?;
         Ok(Self { core })
     }
 
@@ -98,6 +107,14 @@ impl Control {
             _ => Ok(()),
         };
         self.core.stopping.cancel();
+        self.core.turns.close();
+        if self.core.shares.is_shared() {
+            // A lease is given back when nothing is done under it any more.
+            if tokio::time::timeout(TURNS_LIMIT, self.core.turns.wait()).await.is_err() {
+                tracing::warn!(left = self.core.turns.len(), "turns did not end in time");
+            }
+            self.core.leave().await;
+        }
         outcome
     }
 }

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clawfarm_model::fence::Fence;
 use clawfarm_model::operation::Step;
-use clawfarm_model::{Context, Operation, Result, Timestamp};
+use clawfarm_model::{ClawId, Context, Operation, Result, Timestamp};
 use clawfarm_runtime::Progress;
 use clawfarm_store::{Page, PageRequest, Store};
 use tokio::sync::Notify;
@@ -27,6 +28,7 @@ pub(crate) struct Board {
 }
 
 struct Live {
+    instance: Option<ClawId>,
     state: Mutex<LiveState>,
     changed: Notify,
 }
@@ -47,10 +49,11 @@ impl Board {
     }
 
     /// Where acts for this operation report their steps.
-    pub(crate) fn follow(&self, operation: &Operation) -> StepLog {
+    pub(crate) fn follow(&self, operation: &Operation, fence: Option<&Fence>) -> StepLog {
         let mut all = self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let live = all.entry(operation.id.clone()).or_insert_with(|| {
             Arc::new(Live {
+                instance: operation.instance.clone(),
                 state: Mutex::new(LiveState {
                     steps: operation.steps.clone(),
                     updated_at: operation.updated_at,
@@ -59,13 +62,29 @@ impl Board {
                 changed: Notify::new(),
             })
         });
-        StepLog { id: operation.id.clone(), live: Some(Arc::clone(live)), store: self.store.clone() }
+        let mut state = live.lock();
+        if operation.updated_at > state.updated_at {
+            state.steps.clone_from(&operation.steps);
+            state.updated_at = operation.updated_at;
+        }
+        drop(state);
+        let fence = fence.cloned();
+        StepLog { id: operation.id.clone(), live: Some(Arc::clone(live)), store: self.store.clone(), fence }
     }
 
     /// The operation ended, or another took its place: its waiters look again.
     pub(crate) fn ended(&self, id: &str) {
         let live = self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
         if let Some(live) = live {
+            live.changed.notify_waiters();
+        }
+    }
+
+    /// Something happened to an instance, perhaps at another server: whoever waits for an
+    /// operation on it looks again.
+    pub(crate) fn touched(&self, id: &ClawId) {
+        let all = self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for live in all.values().filter(|live| live.instance.as_ref() == Some(id)) {
             live.changed.notify_waiters();
         }
     }
@@ -79,12 +98,16 @@ impl Board {
 
     fn overlay(&self, operation: &mut Operation) {
         if operation.state.ended() {
+            self.ended(&operation.id);
             return;
         }
         if let Some(live) = self.live(&operation.id) {
             let state = live.lock();
-            operation.steps.clone_from(&state.steps);
-            operation.updated_at = operation.updated_at.max(state.updated_at);
+            // Another server may have worked on it since.
+            if state.updated_at >= operation.updated_at {
+                operation.steps.clone_from(&state.steps);
+                operation.updated_at = state.updated_at;
+            }
         }
     }
 
@@ -116,7 +139,7 @@ impl Board {
             }
             let Some(notified) = notified else {
                 // Nobody works on it yet: whoever will finds this entry.
-                self.follow(&operation);
+                self.follow(&operation, None);
                 continue;
             };
             tokio::select! {
@@ -148,20 +171,22 @@ pub(crate) struct StepLog {
     id: String,
     live: Option<Arc<Live>>,
     store: Store,
+    fence: Option<Fence>,
 }
 
 impl StepLog {
     /// For an act that no operation waits on.
     pub(crate) const fn nobody(store: Store) -> Self {
-        Self { id: String::new(), live: None, store }
+        Self { id: String::new(), live: None, store, fence: None }
     }
 
     fn write(&self, steps: Vec<Step>) {
-        let (store, id) = (self.store.clone(), self.id.clone());
+        let (store, id, fence) = (self.store.clone(), self.id.clone(), self.fence.clone());
         // A step that could not be written costs a bar its last position; the operation's end
         // is written in the transaction that ends it.
         tokio::spawn(async move {
-            if let Err(error) = store.set_operation_steps(&Context::system("progress"), &id, &steps).await {
+            let system = Context::system("progress");
+            if let Err(error) = store.set_operation_steps(&system, &id, &steps, fence.as_ref()).await {
                 tracing::warn!(operation = %id, ?error, "steps were not written");
             }
         });

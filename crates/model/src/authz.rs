@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::error::{Code, Error, Result};
+use crate::fence::Fence;
 use crate::name::TenantName;
 
 /// Who asks, for which tenant, in which request.
@@ -166,9 +167,23 @@ pub struct Granted {
     context: Context,
     action: Action,
     resource: Resource,
+    fence: Option<Fence>,
 }
 
 impl Granted {
+    /// The same leave for as long as a lease is held: the store refuses the write when it is
+    /// another server's by then.
+    #[must_use]
+    pub fn under(self, fence: Option<Fence>) -> Self {
+        Self { fence, ..self }
+    }
+
+    /// The lease it is bound to; `None` for what people ask for, and where one server is alone.
+    #[must_use]
+    pub const fn fence(&self) -> Option<&Fence> {
+        self.fence.as_ref()
+    }
+
     /// Who asked.
     #[must_use]
     pub const fn context(&self) -> &Context {
@@ -207,7 +222,7 @@ pub fn authorize(context: &Context, action: Action, resource: &Resource) -> Resu
             format!("{} may not {} {} '{}'", context.actor(), action.as_str(), resource.kind, resource.id),
         ));
     }
-    Ok(Granted { context: context.clone(), action, resource: resource.clone() })
+    Ok(Granted { context: context.clone(), action, resource: resource.clone(), fence: None })
 }
 
 #[cfg(test)]

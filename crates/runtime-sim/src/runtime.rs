@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
-use clawfarm_model::{ClawId, Code, Error, Observation, Result};
+use clawfarm_model::{ClawId, Code, Error, Fence, Observation, Result};
 use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Runtime, Stats, Suspend};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -50,13 +50,13 @@ impl SimConfig {
 }
 
 /// The simulated runtime.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SimRuntime {
     config: SimConfig,
     pub(crate) world: Arc<World>,
     pub(crate) chats: Arc<claw::Chats>,
-    watch: Watch,
-    draws: AtomicU64,
+    watch: Arc<Watch>,
+    draws: Arc<AtomicU64>,
 }
 
 impl SimRuntime {
@@ -67,8 +67,8 @@ impl SimRuntime {
     /// When the folder can't be made.
     pub fn open(config: SimConfig) -> Result<Self> {
         let world = Arc::new(World::open(&config.world)?);
-        let watch = Watch::start(world.clone());
-        Ok(Self { config, world, chats: Arc::default(), watch, draws: AtomicU64::new(0) })
+        let watch = Arc::new(Watch::start(world.clone()));
+        Ok(Self { config, world, chats: Arc::default(), watch, draws: Arc::default() })
     }
 
     /// Its world, to look at and to change.
@@ -86,7 +86,7 @@ impl SimRuntime {
     ) -> Result<T> {
         let failure = self.before(verb, id).await?;
         let world = self.world.clone();
-        let result = tokio::task::spawn_blocking(move || act(&world))
+        let result = tokio::task::spawn_blocking(move || world.pass_fence().and_then(|()| act(&world)))
             .await
             .map_err(|e| Error::internal(format!("the simulated {verb} broke off"), e))??;
         after(failure, id)?;
@@ -154,6 +154,10 @@ pub(crate) fn check_up(behaviour: &Behaviour) -> Result<()> {
 impl Runtime for SimRuntime {
     fn kind(&self) -> RuntimeKind {
         RuntimeKind::Sim
+    }
+
+    fn under(&self, fence: &Fence) -> Option<Arc<dyn Runtime>> {
+        Some(Arc::new(Self { world: Arc::new(self.world.under(fence)), ..self.clone() }))
     }
 
     async fn diagnose(&self) -> Diagnosis {

@@ -9,6 +9,7 @@
 //! data/<xx>/<id>/     a claw's files (state/) and what it printed (log)
 //! datasets/<id>/      data that was set aside
 //! calls/<label>       as many bytes as calls were counted for a scripted failure
+//! fences/<t>-<shard>  the highest epoch of a lease under which anything was done there
 //! ```
 //! Nothing is synced to the disk: the world survives the death of every process, not a power
 //! cut, and that is what makes thousands of claws a second possible. States are appended and
@@ -20,7 +21,7 @@ use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use clawfarm_model::{ClawId, Error, Observation, Result, Timestamp};
+use clawfarm_model::{ClawId, Error, Fence, Observation, Result, Timestamp};
 
 use crate::behaviour::Behaviour;
 use crate::disk::{Stamp, broken, lock_file, now, remove, replace, unreadable};
@@ -32,9 +33,17 @@ use crate::states::{last_state, write_state};
 /// for one another.
 const SHARDS: u64 = 64;
 /// A simulated world, by its folder.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct World {
     root: PathBuf,
+    seen: Arc<Seen>,
+    /// The lease that what is done through this is done under.
+    fence: Option<Fence>,
+}
+
+/// What was read of it, for as long as it does not change.
+#[derive(Debug, Default)]
+struct Seen {
     behaviour: Mutex<Option<(Stamp, Arc<Behaviour>)>>,
     records: Mutex<HashMap<ClawId, (Stamp, Arc<Record>)>>,
 }
@@ -65,13 +74,13 @@ impl World {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         let failed = |e| broken(&root, "made", e);
-        for name in ["data", "datasets", "calls"] {
+        for name in ["data", "datasets", "calls", "fences"] {
             fs::create_dir_all(root.join(name)).map_err(failed)?;
         }
         for shard in 0..SHARDS {
             fs::create_dir_all(root.join("claws").join(format!("{shard:02x}"))).map_err(failed)?;
         }
-        Ok(Self { root, behaviour: Mutex::default(), records: Mutex::default() })
+        Ok(Self { root, seen: Arc::default(), fence: None })
     }
 
     /// Its folder.
@@ -92,14 +101,14 @@ impl World {
             Err(e) => return Err(broken(&path, "read", e)),
         };
         let stamp = Stamp::of(&meta);
-        if let Some((known, behaviour)) = &*lock(&self.behaviour)
+        if let Some((known, behaviour)) = &*lock(&self.seen.behaviour)
             && *known == stamp
         {
             return Ok(behaviour.clone());
         }
         let text = fs::read(&path).map_err(|e| broken(&path, "read", e))?;
         let behaviour = Arc::new(Behaviour::parse(&text)?);
-        *lock(&self.behaviour) = stamp.is_settled().then(|| (stamp, behaviour.clone()));
+        *lock(&self.seen.behaviour) = stamp.is_settled().then(|| (stamp, behaviour.clone()));
         Ok(behaviour)
     }
 
@@ -210,7 +219,7 @@ impl World {
 
     /// Every record, those that did not change since they were last read from memory.
     pub(crate) fn records(&self) -> Result<Vec<Arc<Record>>> {
-        let mut known = lock(&self.records);
+        let mut known = lock(&self.seen.records);
         let mut fresh = HashMap::with_capacity(known.len());
         let mut all = Vec::with_capacity(known.len());
         for shard in 0..SHARDS {
@@ -247,6 +256,7 @@ impl World {
         change: impl FnOnce(&mut Option<Record>, i64) -> Result<(Step, T)>,
     ) -> Result<T> {
         let _alone = lock_file(&self.root.join("claws").join(shard(id)).join(".lock"))?;
+        self.pass_fence()?;
         let before = self.record(id)?;
         let mut record = before.clone();
         let now = now();
@@ -268,6 +278,34 @@ impl World {
             None => remove(&path, fs::remove_file)?,
         }
         Ok(result)
+    }
+
+    /// The same world, in which everything is done under a lease.
+    pub(crate) fn under(&self, fence: &Fence) -> Self {
+        Self { fence: Some(fence.clone()), ..self.clone() }
+    }
+
+    /// Refuses what is done under a lease that another server has had since, and remembers the
+    /// lease otherwise.
+    pub(crate) fn pass_fence(&self) -> Result<()> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let folder = self.root.join("fences");
+        let path = folder.join(format!("{}-{}", fence.target, fence.shard));
+        let seen = || match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().parse().unwrap_or(0_i64)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(e) => Err(unreadable(&path, e)),
+        };
+        let mut latest = seen()?;
+        if latest < fence.epoch {
+            let _alone = lock_file(&folder.join(".lock"))?;
+            latest = seen()?;
+            if latest < fence.epoch {
+                let text = fence.epoch.to_string();
+                return replace(&path, text.as_bytes(), 0o600).map_err(|e| broken(&path, "written", e));
+            }
+        }
+        if latest > fence.epoch { Err(fence.refused()) } else { Ok(()) }
     }
 
     /// Counts a call; the first is 1. Over all processes, by the length of a file.

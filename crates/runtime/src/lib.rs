@@ -17,12 +17,13 @@ mod progress;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
-use clawfarm_model::{ClawId, Observation, Result};
+use clawfarm_model::{ClawId, Fence, Observation, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
@@ -40,6 +41,15 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 pub trait Runtime: Send + Sync + 'static {
     /// Which kind.
     fn kind(&self) -> RuntimeKind;
+
+    /// The same target for a server that holds a lease on the instances it acts on, where the
+    /// target can refuse what a server does whose lease another one has had since: that error
+    /// is told by [`clawfarm_model::is_fenced`]. `None` where the target remembers no epochs;
+    /// there the deterministic names and the `run` of a launch are the guard.
+    fn under(&self, fence: &Fence) -> Option<Arc<dyn Runtime>> {
+        let _ = fence;
+        None
+    }
 
     /// Looks at whether instances can be started here, and what would mend it. Never fails:
     /// what is broken is a check with level `error`.

@@ -2,6 +2,7 @@
 //! reached it.
 
 use clawfarm_model::error::ErrorReport;
+use clawfarm_model::fence::Fence;
 use clawfarm_model::operation::Step;
 use clawfarm_model::{ClawId, Context, Error, Operation, OperationKind, OperationState, Result};
 use sea_orm::sea_query::Expr;
@@ -120,11 +121,19 @@ impl Store {
     /// whoever shows progress looks at the operation. One that ended is left as it is.
     ///
     /// # Errors
-    /// When the context is a tenant's, or the database fails.
-    pub async fn set_operation_steps(&self, context: &Context, id: &str, steps: &[Step]) -> Result<()> {
+    /// When the context is a tenant's, the lease of `fence` is another server's by now, or the
+    /// database fails.
+    pub async fn set_operation_steps(
+        &self,
+        context: &Context,
+        id: &str,
+        steps: &[Step],
+        fence: Option<&Fence>,
+    ) -> Result<()> {
         use operation::Column as C;
         server_only(context, "progress of an operation")?;
         let tx = Tx::begin(&self.0).await?;
+        tx.check_fence(fence).await?;
         operation::Entity::update_many()
             .col_expr(C::Steps, Expr::value(to_json(&steps)?))
             .col_expr(C::UpdatedAt, Expr::value(tx.now.as_millis()))

@@ -44,6 +44,30 @@ impl Store {
         tx.commit().await
     }
 
+    /// The value of a secret; `value` when it has none yet, which is set then. Of several
+    /// servers that do so at once, all get the one that was first.
+    ///
+    /// # Errors
+    /// As for [`Store::set_secret`] and [`Store::secret_value`].
+    pub async fn secret_or_set(
+        &self,
+        granted: &Granted,
+        owner: &SecretOwner,
+        name: &SecretName,
+        value: &SecretString,
+    ) -> Result<SecretString> {
+        let mut tx = self.begin_secret_write(granted, owner, name).await?;
+        let there = secret::Entity::find_by_id(key_of(owner, name)).one(tx.on()).await.map_err(db)?;
+        if let Some(row) = there {
+            return self.open_secret(row, owner, name);
+        }
+        tx.put_secret(owner, name, value).await?;
+        tx.secret_written(granted, owner, &NewEvent::info("secret-set", format!("secret '{name}' was set")))
+            .await?;
+        tx.commit().await?;
+        Ok(value.clone())
+    }
+
     /// Removes a secret; says whether it was there.
     ///
     /// # Errors
@@ -94,12 +118,15 @@ impl Store {
             .one(&self.0.reader)
             .await
             .map_err(db)?;
-        let Some(row) = row else { return Ok(None) };
+        row.map(|row| self.open_secret(row, owner, name)).transpose()
+    }
+
+    fn open_secret(&self, row: secret::Model, owner: &SecretOwner, name: &SecretName) -> Result<SecretString> {
         let sealed = Sealed { wrapped_key: row.wrapped_key, value: row.value };
         let plain = crypto::unseal(&self.0.master_key, belongs(owner, name), &sealed)
             .map_err(|e| e.field(format!("secret {name}")))?;
         let text = std::str::from_utf8(&plain).map_err(|e| unreadable("secret", name.as_str(), e))?;
-        Ok(Some(SecretString::from(text)))
+        Ok(SecretString::from(text))
     }
 
     async fn begin_secret_write(

@@ -83,8 +83,11 @@ impl Control {
         core.check_secrets(context, &spec.config, &owner(&present), |_| false).await?;
         let _admission = core.admission.lock().await;
         let grows = spec.resources.memory_mib > present.spec.resources.memory_mib;
-        if grows && present.phase.holds_memory() && !present.spec.overcommit {
-            let runtime = core.runtime(&spec.target)?;
+        if grows
+            && present.phase.holds_memory()
+            && !present.spec.overcommit
+            && let Ok(runtime) = core.runtime(&spec.target)
+        {
             core.check_memory(&spec.target, runtime.as_ref(), spec.resources, Some(&present.id)).await?;
         }
         let (instance, operation) = core

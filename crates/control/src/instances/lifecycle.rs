@@ -128,7 +128,8 @@ impl Control {
         core.accepted(instance, operation)
     }
 
-    /// Stops every instance that is up, and waits until they are down.
+    /// Stops every instance that is up, and waits until they are down. Where other servers
+    /// share the database: those that only this one reaches; the others go on with them.
     pub(crate) async fn stop_all(&self, context: &Context) -> Result<()> {
         let mut waits = Vec::new();
         let mut cursor = None;
@@ -138,7 +139,8 @@ impl Control {
                 .store
                 .instances(context, &InstanceFilter::default(), &PageRequest::after(cursor, PageRequest::MAX))
                 .await?;
-            for instance in page.items.iter().filter(|i| i.phase.holds_memory()) {
+            let own = page.items.iter().filter(|i| self.core.is_own(&i.spec.target));
+            for instance in own.filter(|i| i.phase.holds_memory()) {
                 let accepted = self.stop(context, instance.id.as_str(), false).await?;
                 waits.push(accepted.operation);
             }
@@ -222,8 +224,12 @@ impl Core {
         kind: OperationKind,
     ) -> Result<Accepted> {
         let _admission = self.admission.lock().await;
-        if !instance.phase.holds_memory() && !instance.spec.overcommit {
-            let runtime = self.runtime(&instance.spec.target)?;
+        // A target that only other servers reach is asked there, when one of them is there: the
+        // request is passed on to it. When none is, the wish is kept until one comes.
+        if let Ok(runtime) = self.runtime(&instance.spec.target)
+            && !instance.phase.holds_memory()
+            && !instance.spec.overcommit
+        {
             self.check_memory(
                 &instance.spec.target,
                 runtime.as_ref(),

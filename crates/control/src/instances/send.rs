@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use clawfarm_adapters::SendEvent;
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Error, Instance, OperationKind, Phase, Result, Timestamp,
+    Action, ClawId, Code, Context, Error, Instance, OperationKind, OperationState, Phase, Result, Timestamp,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use tokio::time::Instant;
 
 use crate::Control;
 use crate::core::may;
@@ -77,20 +78,31 @@ impl Control {
             return Ok(instance);
         }
         let limit = Duration::from_secs(u64::from(instance.spec.ready_timeout_secs));
-        let asleep = matches!(instance.phase, Phase::Warm | Phase::Suspended);
-        let operation = if asleep {
-            Some(self.core.wake(context, &instance, OperationKind::Resume).await?.operation)
-        } else {
-            self.core.store.running_operation(context, &instance.id).await?
-        };
-        if let Some(operation) = operation {
+        let until = Instant::now() + limit;
+        let mut now = instance;
+        while now.phase != Phase::Ready {
+            let left = until.saturating_duration_since(Instant::now());
+            let asleep = matches!(now.phase, Phase::Warm | Phase::Suspended);
+            let operation = if asleep {
+                Some(self.core.wake(context, &now, OperationKind::Resume).await?.operation)
+            } else {
+                self.core.store.running_operation(context, &now.id).await?
+            };
+            let Some(operation) = operation else {
+                now = self.core.store.instance(context, &now.id).await?;
+                break;
+            };
             let never = Timestamp::from_millis(i64::MAX);
-            let ended = self.operation_changed(context, &operation.id, never, limit).await?;
+            let ended = self.operation_changed(context, &operation.id, never, left).await?;
             if let Some(error) = ended.error {
                 return Err(error.into());
             }
+            now = self.core.store.instance(context, &now.id).await?;
+            // Somebody else, at another server perhaps, woke it too: that wake is waited for.
+            if ended.state != OperationState::Superseded || left.is_zero() {
+                break;
+            }
         }
-        let now = self.core.store.instance(context, &instance.id).await?;
         if now.phase == Phase::Ready {
             return Ok(now);
         }

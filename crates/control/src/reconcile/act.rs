@@ -10,7 +10,7 @@ use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::launch::{DataFate, StopOptions};
 use clawfarm_model::{
     Action, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation, Result,
-    Signal, Timestamp, Urgency,
+    Signal, Timestamp, Urgency, is_fenced,
 };
 use clawfarm_runtime::{Progress, Runtime};
 use clawfarm_store::{Changes, OperationEnd};
@@ -24,6 +24,7 @@ use super::settle::outcome;
 use crate::core::{Core, may};
 use crate::instances::busy;
 use crate::operations::StepLog;
+use crate::sharing::held::Hold;
 
 /// What a hurried end gives: time to close files, not to finish work.
 const HURRIED_GRACE: Duration = Duration::from_secs(10);
@@ -38,6 +39,7 @@ const START_LIMIT: Duration = Duration::from_secs(45 * 60);
 /// idempotent, so the next turn goes on from there.
 pub(super) async fn act(
     core: &Core,
+    hold: &Hold,
     instance: &Instance,
     what: Act,
     why: &'static str,
@@ -47,16 +49,16 @@ pub(super) async fn act(
     tracing::debug!(instance = %id, ?what, why, "acting");
     let operation = core.store.running_operation(&Context::system("act"), id).await?;
     let steps =
-        operation.as_ref().map_or_else(|| StepLog::nobody(core.store.clone()), |o| core.board.follow(o));
+        operation.as_ref().map_or_else(|| StepLog::nobody(core.store.clone()), |o| core.board.follow(o, hold.fence()));
     let doing = async {
         match &what {
-            Act::Start => start(core, instance, &steps).await,
-            Act::Thaw => thaw(core, instance, &steps).await,
-            Act::Freeze => freeze(core, instance, &steps).await,
-            Act::Suspend => suspend(core, instance, &steps).await,
-            Act::Stop(urgency) => stop(core, instance, *urgency, &steps).await,
-            Act::Destroy => destroy(core, instance, &steps).await,
-            Act::GiveUp(error) => give_up(core, id, error).await,
+            Act::Start => start(core, hold, instance, &steps).await,
+            Act::Thaw => thaw(core, hold, instance, &steps).await,
+            Act::Freeze => freeze(core, hold, instance, &steps).await,
+            Act::Suspend => suspend(core, hold, instance, &steps).await,
+            Act::Stop(urgency) => stop(core, hold, instance, *urgency, &steps).await,
+            Act::Destroy => destroy(core, hold, instance, &steps).await,
+            Act::GiveUp(error) => give_up(core, hold, id, error).await,
         }
     };
     let outcome = tokio::select! {
@@ -65,17 +67,18 @@ pub(super) async fn act(
     };
     match outcome {
         Ok(again) => Ok(again),
-        Err(error) => failed(core, instance, &what, error).await,
+        Err(error) if is_fenced(&error) => Err(error),
+        Err(error) => failed(core, hold, instance, &what, error).await,
     }
 }
 
-async fn start(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
-    let runtime = core.runtime(&instance.spec.target)?.as_ref();
+async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    let target = &instance.spec.target;
     let starting = async {
-        let (launch, warnings) = core.launch(instance, runtime, steps).await?;
+        let (launch, warnings) = core.launch(hold, instance, steps).await?;
         let name = &instance.spec.claw_type;
         steps.step("start", &format!("starting {name} {}", instance.spec.version), None, "");
-        core.record(&instance.id, |it| {
+        core.record(hold, &instance.id, |it| {
             let mut events: Vec<_> = warnings
                 .iter()
                 .map(|w| NewEvent::warning("config", format!("{}: {}", w.field, w.message)))
@@ -84,17 +87,19 @@ async fn start(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Agai
             events
         })
         .await?;
-        runtime.start(&launch).await
+        // Preparing may have taken long.
+        core.acting(hold, target)?.start(&launch).await
     };
     let seen = match tokio::time::timeout(START_LIMIT, starting).await {
         Ok(Err(error)) if is_port_taken(&error) && instance.spec.port.is_none() => {
-            return other_port(core, instance, runtime, &error).await;
+            let runtime = core.runtime(target)?.as_ref();
+            return other_port(core, hold, instance, runtime, &error).await;
         }
         Ok(result) => result?,
         Err(_) => return Err(Error::new(Code::Timeout, "its start was not done within 45 minutes")),
     };
     steps.step("ready", "waiting until it answers", None, "");
-    saw(core, &instance.id, seen).await?;
+    saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
 }
 
@@ -103,10 +108,16 @@ fn is_port_taken(error: &Error) -> bool {
 }
 
 /// Something else sits on the port that was chosen for it: another is chosen.
-async fn other_port(core: &Core, instance: &Instance, runtime: &dyn Runtime, taken: &Error) -> Result<Again> {
+async fn other_port(
+    core: &Core,
+    hold: &Hold,
+    instance: &Instance,
+    runtime: &dyn Runtime,
+    taken: &Error,
+) -> Result<Again> {
     let port = core.free_port(&instance.spec.target, runtime, instance.port.into_iter().collect()).await?;
     let message = taken.message().to_owned();
-    core.record(&instance.id, |it| {
+    core.record(hold, &instance.id, |it| {
         it.port = Some(port);
         vec![NewEvent::warning("port", format!("{message}; it gets {port}"))]
     })
@@ -114,35 +125,37 @@ async fn other_port(core: &Core, instance: &Instance, runtime: &dyn Runtime, tak
     Ok(Again::Now)
 }
 
-async fn thaw(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
+async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
     steps.step("thaw", "letting it go on", None, "");
-    let seen = freezer(core, instance)?.thaw(&instance.id).await?;
-    saw(core, &instance.id, seen).await?;
+    let runtime = core.acting(hold, &instance.spec.target)?;
+    let seen = freezer(runtime.as_ref(), instance)?.thaw(&instance.id).await?;
+    saw(core, hold, &instance.id, seen).await?;
     // It was drained before it was frozen. A claw that forgot it meanwhile (the drain's
     // lease ran out) answers that nothing is drained, which is as well.
-    let reach = Reach::new(core, instance).await?;
+    let reach = Reach::acting(core, hold, instance).await?;
     if let Err(error) = reach.adapter().undrain(&reach.access()).await {
         tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
     }
     Ok(Again::Now)
 }
 
-async fn freeze(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
-    drain(core, instance, steps).await?;
+async fn freeze(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    drain(core, hold, instance, steps).await?;
     steps.step("freeze", "freezing it", None, "");
-    let seen = freezer(core, instance)?.freeze(&instance.id).await?;
-    saw(core, &instance.id, seen).await?;
+    let runtime = core.acting(hold, &instance.spec.target)?;
+    let seen = freezer(runtime.as_ref(), instance)?.freeze(&instance.id).await?;
+    saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
 }
 
-async fn suspend(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
-    let runtime = core.runtime(&instance.spec.target)?;
+async fn suspend(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
     let frozen = instance.observed.as_ref().is_some_and(|o| o.state == ObservedState::Frozen);
     // What is frozen was drained before.
     if !frozen {
-        drain(core, instance, steps).await?;
+        drain(core, hold, instance, steps).await?;
     }
-    begin_stop(core, &instance.id).await?;
+    begin_stop(core, hold, &instance.id).await?;
+    let runtime = core.acting(hold, &instance.spec.target)?;
     let seen = if let Some(snapshot) = runtime.suspend() {
         steps.step("save", "saving its memory", None, "");
         snapshot.suspend(&instance.id).await?
@@ -152,17 +165,17 @@ async fn suspend(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Ag
             .stop(&instance.id, StopOptions { grace: grace(core, instance, instance.intent.urgency)? })
             .await?
     };
-    saw(core, &instance.id, seen).await?;
+    saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
 }
 
 /// Asks it to take nothing new. One that works says so and goes on, unless it is to sleep
 /// all the same: then it is given a while, and ended by the stop that follows.
-async fn drain(core: &Core, instance: &Instance, steps: &StepLog) -> Result<()> {
+async fn drain(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<()> {
     steps.step("drain", "letting it finish", None, "");
     let forced = instance.intent.urgency != Urgency::Graceful;
     let wait = if forced { DRAIN_FORCED } else { DRAIN_IDLE };
-    let reach = Reach::new(core, instance).await?;
+    let reach = Reach::acting(core, hold, instance).await?;
     match reach.adapter().drain(&reach.access(), wait).await {
         Ok(Activity::Busy(blockers)) if !forced => Err(busy(&instance.id, &blockers)),
         Ok(_) => Ok(()),
@@ -174,9 +187,15 @@ async fn drain(core: &Core, instance: &Instance, steps: &StepLog) -> Result<()> 
     }
 }
 
-async fn stop(core: &Core, instance: &Instance, urgency: Urgency, steps: &StepLog) -> Result<Again> {
-    let runtime = core.runtime(&instance.spec.target)?;
-    begin_stop(core, &instance.id).await?;
+async fn stop(
+    core: &Core,
+    hold: &Hold,
+    instance: &Instance,
+    urgency: Urgency,
+    steps: &StepLog,
+) -> Result<Again> {
+    begin_stop(core, hold, &instance.id).await?;
+    let runtime = core.acting(hold, &instance.spec.target)?;
     let seen = if urgency == Urgency::Now {
         steps.step("kill", "ending it at once", None, "");
         runtime.kill(&instance.id).await?
@@ -185,12 +204,12 @@ async fn stop(core: &Core, instance: &Instance, urgency: Urgency, steps: &StepLo
         steps.step("stop", &format!("letting it end, for {} s at most", grace.as_secs()), None, "");
         runtime.stop(&instance.id, StopOptions { grace }).await?
     };
-    saw(core, &instance.id, seen).await?;
+    saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
 }
 
-async fn begin_stop(core: &Core, id: &ClawId) -> Result<()> {
-    core.record(id, |it| {
+async fn begin_stop(core: &Core, hold: &Hold, id: &ClawId) -> Result<()> {
+    core.record(hold, id, |it| {
         let mut events = Vec::new();
         moved(it, Signal::StopBegun, Timestamp::now(), &mut events);
         events
@@ -207,17 +226,17 @@ fn grace(core: &Core, instance: &Instance, urgency: Urgency) -> Result<Duration>
     })
 }
 
-async fn destroy(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Again> {
-    let runtime = core.runtime(&instance.spec.target)?;
+async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
     let up = instance.observed.as_ref().is_some_and(|o| o.state.is_up());
     if up && instance.intent.urgency != Urgency::Now {
-        stop(core, instance, instance.intent.urgency, steps).await?;
+        stop(core, hold, instance, instance.intent.urgency, steps).await?;
     }
     steps.step("remove", "removing it", None, "");
     // What it was given and never ran with is somebody's data, not its own yet: a purge of an
     // instance that came to nothing must not take that away.
     let given = core.store.dataset_given_to(&Context::system("act"), &instance.id).await?;
     let purge = instance.intent.purge && given.is_none();
+    let runtime = core.acting(hold, &instance.spec.target)?;
     let size = runtime.destroy(&instance.id, if purge { DataFate::Purge } else { DataFate::Keep }).await?;
     let now = Timestamp::now();
     let dataset = (!purge && size > 0).then(|| Dataset {
@@ -230,7 +249,7 @@ async fn destroy(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Ag
         size_bytes: size,
         created_at: now,
     });
-    core.record_with(&instance.id, move |it| {
+    core.record_with(hold, &instance.id, move |it| {
         let mut events = Vec::new();
         it.observed = Some(Observation::absent(it.id.clone()));
         it.port = None;
@@ -249,9 +268,9 @@ async fn destroy(core: &Core, instance: &Instance, steps: &StepLog) -> Result<Ag
     Ok(Again::Never)
 }
 
-async fn give_up(core: &Core, id: &ClawId, error: &Error) -> Result<Again> {
+async fn give_up(core: &Core, hold: &Hold, id: &ClawId, error: &Error) -> Result<Again> {
     let report = error.report();
-    core.record(id, |it| {
+    core.record(hold, id, |it| {
         let mut events = vec![NewEvent::warning("gave-up", report.message.clone())];
         it.last_error = Some(report);
         it.not_before = None;
@@ -263,32 +282,32 @@ async fn give_up(core: &Core, id: &ClawId, error: &Error) -> Result<Again> {
 }
 
 /// Writes down what an act saw.
-async fn saw(core: &Core, id: &ClawId, seen: Observation) -> Result<()> {
-    core.record(id, |it| absorb(it, &seen, Timestamp::now())).await?;
+async fn saw(core: &Core, hold: &Hold, id: &ClawId, seen: Observation) -> Result<()> {
+    core.record(hold, id, |it| absorb(it, &seen, Timestamp::now())).await?;
     Ok(())
 }
 
-fn freezer<'a>(core: &'a Core, instance: &Instance) -> Result<&'a dyn clawfarm_runtime::Freeze> {
-    core.runtime(&instance.spec.target)?.freeze().ok_or_else(|| {
+fn freezer<'a>(runtime: &'a dyn Runtime, instance: &Instance) -> Result<&'a dyn clawfarm_runtime::Freeze> {
+    runtime.freeze().ok_or_else(|| {
         Error::new(Code::Unsupported, format!("the runtime {} can't freeze", instance.spec.runtime))
     })
 }
 
 /// An act failed: whether and when it is tried again, by the error's class.
-async fn failed(core: &Core, instance: &Instance, what: &Act, error: Error) -> Result<Again> {
+async fn failed(core: &Core, hold: &Hold, instance: &Instance, what: &Act, error: Error) -> Result<Again> {
     let id = &instance.id;
     tracing::warn!(instance = %id, ?what, ?error, "an act failed");
     if matches!(what, Act::Freeze | Act::Suspend) && error.code().class() == Class::User {
-        return stays_awake(core, instance, &error).await;
+        return stays_awake(core, hold, instance, &error).await;
     }
     let final_end = matches!(what, Act::Start) && matches!(error.code().class(), Class::User | Class::Fatal);
     if final_end {
-        return give_up(core, id, &error).await;
+        return give_up(core, hold, id, &error).await;
     }
     let report = error.report();
     let now = Timestamp::now();
     let not_before = now.after(jittered(RestartPolicy::backoff(instance.attempts + 1)));
-    core.record(id, |it| {
+    core.record(hold, id, |it| {
         it.attempts = it.attempts.saturating_add(1);
         it.not_before = Some(not_before);
         let event = NewEvent::warning("error", report.message.clone());
@@ -301,14 +320,14 @@ async fn failed(core: &Core, instance: &Instance, what: &Act, error: Error) -> R
 
 /// It was to sleep and works: what is wanted is again what was before, and whoever waits
 /// is told.
-async fn stays_awake(core: &Core, instance: &Instance, error: &Error) -> Result<Again> {
+async fn stays_awake(core: &Core, hold: &Hold, instance: &Instance, error: &Error) -> Result<Again> {
     let report = error.report();
     let system = Context::system("act");
     let operation = core.store.running_operation(&system, &instance.id).await?;
     let ended = operation.as_ref().map(|o| o.id.clone());
     // Not an observation: what is wanted changes, unless somebody wanted something else
     // since this was decided.
-    let grant = may(&system, Action::InstanceChange, instance)?;
+    let grant = may(&system, Action::InstanceChange, instance)?.under(hold.fence().cloned());
     let decided_on = instance.intent.generation;
     core.store
         .update_instance(&grant, &instance.id, None, move |it| {
@@ -333,20 +352,22 @@ impl Core {
     /// that it ends.
     pub(super) async fn record(
         &self,
+        hold: &Hold,
         id: &ClawId,
         change: impl FnOnce(&mut Instance) -> Vec<NewEvent> + Send,
     ) -> Result<Instance> {
-        self.record_with(id, |it| Changes { events: change(it), ..Changes::default() }).await
+        self.record_with(hold, id, |it| Changes { events: change(it), ..Changes::default() }).await
     }
 
     async fn record_with(
         &self,
+        hold: &Hold,
         id: &ClawId,
         change: impl FnOnce(&mut Instance) -> Changes + Send,
     ) -> Result<Instance> {
         let system = Context::system("reconcile");
         let instance = self.store.instance(&system, id).await?;
-        let grant = may(&system, Action::Observe, &instance)?;
+        let grant = may(&system, Action::Observe, &instance)?.under(hold.fence().cloned());
         let operation = self.store.running_operation(&system, id).await?;
         let waiting: Option<Operation> = operation.clone();
         let steps = operation.as_ref().and_then(|o| self.board.last_steps(&o.id));
@@ -372,10 +393,10 @@ impl Core {
     }
     /// Ends the operation that waits for what already is: a start of what is up, a change that
     /// changes nothing of what runs.
-    pub(super) async fn settle(&self, instance: &Instance) -> Result<()> {
+    pub(super) async fn settle(&self, hold: &Hold, instance: &Instance) -> Result<()> {
         let waiting = self.store.running_operation(&Context::system("reconcile"), &instance.id).await?;
         if waiting.is_some() && outcome(instance).is_some() {
-            self.record(&instance.id, |_| Vec::new()).await?;
+            self.record(hold, &instance.id, |_| Vec::new()).await?;
         }
         Ok(())
     }

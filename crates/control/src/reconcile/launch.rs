@@ -8,11 +8,12 @@ use clawfarm_adapters::RenderInput;
 use clawfarm_model::launch::{Launch, Placement};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{Code, Context, Error, Instance, Result};
-use clawfarm_runtime::{Files, Progress, Runtime};
+use clawfarm_runtime::{Files, Progress};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::Core;
 use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, owner};
+use crate::sharing::held::Hold;
 
 /// The largest of a claw's configuration files that is read back, in bytes.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
@@ -21,10 +22,11 @@ impl Core {
     /// Prepares the place and renders what to run there.
     pub(crate) async fn launch(
         &self,
+        hold: &Hold,
         instance: &Instance,
-        runtime: &dyn Runtime,
         progress: &dyn Progress,
     ) -> Result<(Launch, Vec<clawfarm_adapters::Warning>)> {
+        let runtime = self.acting(hold, &instance.spec.target)?;
         let adapter = self.adapter(instance)?;
         let place = runtime.ensure(&placement(self, instance)?, progress).await?;
         if let Some(files) = runtime.files() {

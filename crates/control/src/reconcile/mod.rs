@@ -16,10 +16,11 @@ pub(crate) mod reach;
 mod settle;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clawfarm_model::{ClawId, Context, Result};
+use clawfarm_model::{ClawId, Result};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -33,23 +34,37 @@ const RESYNC_EVERY: Duration = Duration::from_secs(120);
 #[derive(Default)]
 pub(crate) struct Reconciler {
     pub(crate) queue: Queue,
-    interrupts: Mutex<HashMap<ClawId, Arc<Notify>>>,
+    under_way: Mutex<HashMap<ClawId, Arc<Turning>>>,
     /// The generation of each instance whose record was last kept beside it. Forgotten with
     /// the server: the next one keeps each once more.
     kept: Mutex<HashMap<ClawId, i64>>,
     pub(crate) failures: probe::Failures,
 }
 
+/// A turn that is under way.
+#[derive(Default)]
+pub(crate) struct Turning {
+    /// Something else is wanted.
+    pub(crate) interrupt: Notify,
+    /// The generation of the wish it works on; 0 before it is read.
+    pub(crate) generation: AtomicI64,
+}
+
 impl Reconciler {
+    /// The generation of the wish that a turn works on at the moment.
+    pub(crate) fn working_on(&self, id: &ClawId) -> Option<i64> {
+        self.under_way().get(id).map(|turning| turning.generation.load(Ordering::Relaxed))
+    }
+
     /// Leaves what is being done to `id`, if anything is.
     pub(crate) fn interrupt(&self, id: &ClawId) {
-        if let Some(notify) = self.interrupts().get(id) {
-            notify.notify_one();
+        if let Some(turning) = self.under_way().get(id) {
+            turning.interrupt.notify_one();
         }
     }
 
-    fn interrupts(&self) -> std::sync::MutexGuard<'_, HashMap<ClawId, Arc<Notify>>> {
-        self.interrupts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<ClawId, Arc<Turning>>> {
+        self.under_way.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether the record of this generation has been kept beside the instance.
@@ -68,12 +83,12 @@ impl Reconciler {
         self.failures.forget(id);
     }
 
-    fn begin_turn(&self, id: &ClawId) -> Arc<Notify> {
-        Arc::clone(self.interrupts().entry(id.clone()).or_default())
+    fn begin_turn(&self, id: &ClawId) -> Arc<Turning> {
+        Arc::clone(self.under_way().entry(id.clone()).or_default())
     }
 
     fn end_turn(&self, id: &ClawId) {
-        self.interrupts().remove(id);
+        self.under_way().remove(id);
         self.queue.done(id);
     }
 }
@@ -83,11 +98,11 @@ pub(crate) async fn begin(core: &Arc<Core>) -> Result<()> {
     for (_, runtime) in core.targets() {
         watch(core, runtime.watch());
     }
-    for id in core.store.instance_ids_to_reconcile(&Context::system("reconcile")).await? {
+    for id in core.my_instances().await? {
         core.reconciler.queue.push(&id, Priority::Event);
     }
-    tokio::spawn(dispatch(Arc::clone(core)));
-    tokio::spawn(resync(Arc::clone(core)));
+    core.turns.spawn(dispatch(Arc::clone(core)));
+    core.turns.spawn(resync(Arc::clone(core)));
     Ok(())
 }
 
@@ -101,7 +116,8 @@ fn watch(core: &Arc<Core>, mut changes: tokio::sync::broadcast::Receiver<ClawId>
                 change = changes.recv() => change,
             };
             match change {
-                Ok(id) => core.reconciler.queue.push(&id, Priority::Event),
+                Ok(id) if core.may_be_mine(&id) => core.reconciler.queue.push(&id, Priority::Event),
+                Ok(_) => {}
                 Err(RecvError::Lagged(_)) => push_all(&core, Priority::Event).await,
                 Err(RecvError::Closed) => return,
             }
@@ -110,7 +126,7 @@ fn watch(core: &Arc<Core>, mut changes: tokio::sync::broadcast::Receiver<ClawId>
 }
 
 async fn push_all(core: &Core, priority: Priority) {
-    match core.store.instance_ids_to_reconcile(&Context::system("reconcile")).await {
+    match core.my_instances().await {
         Ok(ids) => ids.iter().for_each(|id| core.reconciler.queue.push(id, priority)),
         Err(error) => tracing::warn!(?error, "the instances could not be listed; the next round will"),
     }
@@ -132,13 +148,14 @@ async fn dispatch(core: Arc<Core>) {
             () = core.stopping.cancelled() => return,
             next = core.reconciler.queue.pop() => next,
         };
+        let turns = core.turns.clone();
         let core = Arc::clone(&core);
-        tokio::spawn(async move {
-            let interrupt = core.reconciler.begin_turn(&id);
+        turns.spawn(async move {
+            let turning = core.reconciler.begin_turn(&id);
             let turn = Turn { core: Arc::clone(&core), id: id.clone() };
             tokio::select! {
                 () = core.stopping.cancelled() => {}
-                () = pass::turn(&core, &id, &interrupt) => {}
+                () = pass::turn(&core, &id, &turning) => {}
             }
             drop(turn);
         });

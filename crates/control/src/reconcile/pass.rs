@@ -1,13 +1,13 @@
 //! One turn: look, write down, decide, act.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{ClawId, Desired};
 use clawfarm_model::{
-    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, Timestamp,
+    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, Timestamp, is_fenced,
 };
-use clawfarm_runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -17,7 +17,9 @@ use super::decide::{Act, Decision, decide};
 use super::launch;
 use super::probe::{self, Probed};
 use super::queue::Priority;
+use super::Turning;
 use crate::core::Core;
+use crate::sharing::held::{Claim, Hold};
 
 /// How long a target may take to say what it sees.
 const OBSERVE_LIMIT: Duration = Duration::from_secs(15);
@@ -28,14 +30,17 @@ const BROKEN_AGAIN: Duration = Duration::from_secs(3);
 
 /// One turn of one instance. Never fails: what went wrong is written down or logged, and the
 /// instance is brought back.
-pub(crate) async fn turn(core: &Core, id: &ClawId, interrupt: &Notify) {
+pub(crate) async fn turn(core: &Core, id: &ClawId, turning: &Turning) {
     let system = Context::system("reconcile");
     let again = match core.store.instance(&system, id).await {
         Ok(instance) if instance.phase == Phase::Destroyed => {
             core.reconciler.forget(id);
             return;
         }
-        Ok(instance) => look_and_act(core, instance, interrupt).await,
+        Ok(instance) => {
+            turning.generation.store(instance.intent.generation, Ordering::Relaxed);
+            held_turn(core, instance, &turning.interrupt).await
+        }
         Err(error) if error.code() == Code::NotFound => return,
         Err(error) => Err(error),
     };
@@ -45,6 +50,11 @@ pub(crate) async fn turn(core: &Core, id: &ClawId, interrupt: &Notify) {
         Ok(Again::At(when)) => {
             let wait = when.since(Timestamp::now()).max(Duration::from_millis(10));
             core.reconciler.queue.push_at(id, Instant::now() + wait);
+        }
+        Err(error) if is_fenced(&error) => {
+            metrics::counter!("clawfarm_fenced_total").increment(1);
+            tracing::info!(instance = %id, ?error, "a turn was dropped");
+            core.reconciler.queue.push_at(id, Instant::now() + BROKEN_AGAIN);
         }
         Err(error) => {
             tracing::error!(instance = %id, ?error, "a turn broke off");
@@ -60,7 +70,25 @@ pub(crate) enum Again {
     At(Timestamp),
 }
 
-async fn look_and_act(core: &Core, instance: Instance, interrupt: &Notify) -> Result<Again> {
+/// A turn under the lease of the instance's shard; nothing where another server has it.
+async fn held_turn(core: &Core, instance: Instance, interrupt: &Notify) -> Result<Again> {
+    match core.claim(&instance) {
+        Claim::Mine(hold) => {
+            tokio::select! {
+                again = look_and_act(core, &hold, instance, interrupt) => again,
+                // Whoever has it now goes on; it comes back here should it be given back.
+                () = hold.lost() => Ok(Again::Never),
+            }
+        }
+        Claim::Stale => Ok(Again::At(Timestamp::now().after(BROKEN_AGAIN))),
+        Claim::NotMine => {
+            core.reconciler.forget(&instance.id);
+            Ok(Again::Never)
+        }
+    }
+}
+
+async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &Notify) -> Result<Again> {
     let runtime = core.runtime(&instance.spec.target)?;
     let seen =
         tokio::time::timeout(OBSERVE_LIMIT, runtime.observe(&instance.id)).await.unwrap_or_else(|_| {
@@ -68,22 +96,22 @@ async fn look_and_act(core: &Core, instance: Instance, interrupt: &Notify) -> Re
         });
     let seen = match seen {
         Ok(seen) => seen,
-        Err(error) => return unknown(core, instance, &error).await,
+        Err(error) => return unknown(core, hold, instance, &error).await,
     };
     let probed = probe(core, &instance, &seen).await;
     let now = Timestamp::now();
     let instance = if is_news(&instance, &seen, &probed, now) {
-        core.record(&instance.id, |it| {
+        core.record(hold, &instance.id, |it| {
             let mut events = absorb(it, &seen, now);
             events.extend(probe::absorb(it, probed, now));
             events
         })
         .await?
     } else {
-        core.settle(&instance).await?;
+        core.settle(hold, &instance).await?;
         instance
     };
-    keep_record(core, runtime.as_ref(), &instance).await;
+    keep_record(core, hold, &instance).await?;
     let decision = match final_exit(core, &instance) {
         Some(error) => Decision::Act(Act::GiveUp(error), "its claw says that another start can't help"),
         None => decide(&instance, now),
@@ -92,21 +120,24 @@ async fn look_and_act(core: &Core, instance: Instance, interrupt: &Notify) -> Re
         Decision::No if instance.phase == Phase::Destroyed => Ok(Again::Never),
         Decision::No => Ok(resting(&instance, now)),
         Decision::Wait(until) => Ok(Again::At(until)),
-        Decision::Act(what, why) => act::act(core, &instance, what, why, interrupt).await,
+        Decision::Act(what, why) => act::act(core, hold, &instance, what, why, interrupt).await,
     }
 }
 
 /// Keeps beside the instance what the store knows of it, once for each change of it, so that
 /// a lost store can be rebuilt. That it can't be written now is no reason not to act.
-async fn keep_record(core: &Core, runtime: &dyn Runtime, instance: &Instance) {
+async fn keep_record(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
     let generation = instance.intent.generation;
     if core.reconciler.is_kept(&instance.id, generation) {
-        return;
+        return Ok(());
     }
+    let runtime = core.acting(hold, &instance.spec.target)?;
     match runtime.keep_record(&instance.id, &launch::record(instance)).await {
         Ok(()) => core.reconciler.set_kept(&instance.id, generation),
+        Err(error) if is_fenced(&error) => return Err(error),
         Err(error) => tracing::warn!(instance = %instance.id, ?error, "its record was not kept beside it"),
     }
+    Ok(())
 }
 
 /// Whether its claw ended in a way that another start can't mend, by what its type says.
@@ -164,12 +195,12 @@ fn forgiven(instance: &Instance, seen: &Observation, now: Timestamp) -> bool {
     seen.started_at.is_some_and(|t| now.since(t) >= window)
 }
 
-async fn unknown(core: &Core, instance: Instance, error: &Error) -> Result<Again> {
+async fn unknown(core: &Core, hold: &Hold, instance: Instance, error: &Error) -> Result<Again> {
     let again = Timestamp::now().after(UNKNOWN_AGAIN);
     if instance.unknown_since.is_none() {
         tracing::warn!(instance = %instance.id, ?error, "the target does not answer");
         let report = error.report();
-        core.record(&instance.id, |it| {
+        core.record(hold, &instance.id, |it| {
             it.unknown_since = Some(Timestamp::now());
             if it.health == Health::Passing {
                 it.health = Health::Unknown;

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 
 use crate::core::Core;
 use crate::keys::GATEWAY_TOKEN;
+use crate::sharing::held::Hold;
 
 /// How long opening a connection may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
@@ -24,17 +25,22 @@ pub(crate) struct Reach {
 
 impl Reach {
     pub(crate) async fn new(core: &Core, instance: &Instance) -> Result<Self> {
+        Self::through(core, instance, Arc::clone(core.runtime(&instance.spec.target)?)).await
+    }
+
+    /// For acts under a lease.
+    pub(crate) async fn acting(core: &Core, hold: &Hold, instance: &Instance) -> Result<Self> {
+        Self::through(core, instance, core.acting(hold, &instance.spec.target)?).await
+    }
+
+    async fn through(core: &Core, instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<Self> {
         let port = instance.port.ok_or_else(|| {
             Error::new(Code::Gone, format!("'{}' has no port", instance.id)).fix("it is being removed")
         })?;
         Ok(Self {
             adapter: Arc::clone(core.adapter(instance)?),
             token: core.key(instance, GATEWAY_TOKEN).await?,
-            dial: RuntimeDial {
-                runtime: Arc::clone(core.runtime(&instance.spec.target)?),
-                id: instance.id.clone(),
-                port,
-            },
+            dial: RuntimeDial { runtime, id: instance.id.clone(), port },
         })
     }
 

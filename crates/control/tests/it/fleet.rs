@@ -127,6 +127,7 @@ async fn begin(home: &std::path::Path) -> Control {
         store,
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
+        sharing: None,
     })
     .await
     .unwrap()

@@ -4,6 +4,7 @@
 mod fleet;
 mod lifecycle;
 mod server_killed;
+mod sharing;
 mod sleep;
 mod tenants;
 mod trouble;

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use clawfarm_model::launch::DataFate;
-use clawfarm_model::{Code, ObservedState};
+use clawfarm_model::name::TargetName;
+use clawfarm_model::{Code, Fence, ObservedState};
 use clawfarm_runtime::{ExecInput, ExecOutput, ExecRequest, LogQuery, NoProgress, Runtime, TermSize};
 use clawfarm_runtime_sim::{ActKind, ClawBehaviour};
 use futures::{StreamExt, TryStreamExt};
@@ -268,4 +269,37 @@ async fn logs_exec_and_use() {
         }
     }
     assert!(shown.contains("30 100\r\n"), "{shown}");
+}
+
+#[tokio::test]
+async fn what_is_done_under_a_lease_that_another_server_had_since_is_refused() {
+    let (_folder, sim) = world();
+    let a = id("a-12345");
+    let fence = |epoch| Fence { target: TargetName::new("sim").unwrap(), shard: 7, epoch };
+    let old = sim.under(&fence(4)).unwrap();
+    old.ensure(&placement(&a, PORT), &NoProgress).await.unwrap();
+    old.start(&launch(&a, 1)).await.unwrap();
+    // The next holder's first act is enough, whatever it is.
+    let new = sim.under(&fence(9)).unwrap();
+    new.keep_record(&a, &serde_json::json!({ "x": 1 })).await.unwrap();
+    let before = (sim.world().acts_on(&a).unwrap(), sim.observe(&a).await.unwrap());
+    let refused = |what: &str, error: Option<clawfarm_model::Error>| {
+        let error = error.unwrap_or_else(|| panic!("{what} was done"));
+        assert!(clawfarm_model::is_fenced(&error), "{what}: {error:?}");
+    };
+    refused("ensure", old.ensure(&placement(&a, PORT + 1), &NoProgress).await.err());
+    refused("ensure of another", old.ensure(&placement(&id("b-12345"), PORT + 1), &NoProgress).await.err());
+    refused("start", old.start(&launch(&a, 2)).await.err());
+    refused("stop", old.stop(&a, GRACE).await.err());
+    refused("kill", old.kill(&a).await.err());
+    refused("destroy", old.destroy(&a, DataFate::Purge).await.err());
+    refused("keep_record", old.keep_record(&a, &serde_json::json!({})).await.err());
+    refused("freeze", old.freeze().unwrap().freeze(&a).await.err());
+    refused("suspend", old.suspend().unwrap().suspend(&a).await.err());
+    refused("write", old.files().unwrap().write(&a, Path::new("x"), b"y").await.err());
+    assert_eq!((sim.world().acts_on(&a).unwrap(), sim.observe(&a).await.unwrap()), before);
+    assert_eq!(sim.observe(&id("b-12345")).await.unwrap().state, ObservedState::Absent);
+    // Whoever holds it goes on; so does a server that is alone, whose lock is its lease.
+    new.stop(&a, GRACE).await.unwrap();
+    sim.start(&launch(&a, 2)).await.unwrap();
 }

@@ -158,6 +158,7 @@ async fn control(home: &std::path::Path) -> Control {
         store,
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
+        sharing: None,
     };
     Control::begin(parts).await.unwrap()
 }

@@ -13,6 +13,7 @@ use super::write_error;
 use crate::audit::Outcome;
 use crate::entity::instance;
 use crate::guard::{about, fits};
+use crate::leases::check_about;
 use crate::operations::{NewOperation, OperationEnd};
 use crate::store::Store;
 use crate::tx::Tx;
@@ -66,7 +67,9 @@ impl Store {
     /// # Errors
     /// `NotFound` when there is none or it is another tenant's than the leave's; `Gone` when it
     /// was destroyed; `PreconditionFailed` when `expect_version` is not its version;
-    /// `Forbidden` when the leave does not cover what was changed; `Conflict` on the field
+    /// `Forbidden` when the leave does not cover what was changed; one that
+    /// [`is_fenced`](clawfarm_model::is_fenced) when it is bound to a lease that is another
+    /// server's by now; `Conflict` on the field
     /// `port`; and whatever `change` returns.
     pub async fn update_instance<F>(
         &self,
@@ -87,6 +90,8 @@ impl Store {
         let row = tx.instance(id.as_str()).await?;
         about(granted, &row.tenant, "instance", id.as_str())?;
         let before = from_row(&row)?;
+        check_about(granted.fence(), id, &before.spec.target)?;
+        tx.check_fence(granted.fence()).await?;
         check_state(&before, expect_version)?;
         let mut after = before.clone();
         let changes = change(&mut after)?;

@@ -99,7 +99,7 @@ async fn what_spans_tenants_is_the_servers_own() {
     assert_eq!(store.promised_memory_mib(&me, &local, None).await.unwrap_err().code(), Code::Forbidden);
     assert_eq!(store.meta_get(&me, "node").await.unwrap_err().code(), Code::Forbidden);
     assert_eq!(store.meta_set(&me, "node", "x").await.unwrap_err().code(), Code::Forbidden);
-    assert_eq!(store.set_operation_steps(&me, "op-x", &[]).await.unwrap_err().code(), Code::Forbidden);
+    assert_eq!(store.set_operation_steps(&me, "op-x", &[], None).await.unwrap_err().code(), Code::Forbidden);
     let granted = grant(&me, Action::ServerAdmin, "other", "tenant", "other");
     let project = clawfarm_model::name::ProjectName::new("more").unwrap();
     assert_eq!(store.add_project(&granted, &project).await.unwrap_err().code(), Code::Forbidden);

@@ -213,7 +213,7 @@ async fn steps_show_progress_until_the_operation_ends() {
         started_at: Timestamp::from_millis(5),
         ended_at: None,
     };
-    bed.store.set_operation_steps(&system(), &operation.id, &[step(3)]).await.unwrap();
+    bed.store.set_operation_steps(&system(), &operation.id, &[step(3)], None).await.unwrap();
     let read = bed.store.operation(&owner("default"), &operation.id).await.unwrap();
     assert_eq!(read.steps, [step(3)]);
     let end = |i: &mut clawfarm_model::Instance| {
@@ -225,7 +225,7 @@ async fn steps_show_progress_until_the_operation_ends() {
         })
     };
     bed.store.update_instance(&leave(Action::Observe, &alice), &alice.id, None, end).await.unwrap();
-    bed.store.set_operation_steps(&system(), &operation.id, &[step(9)]).await.unwrap();
+    bed.store.set_operation_steps(&system(), &operation.id, &[step(9)], None).await.unwrap();
     let read = bed.store.operation(&owner("default"), &operation.id).await.unwrap();
     assert_eq!((read.steps, read.error.map(|e| e.message)), (vec![step(3)], Some("it crashed".into())));
 

@@ -4,6 +4,7 @@ mod create;
 mod instances;
 mod isolation;
 mod kill;
+mod leases;
 mod lists;
 mod opening;
 mod parallel;

@@ -1,0 +1,182 @@
+//! Several servers on one store and one world.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawfarm_adapters::Registry;
+use clawfarm_adapters::openclaw::OpenClaw;
+use clawfarm_control::{Accepted, Control, Parts, Sharing};
+use clawfarm_model::name::TargetName;
+use clawfarm_model::server::Member;
+use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_model::{Instance, OperationState, Phase, Timestamp};
+use clawfarm_runtime_sim::{ActKind, SimConfig, SimRuntime, World};
+use clawfarm_store::{MasterKey, Store, StoreConfig};
+
+use crate::fleet::{claw, owner};
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+async fn store(home: &Path) -> Store {
+    let key = MasterKey::load_or_create(&home.join("master.key")).unwrap();
+    Store::open(StoreConfig::sqlite(home.join("clawfarm.db"), key)).await.unwrap()
+}
+
+async fn server(home: &Path, store: Store, node: &str, ttl: Duration) -> Control {
+    let target = Target {
+        name: TargetName::new("sim").unwrap(),
+        runtime: RuntimeKind::Sim,
+        labels: Default::default(),
+        reachable_from: None,
+        settings: serde_json::Value::Null,
+    };
+    let runtime = SimRuntime::open(SimConfig::new(home.join("world"))).unwrap();
+    let member = Member {
+        node: node.into(),
+        session: format!("{node}-{:?}", std::time::Instant::now()),
+        name: node.into(),
+        version: "0.1.0".into(),
+        address: None,
+        targets: Vec::new(),
+    };
+    Control::begin(Parts {
+        store,
+        adapters: Registry::new([Arc::new(OpenClaw) as _]),
+        targets: vec![(target, Arc::new(runtime))],
+        sharing: Some(Sharing { member, ttl }),
+    })
+    .await
+    .unwrap()
+}
+
+async fn done(control: &Control, accepted: &Accepted) {
+    let never = Timestamp::from_millis(i64::MAX);
+    let ended = control.operation_changed(&owner(), &accepted.operation.id, never, LIMIT).await.unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded, "{ended:?}");
+}
+
+async fn reached(control: &Control, accepted: Accepted) -> Instance {
+    done(control, &accepted).await;
+    control.get(&owner(), accepted.instance.id.as_str()).await.unwrap()
+}
+
+/// Waits until the leases are shared so.
+async fn until_shared(control: &Control, wanted: &[u32]) {
+    let begun = std::time::Instant::now();
+    loop {
+        let servers = control.servers(&owner()).await.unwrap();
+        let mut held: Vec<u32> = servers.iter().filter(|s| s.live).map(|s| s.leases).collect();
+        held.sort_unstable();
+        if held == wanted {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {wanted:?}: {servers:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_one_server_is_done_by_the_one_that_holds_the_lease() {
+    let home = tempfile::tempdir().unwrap();
+    let store = store(home.path()).await;
+    // So long that nothing but the events can wake the holder within the test's limit.
+    let ttl = Duration::from_secs(3600);
+    let holder = server(home.path(), store.clone(), "a", ttl).await;
+    let asked = server(home.path(), store, "b", ttl).await;
+    let held: Vec<u32> = asked.servers(&owner()).await.unwrap().iter().map(|s| s.leases).collect();
+    assert_eq!(held, [64, 0], "the first has all, the second does nothing by itself");
+
+    let c = &asked;
+    let it = reached(c, c.create(&owner(), claw("alice"), None).await.unwrap()).await;
+    let id = it.id.as_str();
+    assert_eq!(it.phase, Phase::Ready);
+    let stopped = reached(c, c.stop(&owner(), id, false).await.unwrap()).await;
+    assert_eq!(stopped.phase, Phase::Stopped);
+    reached(c, c.start(&owner(), id).await.unwrap()).await;
+    reached(c, c.suspend(&owner(), id, true, false).await.unwrap()).await;
+    reached(c, c.resume(&owner(), id).await.unwrap()).await;
+    reached(c, c.rotate_token(&owner(), id).await.unwrap()).await;
+    reached(c, c.restart(&owner(), id).await.unwrap()).await;
+    reached(c, c.kill(&owner(), id).await.unwrap()).await;
+    done(c, &c.remove(&owner(), id, true, false).await.unwrap()).await;
+    let world = World::open(home.path().join("world")).unwrap();
+    let count = |act| world.acts_on(&it.id).unwrap().into_iter().filter(|a| *a == act).count();
+    assert_eq!(
+        (count(ActKind::Ensure), count(ActKind::Start), count(ActKind::Freeze), count(ActKind::Destroy)),
+        (1, 4, 1, 1)
+    );
+    // A watcher at either sees it all.
+    let all = |control: Control| async move { control.events(&owner(), Some(id), Some(0), 500).await.unwrap().0 };
+    assert_eq!(all(holder.clone()).await, all(asked.clone()).await);
+    holder.shutdown(None, false).await.unwrap();
+    asked.shutdown(None, false).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_are_even_and_those_of_a_server_that_ends_go_to_the_others_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let store = store(home.path()).await;
+    let ttl = Duration::from_secs(2);
+    let mut all = Vec::new();
+    for node in ["a", "b", "c"] {
+        all.push(server(home.path(), store.clone(), node, ttl).await);
+    }
+    until_shared(&all[0], &[20, 22, 22]).await;
+    let mut made = Vec::new();
+    for n in 0..30 {
+        let control = &all[n % 3];
+        made.push((control.create(&owner(), claw(&format!("c{n}")), None).await.unwrap(), (n + 1) % 3));
+    }
+    let mut ids = Vec::new();
+    for (accepted, other) in made {
+        ids.push(reached(&all[other], accepted).await.id);
+    }
+    all[2].shutdown(None, false).await.unwrap();
+    until_shared(&all[0], &[32, 32]).await;
+    for id in &ids {
+        let accepted = all[0].stop(&owner(), id.as_str(), false).await.unwrap();
+        reached(&all[1], accepted).await;
+    }
+    let world = World::open(home.path().join("world")).unwrap();
+    for id in &ids {
+        let acts = world.acts_on(id).unwrap();
+        let count = |act| acts.iter().filter(|a| **a == act).count();
+        assert_eq!((count(ActKind::Ensure), count(ActKind::Start), count(ActKind::Stop)), (1, 1, 1), "{acts:?}");
+    }
+    for control in &all[..2] {
+        control.shutdown(None, false).await.unwrap();
+    }
+}
+
+#[test]
+fn the_work_of_a_server_that_died_is_taken_over_when_its_time_is_over() {
+    let home = tempfile::tempdir().unwrap();
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ttl = Duration::from_secs(2);
+    // With a runtime of its own each, so that one can be ended at any instruction.
+    let (first, second) = (runtime(), runtime());
+    let a = first.block_on(async { server(home.path(), store(home.path()).await, "a", ttl).await });
+    let b = second.block_on(async { server(home.path(), store(home.path()).await, "b", ttl).await });
+    second.block_on(until_shared(&b, &[32, 32]));
+    let world = World::open(home.path().join("world")).unwrap();
+    world.change_behaviour(|b| b.claw.boot_ms = Some((500, 500))).unwrap();
+    let made = second.block_on(async {
+        let mut made = Vec::new();
+        for n in 0..20 {
+            made.push(b.create(&owner(), claw(&format!("c{n}")), None).await.unwrap());
+        }
+        made
+    });
+    drop(a);
+    first.shutdown_background();
+    second.block_on(async {
+        until_shared(&b, &[64]).await;
+        for accepted in made {
+            let it = reached(&b, accepted).await;
+            let acts = world.acts_on(&it.id).unwrap();
+            assert_eq!(acts, [ActKind::Ensure, ActKind::Start]);
+        }
+        b.shutdown(None, false).await.unwrap();
+    });
+}
