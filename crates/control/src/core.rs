@@ -163,7 +163,9 @@ async fn refuse_anothers(parts: &Parts, target: &Target) -> Result<()> {
     }
     Err(Error::new(Code::Conflict, format!("target '{}' of this database is another server's", target.name))
         .field("node")
-        .fix("give this server a name of its own with --node; one that replaces another needs its home folder"))
+        .fix(
+            "give this server a name of its own with --node; one that replaces another needs its home folder",
+        ))
 }
 
 /// Asks for leave to do `action` to an instance.

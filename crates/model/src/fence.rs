@@ -37,7 +37,10 @@ impl Fence {
     pub fn refused(&self) -> Error {
         Error::new(
             Code::Conflict,
-            format!("the lease on shard {} of target '{}' is another server's by now", self.shard, self.target),
+            format!(
+                "the lease on shard {} of target '{}' is another server's by now",
+                self.shard, self.target
+            ),
         )
         .field("lease")
         .fix("nothing is to be done: the server that holds it goes on")

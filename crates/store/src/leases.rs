@@ -9,9 +9,7 @@ use clawfarm_model::server::{Lease, Member};
 use clawfarm_model::target::Target;
 use clawfarm_model::{ClawId, Context, Error, Phase, Result};
 use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, OnConflict};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::convert::{name, number, to_word};
 use crate::entity::{instance, lease, operation};
@@ -39,7 +37,8 @@ impl Store {
             .into_active_model()
         });
         let tx = Tx::begin(&self.0).await?;
-        let there = OnConflict::columns([lease::Column::Target, lease::Column::Shard]).do_nothing().to_owned();
+        let there =
+            OnConflict::columns([lease::Column::Target, lease::Column::Shard]).do_nothing().to_owned();
         lease::Entity::insert_many(rows)
             .on_conflict(there)
             .exec_without_returning(tx.on())
@@ -71,7 +70,11 @@ impl Store {
             .column(C::Shard)
             .filter(C::Target.eq(target.as_str()))
             .filter(C::Shard.is_in(shards.iter().map(|s| i64::from(*s))))
-            .filter(Condition::any().add(C::Holder.is_null()).add(C::ExpiresAt.into_expr().lte(tx.database_clock())))
+            .filter(
+                Condition::any()
+                    .add(C::Holder.is_null())
+                    .add(C::ExpiresAt.into_expr().lte(tx.database_clock())),
+            )
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked)
             .into_tuple()
             .all(tx.on())
@@ -84,7 +87,7 @@ impl Store {
         tx.give_leases(&member.node, which.clone(), ttl).await?;
         let rows = lease::Entity::find().filter(which).all(tx.on()).await.map_err(db)?;
         tx.commit().await?;
-        rows.into_iter().map(fence).collect()
+        rows.iter().map(fence).collect()
     }
 
     /// Gives these shards back, as far as the server still holds them.
@@ -127,7 +130,9 @@ impl Store {
             .all(&self.0.reader)
             .await
             .map_err(db)?;
-        rows.iter().map(|(id, target)| Ok((name("instance", id, id)?, name("instance", id, target)?))).collect()
+        rows.iter()
+            .map(|(id, target)| Ok((name("instance", id, id)?, name("instance", id, target)?)))
+            .collect()
     }
 
     /// The instances on which an operation runs, of all tenants; for the server's own tasks.
@@ -218,7 +223,7 @@ impl Tx {
     }
 }
 
-fn fence(row: lease::Model) -> Result<Fence> {
+fn fence(row: &lease::Model) -> Result<Fence> {
     let id = row.target.as_str();
     Ok(Fence { target: name("lease", id, id)?, shard: number("lease", id, row.shard)?, epoch: row.epoch })
 }

@@ -121,7 +121,12 @@ impl Store {
         row.map(|row| self.open_secret(row, owner, name)).transpose()
     }
 
-    fn open_secret(&self, row: secret::Model, owner: &SecretOwner, name: &SecretName) -> Result<SecretString> {
+    fn open_secret(
+        &self,
+        row: secret::Model,
+        owner: &SecretOwner,
+        name: &SecretName,
+    ) -> Result<SecretString> {
         let sealed = Sealed { wrapped_key: row.wrapped_key, value: row.value };
         let plain = crypto::unseal(&self.0.master_key, belongs(owner, name), &sealed)
             .map_err(|e| e.field(format!("secret {name}")))?;

@@ -48,8 +48,9 @@ pub(super) async fn act(
     let id = &instance.id;
     tracing::debug!(instance = %id, ?what, why, "acting");
     let operation = core.store.running_operation(&Context::system("act"), id).await?;
-    let steps =
-        operation.as_ref().map_or_else(|| StepLog::nobody(core.store.clone()), |o| core.board.follow(o, hold.fence()));
+    let steps = operation
+        .as_ref()
+        .map_or_else(|| StepLog::nobody(core.store.clone()), |o| core.board.follow(o, hold.fence()));
     let doing = async {
         match &what {
             Act::Start => start(core, hold, instance, &steps).await,

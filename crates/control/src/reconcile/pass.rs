@@ -11,13 +11,13 @@ use clawfarm_model::{
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Turning;
 use super::absorb::absorb;
 use super::act;
 use super::decide::{Act, Decision, decide};
 use super::launch;
 use super::probe::{self, Probed};
 use super::queue::Priority;
-use super::Turning;
 use crate::core::Core;
 use crate::sharing::held::{Claim, Hold};
 
@@ -39,7 +39,7 @@ pub(crate) async fn turn(core: &Core, id: &ClawId, turning: &Turning) {
         }
         Ok(instance) => {
             turning.generation.store(instance.intent.generation, Ordering::Relaxed);
-            held_turn(core, instance, &turning.interrupt).await
+            Box::pin(held_turn(core, instance, &turning.interrupt)).await
         }
         Err(error) if error.code() == Code::NotFound => return,
         Err(error) => Err(error),

@@ -53,9 +53,11 @@ pub(super) async fn once(core: &Arc<Core>, shared: &Shared) -> Result<()> {
     }
     for (target, shards) in plan.take {
         let asked = boot_millis();
-        let took =
-            limited(shared.ttl, core.store.take_leases(&system(), &shared.member, &target, &shards, shared.ttl))
-                .await?;
+        let took = limited(
+            shared.ttl,
+            core.store.take_leases(&system(), &shared.member, &target, &shards, shared.ttl),
+        )
+        .await?;
         shared.table.took(&took, good_until(asked, shared.ttl));
         counter!("clawfarm_lease_takeovers_total").increment(took.len() as u64);
         news.extend(took);
@@ -124,10 +126,13 @@ async fn missed(core: &Core, shared: &Shared, error: &Error) {
 /// upgrade rolled, one server after the other.
 fn tell_versions(shared: &Shared, beat: &Beat) {
     let known: HashSet<String> = shared.peers().into_iter().map(|p| p.node + &p.version).collect();
-    for peer in beat.servers.iter().filter(|p| p.live && !known.contains(&format!("{}{}", p.node, p.version))) {
+    for peer in beat.servers.iter().filter(|p| p.live && !known.contains(&format!("{}{}", p.node, p.version)))
+    {
         if !near(&shared.member.version, &peer.version) {
             tracing::warn!(
-                server = peer.name, version = peer.version, own = shared.member.version,
+                server = peer.name,
+                version = peer.version,
+                own = shared.member.version,
                 "a server of this database is more than one minor version away; bring it up to date"
             );
         }

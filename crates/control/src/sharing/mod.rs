@@ -175,7 +175,10 @@ fn nobody(target: &Target, candidates: &[&Peer]) -> Error {
     match (live, gone) {
         (Some(peer), _) => Error::new(
             Code::Unavailable,
-            format!("target '{name}' is reached from server '{}', which has no address for other servers", peer.name),
+            format!(
+                "target '{name}' is reached from server '{}', which has no address for other servers",
+                peer.name
+            ),
         )
         .field("target")
         .fix(format!("ask server '{}' itself, or start it with --listen or --peer-address", peer.name)),
@@ -188,9 +191,11 @@ fn nobody(target: &Target, candidates: &[&Peer]) -> Error {
         )
         .field("target")
         .fix(format!("start server '{}' again: clawfarm serve, with its own home folder", peer.name)),
-        (None, None) => Error::new(Code::Unavailable, format!("no server that is there reaches target '{name}'"))
-            .field("target")
-            .fix("see 'clawfarm server ls' and 'clawfarm target ls', and start a server that reaches it"),
+        (None, None) => {
+            Error::new(Code::Unavailable, format!("no server that is there reaches target '{name}'"))
+                .field("target")
+                .fix("see 'clawfarm server ls' and 'clawfarm target ls', and start a server that reaches it")
+        }
     }
 }
 

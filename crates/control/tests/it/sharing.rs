@@ -107,7 +107,7 @@ async fn what_is_asked_of_one_server_is_done_by_the_one_that_holds_the_lease() {
         (1, 4, 1, 1)
     );
     // A watcher at either sees it all.
-    let all = |control: Control| async move { control.events(&owner(), Some(id), Some(0), 500).await.unwrap().0 };
+    let all = |control: Control| async move { control.events(&owner(), None, Some(0), 500).await.unwrap().0 };
     assert_eq!(all(holder.clone()).await, all(asked.clone()).await);
     holder.shutdown(None, false).await.unwrap();
     asked.shutdown(None, false).await.unwrap();
@@ -142,7 +142,11 @@ async fn shares_are_even_and_those_of_a_server_that_ends_go_to_the_others_at_onc
     for id in &ids {
         let acts = world.acts_on(id).unwrap();
         let count = |act| acts.iter().filter(|a| **a == act).count();
-        assert_eq!((count(ActKind::Ensure), count(ActKind::Start), count(ActKind::Stop)), (1, 1, 1), "{acts:?}");
+        assert_eq!(
+            (count(ActKind::Ensure), count(ActKind::Start), count(ActKind::Stop)),
+            (1, 1, 1),
+            "{acts:?}"
+        );
     }
     for control in &all[..2] {
         control.shutdown(None, false).await.unwrap();
@@ -152,7 +156,8 @@ async fn shares_are_even_and_those_of_a_server_that_ends_go_to_the_others_at_onc
 #[test]
 fn the_work_of_a_server_that_died_is_taken_over_when_its_time_is_over() {
     let home = tempfile::tempdir().unwrap();
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let ttl = Duration::from_secs(2);
     // With a runtime of its own each, so that one can be ended at any instruction.
     let (first, second) = (runtime(), runtime());

@@ -60,9 +60,13 @@ async fn a_lease_is_one_servers_until_its_time_is_over() {
     store.release_leases(&system(), &member("b"), &second).await.unwrap();
     assert!(take(store, "b", &[0], LONG).await.is_empty());
     let beat = store.beat(&system(), &member("a"), LONG).await.unwrap();
-    let held = |node: &str| beat.leases.iter().filter(|l| l.live && l.holder.as_deref() == Some(node)).count();
+    let held =
+        |node: &str| beat.leases.iter().filter(|l| l.live && l.holder.as_deref() == Some(node)).count();
     assert_eq!((held("a"), held("b")), (2, 1));
-    assert_eq!(beat.servers.iter().map(|s| (s.node.as_str(), s.leases)).collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
+    assert_eq!(
+        beat.servers.iter().map(|s| (s.node.as_str(), s.leases)).collect::<Vec<_>>(),
+        [("a", 2), ("b", 1)]
+    );
 }
 
 #[tokio::test]
