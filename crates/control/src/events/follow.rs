@@ -40,7 +40,7 @@ impl Follower {
     /// When the store can't be read. The next call tries again.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>> {
         loop {
-            let events = if self.behind { self.from_store().await? } else { self.from_feed().await };
+            let events = if self.behind { self.read_store().await? } else { self.hear_feed().await };
             match events {
                 None => return Ok(None),
                 Some(events) if events.is_empty() => {}
@@ -49,7 +49,7 @@ impl Follower {
         }
     }
 
-    async fn from_store(&mut self) -> Result<Option<Vec<Event>>> {
+    async fn read_store(&mut self) -> Result<Option<Vec<Event>>> {
         let filter =
             EventFilter { instance: self.instance.clone(), after_seq: Some(self.after), newest: false };
         let events = self.store.events(&self.context, &filter, PageRequest::MAX).await?;
@@ -58,7 +58,7 @@ impl Follower {
         Ok(Some(events))
     }
 
-    async fn from_feed(&mut self) -> Option<Vec<Event>> {
+    async fn hear_feed(&mut self) -> Option<Vec<Event>> {
         let mut events = Vec::new();
         match self.live.recv().await {
             Ok(told) => self.take(&told, &mut events),
