@@ -1,6 +1,6 @@
 # Every command a person needs; what each does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint docs rustdoc demo demo-down bench integration-001 integration-001-run integration-002 clean
+.PHONY: help build test lint docs rustdoc demo demo-down bench bench-compare integration-001 integration-001-run integration-002 clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ demo-down: ## stop and remove what `make demo` made
 
 bench: ## the figures of docs/benchmarks.md
 	@scripts/bench
+
+bench-compare: ## two commits in one run: make bench-compare A=main B=HEAD
+	@scripts/bench-compare "$(A)" "$(B)"
 
 integration-001: ## smoke test of the commands a virtual machine is run with
 	@scripts/integration 001

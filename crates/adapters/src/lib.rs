@@ -74,10 +74,10 @@ pub trait ClawAdapter: Send + Sync + 'static {
     fn import(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Imported>;
 
     /// Asks once whether it has started and takes requests.
-    async fn probe_startup(&self, access: &Access<'_>) -> Probe;
+    async fn probe_startup(&self, dial: &dyn Dial) -> Probe;
 
     /// Asks once whether it is alive.
-    async fn probe_liveness(&self, access: &Access<'_>) -> Probe;
+    async fn probe_liveness(&self, dial: &dyn Dial) -> Probe;
 
     /// Asks what it is working on, changing nothing.
     ///

@@ -4,6 +4,7 @@
 //! A, B …), and the ratio of the medians is what counts.
 
 mod by_hand;
+mod compare;
 mod database;
 mod farm;
 mod figures;
@@ -50,6 +51,19 @@ enum What {
         #[arg(long, default_value_t = 500)]
         streams: usize,
     },
+    /// Two binaries in turn, and the ratio of what they need
+    Compare {
+        /// The binary to compare with
+        a: PathBuf,
+        /// The binary to judge
+        b: PathBuf,
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How many instances
+        #[arg(long, default_value_t = 300)]
+        size: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -63,6 +77,11 @@ fn main() -> Result<()> {
         What::Scale { sizes, seconds, rate, streams } => {
             let plan = scale::Plan { rate, length: Duration::from_secs(seconds), streams };
             block_on(scale::run(&binary()?, &Database::Sqlite, &sizes, &plan))
+        }
+        What::Compare { a, b, rounds, size } => {
+            let plan = scale::Plan { rate: 200, length: Duration::from_secs(5), streams: 50 };
+            let settings = compare::Settings { rounds, size, plan };
+            block_on(compare::run(&a, &b, &Database::Sqlite, &settings))
         }
     }
 }

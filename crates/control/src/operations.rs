@@ -16,8 +16,9 @@ use crate::Control;
 
 /// How often a waiter looks into the store, for what another server writes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often a step's progress is written; its beginning and end are written at once.
-const WRITE_EVERY: Duration = Duration::from_secs(1);
+/// How long a step or its progress waits until it is written. Waiters on this server see it at
+/// once; a fleet of quick operations would otherwise be mostly writes of steps that have ended.
+const WRITE_AFTER: Duration = Duration::from_millis(250);
 /// The steps an operation keeps: a crash loop within one operation must not grow it for ever.
 const MAX_STEPS: usize = 40;
 
@@ -36,7 +37,10 @@ struct Live {
 struct LiveState {
     steps: Vec<Step>,
     updated_at: Timestamp,
-    written: Instant,
+    /// A write is on its way, which will take along whatever comes until then.
+    to_be_written: bool,
+    /// Its end was written, with the last steps.
+    ended: bool,
 }
 
 impl Board {
@@ -57,7 +61,8 @@ impl Board {
                 state: Mutex::new(LiveState {
                     steps: operation.steps.clone(),
                     updated_at: operation.updated_at,
-                    written: Instant::now(),
+                    to_be_written: false,
+                    ended: false,
                 }),
                 changed: Notify::new(),
             })
@@ -76,6 +81,7 @@ impl Board {
     pub(crate) fn ended(&self, id: &str) {
         let live = self.live.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
         if let Some(live) = live {
+            live.lock().ended = true;
             live.changed.notify_waiters();
         }
     }
@@ -180,11 +186,22 @@ impl StepLog {
         Self { id: String::new(), live: None, store, fence: None }
     }
 
-    fn write(&self, steps: Vec<Step>) {
-        let (store, id, fence) = (self.store.clone(), self.id.clone(), self.fence.clone());
+    /// Writes the steps as they are in a moment, once for all that happens until then.
+    fn write(&self, live: &Arc<Live>) {
+        let (store, id, live) = (self.store.clone(), self.id.clone(), Arc::clone(live));
+        let fence = self.fence.clone();
         // A step that could not be written costs a bar its last position; the operation's end
         // is written in the transaction that ends it.
         tokio::spawn(async move {
+            tokio::time::sleep(WRITE_AFTER).await;
+            let steps = {
+                let mut state = live.lock();
+                state.to_be_written = false;
+                if state.ended {
+                    return;
+                }
+                state.steps.clone()
+            };
             let system = Context::system("progress");
             if let Err(error) = store.set_operation_steps(&system, &id, &steps, fence.as_ref()).await {
                 tracing::warn!(operation = %id, ?error, "steps were not written");
@@ -197,7 +214,7 @@ impl Progress for StepLog {
     fn step(&self, name: &str, message: &str, total: Option<u64>, unit: &str) {
         let Some(live) = &self.live else { return };
         let now = Timestamp::now();
-        let steps = {
+        let write = {
             let mut state = live.lock();
             end_last(&mut state.steps, now);
             if state.steps.len() >= MAX_STEPS {
@@ -213,32 +230,28 @@ impl Progress for StepLog {
                 ended_at: None,
             });
             state.updated_at = now;
-            state.written = Instant::now();
-            state.steps.clone()
+            !std::mem::replace(&mut state.to_be_written, true)
         };
         live.changed.notify_waiters();
-        self.write(steps);
+        if write {
+            self.write(live);
+        }
     }
 
     fn advance(&self, done: u64) {
         let Some(live) = &self.live else { return };
-        let steps = {
+        let write = {
             let mut state = live.lock();
             match state.steps.last_mut() {
                 Some(last) if last.done != done => last.done = done,
                 _ => return,
             }
             state.updated_at = Timestamp::now();
-            if state.written.elapsed() < WRITE_EVERY {
-                None
-            } else {
-                state.written = Instant::now();
-                Some(state.steps.clone())
-            }
+            !std::mem::replace(&mut state.to_be_written, true)
         };
         live.changed.notify_waiters();
-        if let Some(steps) = steps {
-            self.write(steps);
+        if write {
+            self.write(live);
         }
     }
 }

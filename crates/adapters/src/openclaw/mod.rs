@@ -26,7 +26,9 @@ use clawfarm_model::resources::Resources;
 use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software};
 use futures::stream::BoxStream;
 
-use crate::{Access, Activity, ClawAdapter, Imported, Probe, RenderInput, Rendered, SendEvent, Warning};
+use crate::{
+    Access, Activity, ClawAdapter, Dial, Imported, Probe, RenderInput, Rendered, SendEvent, Warning,
+};
 
 /// The version that was tested with this clawfarm.
 const DEFAULT_VERSION: &str = "2026.9.6";
@@ -115,12 +117,12 @@ impl ClawAdapter for OpenClaw {
         import::import(files)
     }
 
-    async fn probe_startup(&self, access: &Access<'_>) -> Probe {
-        probe::startup(access).await
+    async fn probe_startup(&self, dial: &dyn Dial) -> Probe {
+        probe::startup(dial).await
     }
 
-    async fn probe_liveness(&self, access: &Access<'_>) -> Probe {
-        probe::liveness(access).await
+    async fn probe_liveness(&self, dial: &dyn Dial) -> Probe {
+        probe::liveness(dial).await
     }
 
     async fn activity(&self, access: &Access<'_>) -> Result<Activity> {

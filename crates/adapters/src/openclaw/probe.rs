@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::http::{Http, Response, request};
-use crate::{Access, Probe};
+use crate::{Dial, Probe};
 
 /// How long one probe may take. A gateway that loads its plugins holds its event loop for
 /// seconds at a time on a small machine.
@@ -15,18 +15,18 @@ const LIMIT: Duration = Duration::from_secs(5);
 const MAX: usize = 64 << 10;
 
 /// Whether it takes requests.
-pub(super) async fn startup(access: &Access<'_>) -> Probe {
-    ask(access, "/startupz", |body| body["ok"] == true && body["status"] == "started").await
+pub(super) async fn startup(dial: &dyn Dial) -> Probe {
+    ask(dial, "/startupz", |body| body["ok"] == true && body["status"] == "started").await
 }
 
 /// Whether it is alive. It is while it drains, too.
-pub(super) async fn liveness(access: &Access<'_>) -> Probe {
-    ask(access, "/healthz", |body| body["ok"] == true && body["status"] == "live").await
+pub(super) async fn liveness(dial: &dyn Dial) -> Probe {
+    ask(dial, "/healthz", |body| body["ok"] == true && body["status"] == "live").await
 }
 
-async fn ask(access: &Access<'_>, path: &'static str, good: fn(&Value) -> bool) -> Probe {
+async fn ask(dial: &dyn Dial, path: &'static str, good: fn(&Value) -> bool) -> Probe {
     let answer = async {
-        let mut http = Http::open(access.dial).await?;
+        let mut http = Http::open(dial).await?;
         http.whole(request(http::Method::GET, path, None, None)?, LIMIT, MAX).await
     };
     match answer.await {

@@ -202,24 +202,15 @@ async fn probes_tell_not_yet_from_no_answer() {
     });
     let access = Access { dial: &gateway, token: &token() };
     assert_eq!(
-        OpenClaw.probe_startup(&access).await,
+        OpenClaw.probe_startup(access.dial).await,
         Probe::Failed("/startupz answers 503: draining".into())
     );
-    assert_eq!(OpenClaw.probe_liveness(&access).await, Probe::Passed);
+    assert_eq!(OpenClaw.probe_liveness(access.dial).await, Probe::Passed);
     let page = Gateway::new(|_, _| Played(200, "text/html", vec![b"<!doctype html>".to_vec()]));
-    assert!(matches!(
-        OpenClaw.probe_startup(&Access { dial: &page, token: &token() }).await,
-        Probe::Failed(_)
-    ));
+    assert!(matches!(OpenClaw.probe_startup(&page).await, Probe::Failed(_)));
     let endless = Gateway::new(|_, _| Played(200, "application/json", vec![vec![b' '; 100_000]]));
-    assert!(matches!(
-        OpenClaw.probe_startup(&Access { dial: &endless, token: &token() }).await,
-        Probe::NoAnswer(_)
-    ));
-    assert!(matches!(
-        OpenClaw.probe_startup(&Access { dial: &Nobody, token: &token() }).await,
-        Probe::NoAnswer(_)
-    ));
+    assert!(matches!(OpenClaw.probe_startup(&endless).await, Probe::NoAnswer(_)));
+    assert!(matches!(OpenClaw.probe_startup(&Nobody).await, Probe::NoAnswer(_)));
 }
 
 /// Nothing listens.

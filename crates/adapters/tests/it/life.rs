@@ -149,9 +149,11 @@ async fn a_real_openclaw_answers_drains_and_goes_on() {
     let dial = Tcp(port);
     let access = Access { dial: &dial, token: &SecretString::from(TOKEN) };
 
-    until("the startup probe", START, || async { OpenClaw.probe_startup(&access).await == Probe::Passed })
-        .await;
-    assert_eq!(OpenClaw.probe_liveness(&access).await, Probe::Passed);
+    until("the startup probe", START, || async {
+        OpenClaw.probe_startup(access.dial).await == Probe::Passed
+    })
+    .await;
+    assert_eq!(OpenClaw.probe_liveness(access.dial).await, Probe::Passed);
     let idle = || async { OpenClaw.activity(&access).await.expect("it says what it does") == Activity::Idle };
     until("it to finish its start", TURN, idle).await;
     assert!(say(&access, "hello there").await.starts_with("[clawfarm demo model] You said: hello there"));
@@ -172,7 +174,7 @@ async fn a_real_openclaw_answers_drains_and_goes_on() {
     };
     let (_, drained) = tokio::join!(say(&access, "take 3 seconds"), drained);
     assert_eq!(drained, Activity::Idle);
-    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)));
+    assert!(matches!(OpenClaw.probe_startup(access.dial).await, Probe::Failed(_)));
     assert_eq!(OpenClaw.send(&access, "x").await.map(|_| ()).unwrap_err().code(), Code::Unavailable);
     OpenClaw.undrain(&access).await.expect("it goes on");
     assert!(say(&access, "and now").await.contains("message 4"));

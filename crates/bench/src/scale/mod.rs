@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub(crate) use load::Plan;
+
 use crate::database::Database;
 use crate::served::Served;
 
 /// How long the server is left alone before its rest is measured: what the load began is over.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long its rest is measured.
-const REST: Duration = Duration::from_secs(15);
+const REST: Duration = Duration::from_secs(10);
 
 /// What one size came to.
 pub(crate) struct Figures {
@@ -30,12 +32,7 @@ pub(crate) struct Figures {
 }
 
 /// Measures each size on a server of its own, and prints a row for each.
-pub(crate) async fn run(
-    binary: &Path,
-    database: &Database,
-    sizes: &[usize],
-    plan: &load::Plan,
-) -> Result<()> {
+pub(crate) async fn run(binary: &Path, database: &Database, sizes: &[usize], plan: &Plan) -> Result<()> {
     println!(
         "\n{}; {} requests/s (6 get : 2 list of 50 : 2 patch) for {} s with {} event streams\n",
         database.name(),
@@ -67,12 +64,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-pub(crate) async fn measure(
-    binary: &Path,
-    database: &Database,
-    size: usize,
-    plan: &load::Plan,
-) -> Result<Figures> {
+pub(crate) async fn measure(binary: &Path, database: &Database, size: usize, plan: &Plan) -> Result<Figures> {
     let served = Served::start(binary, database).await?;
     let fleet = fleet::make(&served, size).await?;
     let load = load::run(&served, &fleet.ids, plan).await?;
@@ -90,5 +82,3 @@ pub(crate) async fn measure(
         rest_cpu_percent,
     })
 }
-
-pub(crate) use load::Plan;

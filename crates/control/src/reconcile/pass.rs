@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Turning;
 use super::absorb::absorb;
 use super::act;
-use super::decide::{Act, Decision, decide};
+use super::decide::{Act, Decision, LIVENESS_EVERY, decide};
 use super::launch;
 use super::probe::{self, Probed};
 use super::queue::Priority;
@@ -25,6 +25,8 @@ use crate::sharing::held::{Claim, Hold};
 const OBSERVE_LIMIT: Duration = Duration::from_secs(15);
 /// When a target that did not answer is asked again.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(5);
+/// How often a frozen one is looked at.
+const WARM_EVERY: Duration = Duration::from_secs(30);
 /// When an instance is looked at again after its turn broke (the store does not answer).
 const BROKEN_AGAIN: Duration = Duration::from_secs(3);
 
@@ -118,8 +120,8 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
     };
     match decision {
         Decision::No if instance.phase == Phase::Destroyed => Ok(Again::Never),
-        Decision::No => Ok(resting(&instance, now)),
-        Decision::Wait(until) => Ok(Again::At(until)),
+        Decision::No => Ok(asleep(core, &instance, now)),
+        Decision::Wait(until) => Ok(Again::At(at_rest(core, &instance, now).unwrap_or(until))),
         Decision::Act(what, why) => act::act(core, hold, &instance, what, why, interrupt).await,
     }
 }
@@ -158,10 +160,20 @@ fn final_exit(core: &Core, instance: &Instance) -> Option<Error> {
     Some(told.fix(error.fix_text().unwrap_or_default().replace("<id>", instance.id.as_str())))
 }
 
-/// What is as it should be is looked at again when its runtime tells of it, or by the next
+/// What is down as it should be is looked at again when its runtime tells of it, or by the next
 /// round; a frozen one, which can't tell of itself, a little earlier.
-fn resting(instance: &Instance, now: Timestamp) -> Again {
-    if instance.phase == Phase::Warm { Again::At(now.after(Duration::from_secs(30))) } else { Again::Never }
+fn asleep(core: &Core, instance: &Instance, now: Timestamp) -> Again {
+    if instance.phase == Phase::Warm {
+        Again::At(now.after(core.reconciler.rest(&instance.id, WARM_EVERY)))
+    } else {
+        Again::Never
+    }
+}
+
+/// When what is up and well is looked at again.
+fn at_rest(core: &Core, instance: &Instance, now: Timestamp) -> Option<Timestamp> {
+    let well = instance.phase == Phase::Ready && instance.health == Health::Passing;
+    well.then(|| now.after(core.reconciler.rest(&instance.id, LIVENESS_EVERY)))
 }
 
 async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {

@@ -9,7 +9,7 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::{ClawId, Code, Error, Health, Instance, Observation, Phase, Signal, Timestamp};
 
 use super::absorb::moved;
-use super::reach::Reach;
+use super::reach;
 use crate::core::Core;
 
 /// How long one probe may take.
@@ -25,6 +25,11 @@ pub(crate) struct Failures(Mutex<HashMap<ClawId, u32>>);
 impl Failures {
     pub(super) fn forget(&self, id: &ClawId) {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+    }
+
+    /// Whether the last probe of `id` failed.
+    pub(super) fn any(&self, id: &ClawId) -> bool {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains_key(id)
     }
 
     fn count(&self, id: &ClawId, passed: bool) -> u32 {
@@ -71,21 +76,20 @@ impl Probed {
 /// Asks once.
 pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {
     let was_ready = instance.health == Health::Passing;
-    let answer = match Reach::new(core, instance).await {
-        Ok(reach) => {
-            let access = reach.access();
+    let answer = match (reach::dial(core, instance), core.adapter(instance)) {
+        (Ok(dial), Ok(adapter)) => {
             let ask = async {
                 if was_ready {
-                    reach.adapter().probe_liveness(&access).await
+                    adapter.probe_liveness(&dial).await
                 } else {
-                    reach.adapter().probe_startup(&access).await
+                    adapter.probe_startup(&dial).await
                 }
             };
             tokio::time::timeout(PROBE_LIMIT, ask).await.unwrap_or_else(|_| {
                 Probe::NoAnswer(format!("it does not answer within {} s", PROBE_LIMIT.as_secs()))
             })
         }
-        Err(error) => Probe::NoAnswer(error.to_string()),
+        (Err(error), _) | (_, Err(error)) => Probe::NoAnswer(error.to_string()),
     };
     let failures = core.reconciler.failures.count(&instance.id, matches!(answer, Probe::Passed));
     let why = match answer {

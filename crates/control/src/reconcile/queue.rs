@@ -105,6 +105,18 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// How many instances have a look at a later time before them: what is up and at rest,
+    /// and what waits for another attempt.
+    pub(crate) fn scheduled(&self) -> usize {
+        self.lock().due.len()
+    }
+
+    /// Whether a look at `id` is under way or will come by itself.
+    pub(crate) fn has(&self, id: &ClawId) -> bool {
+        let state = self.lock();
+        state.due.contains_key(id) || state.queued.contains_key(id) || state.active.contains_key(id)
+    }
+
     /// Instances waiting for a turn, for the metrics.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().queued.len()

@@ -23,6 +23,18 @@ pub(crate) struct Reach {
     dial: RuntimeDial,
 }
 
+/// Connections to one claw.
+pub(super) fn dial(core: &Core, instance: &Instance) -> Result<RuntimeDial> {
+    dial_through(instance, Arc::clone(core.runtime(&instance.spec.target)?))
+}
+
+fn dial_through(instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<RuntimeDial> {
+    let port = instance.port.ok_or_else(|| {
+        Error::new(Code::Gone, format!("'{}' has no port", instance.id)).fix("it is being removed")
+    })?;
+    Ok(RuntimeDial { runtime, id: instance.id.clone(), port })
+}
+
 impl Reach {
     pub(crate) async fn new(core: &Core, instance: &Instance) -> Result<Self> {
         Self::through(core, instance, Arc::clone(core.runtime(&instance.spec.target)?)).await
@@ -34,13 +46,10 @@ impl Reach {
     }
 
     async fn through(core: &Core, instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<Self> {
-        let port = instance.port.ok_or_else(|| {
-            Error::new(Code::Gone, format!("'{}' has no port", instance.id)).fix("it is being removed")
-        })?;
         Ok(Self {
             adapter: Arc::clone(core.adapter(instance)?),
+            dial: dial_through(instance, runtime)?,
             token: core.key(instance, GATEWAY_TOKEN).await?,
-            dial: RuntimeDial { runtime, id: instance.id.clone(), port },
         })
     }
 
@@ -53,7 +62,7 @@ impl Reach {
     }
 }
 
-struct RuntimeDial {
+pub(super) struct RuntimeDial {
     runtime: Arc<dyn Runtime>,
     id: ClawId,
     port: u16,

@@ -28,17 +28,17 @@ async fn it_probes_talks_drains_and_goes_on() {
     let a = id("a-12345");
     let (dial, token) = (ToSim(&sim, a.clone()), SecretString::from("open-sesame"));
     let access = Access { dial: &dial, token: &token };
-    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::NoAnswer(_)));
+    assert!(matches!(OpenClaw.probe_startup(access.dial).await, Probe::NoAnswer(_)));
     sim.world()
         .change_behaviour(|b| (b.claw.listen_ms, b.claw.boot_ms) = (Some((0, 0)), Some((60_000, 60_000))))
         .unwrap();
     up(&sim, &a, PORT, 1).await;
-    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)));
-    assert_eq!(OpenClaw.probe_liveness(&access).await, Probe::Passed);
+    assert!(matches!(OpenClaw.probe_startup(access.dial).await, Probe::Failed(_)));
+    assert_eq!(OpenClaw.probe_liveness(access.dial).await, Probe::Passed);
     sim.kill(&a).await.unwrap();
     sim.world().change_behaviour(|b| b.claw.boot_ms = None).unwrap();
     up(&sim, &a, PORT, 2).await;
-    assert_eq!(OpenClaw.probe_startup(&access).await, Probe::Passed);
+    assert_eq!(OpenClaw.probe_startup(access.dial).await, Probe::Passed);
     assert_eq!(OpenClaw.activity(&access).await.unwrap(), Activity::Idle);
 
     let events: Vec<_> = OpenClaw.send(&access, "hello there").await.unwrap().try_collect().await.unwrap();
@@ -53,16 +53,16 @@ async fn it_probes_talks_drains_and_goes_on() {
     assert!(matches!(events.last(), Some(SendEvent::Done { input_tokens: Some(2), .. })), "{events:?}");
 
     assert_eq!(OpenClaw.drain(&access, Duration::from_secs(5)).await.unwrap(), Activity::Idle);
-    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)));
+    assert!(matches!(OpenClaw.probe_startup(access.dial).await, Probe::Failed(_)));
     assert_eq!(OpenClaw.activity(&access).await.unwrap(), Activity::Idle);
-    assert!(matches!(OpenClaw.probe_startup(&access).await, Probe::Failed(_)), "asking leaves the drain");
+    assert!(matches!(OpenClaw.probe_startup(access.dial).await, Probe::Failed(_)), "asking leaves the drain");
     OpenClaw.undrain(&access).await.unwrap();
-    assert_eq!(OpenClaw.probe_startup(&access).await, Probe::Passed);
+    assert_eq!(OpenClaw.probe_startup(access.dial).await, Probe::Passed);
 
     let stranger = Access { dial: &dial, token: &SecretString::from("wrong") };
     assert!(OpenClaw.activity(&stranger).await.is_err());
     sim.stop(&a, GRACE).await.unwrap();
-    assert!(matches!(OpenClaw.probe_liveness(&access).await, Probe::NoAnswer(_)));
+    assert!(matches!(OpenClaw.probe_liveness(access.dial).await, Probe::NoAnswer(_)));
     assert_eq!(OpenClaw.activity(&access).await.unwrap_err().code(), Code::Unavailable);
 }
 
@@ -78,7 +78,7 @@ async fn it_tells_what_a_busy_claw_works_on_and_waits_for_it() {
     let busy = Activity::Busy(vec![work.to_owned()]);
     assert_eq!(OpenClaw.activity(&access).await.unwrap(), busy);
     assert_eq!(OpenClaw.drain(&access, Duration::ZERO).await.unwrap(), busy);
-    assert_eq!(OpenClaw.probe_startup(&access).await, Probe::Passed, "a refused drain is taken back");
+    assert_eq!(OpenClaw.probe_startup(access.dial).await, Probe::Passed, "a refused drain is taken back");
     sim.world().change_behaviour(|b| b.claw.drain_ms = Some((300, 300))).unwrap();
     assert_eq!(OpenClaw.drain(&access, Duration::from_secs(30)).await.unwrap(), Activity::Idle);
     OpenClaw.undrain(&access).await.unwrap();
