@@ -6,6 +6,7 @@ mod fake;
 mod farm;
 mod handshake;
 mod hostile;
+mod pages;
 mod real;
 mod serving;
 mod support;
