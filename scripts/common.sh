@@ -15,12 +15,18 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# need COMMAND DEBIAN-PACKAGE...: the packages are installed when the command is missing and
-# this machine is one that installs Debian packages, and root's; else it says what to do.
+# need COMMAND DEBIAN-PACKAGE...: the packages are installed when the command is missing.
 need() {
+  have "$1" && return
+  install_for "$@"
+  have "$1" || die "${*:2} brought no $1"
+}
+
+# install_for COMMAND DEBIAN-PACKAGE...: installs the packages where this machine is one that
+# installs Debian packages, and root's; else it says what to do.
+install_for() {
   local command=$1
   shift
-  have "$command" && return
   if [ "$(id -u)" = 0 ] && have apt-get; then
     say "installing $* (for $command)"
     if [ -z "${apt_updated:-}" ]; then
@@ -32,5 +38,4 @@ need() {
   else
     die "$command is missing" "install it (Debian, Ubuntu: sudo apt-get install $*)"
   fi
-  have "$command" || die "$* brought no $command"
 }

@@ -7,7 +7,7 @@ use crate::metadata::Package;
 /// A crate, and what it may depend on. What those may depend on it may use too: an arrow
 /// that passes over a layer still goes down. `docs/design` has the table with what each holds.
 const TABLE: &[(&str, &[&str])] = &[
-    ("clawfarm-bench", &["clawfarm-client", "clawfarm-api"]),
+    ("clawfarm-bench", &["clawfarm-client", "clawfarm-api", "clawfarm-test-postgres"]),
     ("clawfarm", &["clawfarm-client", "clawfarm-server", "clawfarm-runtime-process", "clawfarm-runtime-sim"]),
     ("xtask", &["clawfarm-server"]),
     ("clawfarm-server", &["clawfarm-control", "clawfarm-api"]),
@@ -22,11 +22,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-client", &["clawfarm-api"]),
     ("clawfarm-api", &["clawfarm-model"]),
     ("clawfarm-model", &[]),
+    // A database server for tests and the benchmark; it knows nothing of clawfarm.
+    ("clawfarm-test-postgres", &[]),
 ];
 
 /// What any crate's tests may use beside: the simulated runtime is made for that, which is
 /// itself held against the adapters; and the server is tested through the client.
-const FOR_TESTS: &[&str] = &["clawfarm-runtime-sim", "clawfarm-adapters", "clawfarm-client"];
+const FOR_TESTS: &[&str] =
+    &["clawfarm-runtime-sim", "clawfarm-adapters", "clawfarm-client", "clawfarm-test-postgres"];
 
 pub(crate) fn problems(packages: &[Package]) -> Vec<String> {
     check(TABLE, packages)

@@ -7,6 +7,7 @@ mod commands;
 mod connect;
 mod console;
 mod context;
+mod database;
 #[cfg(test)]
 mod docs;
 mod errors;

@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::commands::serve::ServeArgs;
 use crate::connect::{self, VERSION};
 use crate::context::{self, Choice, choose};
+use crate::database::remember;
 use crate::errors::{Failure, OK, Outcome, tell_error};
 
 /// The exit code of a server in the background that found another one on its home: whoever
@@ -118,7 +119,9 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let folder = home.path().to_owned();
     let admin_token = load_or_create_admin_token(&folder)?;
     let master_key = MasterKey::load_or_create(&folder.join("master.key"))?;
-    let store = Store::open(StoreConfig::sqlite(folder.join("clawfarm.db"), master_key)).await?;
+    let database = args.database().choose(&folder)?;
+    let store = Store::open(StoreConfig::new(database.clone(), master_key)).await?;
+    remember(&folder, &database, store.description())?;
     let claws = ClawListener::bind(&folder).await?;
     let targets = targets(&folder, claws.port()).await?;
     let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };

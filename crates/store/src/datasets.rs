@@ -77,7 +77,7 @@ impl Store {
         about(granted, &row.tenant, "dataset", &row.id)?;
         dataset::Entity::delete_by_id(id.as_str()).exec(tx.on()).await.map_err(db)?;
         let event = NewEvent::info("dataset-removed", format!("dataset '{id}' was removed"));
-        tx.event(&row.tenant, Some(id), &event).await?;
+        tx.event(&row.tenant, Some(id), &event)?;
         tx.audit(granted, Outcome::Done, &event.message).await?;
         tx.commit().await?;
         read(row)

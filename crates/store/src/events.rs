@@ -84,12 +84,13 @@ impl Store {
         rows.into_iter().map(read).collect()
     }
 
-    /// The number of the latest event, told after each commit that wrote one. It tells that
+    /// The number of the latest event, told after each commit that wrote one, by whichever
+    /// server on this database. It tells that
     /// there is something to read, not what: a watcher reads [`Store::events`] from where it
     /// stopped, so that a slow one misses nothing.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<i64> {
-        self.0.latest.subscribe()
+        self.0.signals.events()
     }
 
     /// Writes an event by itself, of the instance when the leave is for one, else of the
@@ -107,7 +108,7 @@ impl Store {
         } else {
             None
         };
-        tx.event(resource.tenant.as_str(), instance.as_ref(), event).await?;
+        tx.event(resource.tenant.as_str(), instance.as_ref(), event)?;
         tx.commit().await
     }
 }

@@ -10,7 +10,7 @@
 //!   killed at any instruction leaves all of them or none.
 //!
 //! The schema and the queries are portable: text and 64-bit integers, documents as JSON
-//! text, no SQL by hand. What is particular to SQLite is in the `backend` module alone.
+//! text. What is particular to SQLite or PostgreSQL is in the `backend` module alone.
 
 mod audit;
 mod backend;
@@ -31,11 +31,13 @@ mod page;
 mod projects;
 mod secrets;
 mod servers;
+mod signals;
 mod store;
 mod targets;
 mod tx;
 
 pub use audit::{AuditEntry, Outcome};
+pub use backend::{Database, PostgresUrl};
 pub use events::{EventFilter, Told};
 pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance};
 pub use key::MasterKey;

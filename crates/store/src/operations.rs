@@ -7,6 +7,7 @@ use clawfarm_model::operation::Step;
 use clawfarm_model::{ClawId, Context, Error, Operation, OperationKind, OperationState, Result};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use tokio::sync::watch;
 
 use crate::convert::{from_json, from_word, name, time, to_json, to_word};
 use crate::entity::operation;
@@ -117,8 +118,15 @@ impl Store {
         row.map(read).transpose()
     }
 
-    /// Writes how far an operation is; for the server's own tasks. It tells no watcher:
-    /// whoever shows progress looks at the operation. One that ended is left as it is.
+    /// Changes whenever the operation of this id did, by whichever server on this database.
+    /// To be taken before the operation is read, so that no change falls between the two.
+    #[must_use]
+    pub fn watch_operation(&self, id: &str) -> watch::Receiver<()> {
+        self.0.signals.operation(id)
+    }
+
+    /// Writes how far an operation is, and tells who waits for it; for the server's own tasks.
+    /// One that ended is left as it is.
     ///
     /// # Errors
     /// When the context is a tenant's, the lease of `fence` is another server's by now, or the
@@ -132,9 +140,9 @@ impl Store {
     ) -> Result<()> {
         use operation::Column as C;
         server_only(context, "progress of an operation")?;
-        let tx = Tx::begin(&self.0).await?;
+        let mut tx = Tx::begin(&self.0).await?;
         tx.check_fence(fence).await?;
-        operation::Entity::update_many()
+        let written = operation::Entity::update_many()
             .col_expr(C::Steps, Expr::value(to_json(&steps)?))
             .col_expr(C::UpdatedAt, Expr::value(tx.now.as_millis()))
             .filter(C::Id.eq(id))
@@ -142,6 +150,10 @@ impl Store {
             .exec(tx.on())
             .await
             .map_err(db)?;
+        if written.rows_affected == 0 {
+            return Ok(());
+        }
+        tx.operation_changed(id);
         tx.commit().await
     }
 }
@@ -149,7 +161,7 @@ impl Store {
 impl Tx {
     /// Begins an operation on an instance in place of those that run.
     pub(crate) async fn begin_operation(
-        &self,
+        &mut self,
         tenant: &str,
         instance: &ClawId,
         generation: i64,
@@ -185,11 +197,12 @@ impl Tx {
             .exec_without_returning(self.on())
             .await
             .map_err(db)?;
+        self.operation_changed(&operation.id);
         Ok(operation)
     }
 
     /// Ends one operation of an instance.
-    pub(crate) async fn end_operation(&self, instance: &ClawId, end: &OperationEnd) -> Result<()> {
+    pub(crate) async fn end_operation(&mut self, instance: &ClawId, end: &OperationEnd) -> Result<()> {
         if !end.state.ended() {
             return Err(Error::internal("an operation can't end as 'running'", end.id.as_str()));
         }
@@ -214,7 +227,7 @@ impl Tx {
 
     /// Ends whichever operations run on an instance, of one kind or of all.
     pub(crate) async fn end_running(
-        &self,
+        &mut self,
         instance: &ClawId,
         state: OperationState,
         kind: Option<OperationKind>,
@@ -227,24 +240,39 @@ impl Tx {
     }
 
     async fn end_where(
-        &self,
+        &mut self,
         instance: &ClawId,
         which: Condition,
         state: OperationState,
         error: Option<&ErrorReport>,
     ) -> Result<()> {
         use operation::Column as C;
+        let running: Vec<String> = operation::Entity::find()
+            .select_only()
+            .column(C::Id)
+            .filter(which)
+            .filter(C::Instance.eq(instance.as_str()))
+            .filter(C::State.eq(to_word(&OperationState::Running)?))
+            .into_tuple()
+            .all(self.on())
+            .await
+            .map_err(db)?;
+        if running.is_empty() {
+            return Ok(());
+        }
         operation::Entity::update_many()
             .col_expr(C::State, Expr::value(to_word(&state)?))
             .col_expr(C::Error, Expr::value(error.map(to_json).transpose()?))
             .col_expr(C::UpdatedAt, Expr::value(self.now.as_millis()))
             .col_expr(C::EndedAt, Expr::value(Some(self.now.as_millis())))
-            .filter(which)
-            .filter(C::Instance.eq(instance.as_str()))
+            .filter(C::Id.is_in(running.iter().map(String::as_str)))
             .filter(C::State.eq(to_word(&OperationState::Running)?))
             .exec(self.on())
             .await
             .map_err(db)?;
+        for id in running {
+            self.operation_changed(&id);
+        }
         Ok(())
     }
 }

@@ -69,6 +69,11 @@ impl Tx {
             name: Set(project.to_owned()),
             created_at,
         })
+        // Where others write at the same moment, one of them makes it.
+        .on_conflict(
+            OnConflict::columns([project::Column::Tenant, project::Column::Name]).do_nothing().to_owned(),
+        )
+        .try_insert()
         .exec_without_returning(self.on())
         .await
         .map_err(db)?;

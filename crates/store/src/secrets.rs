@@ -15,7 +15,7 @@ use crate::entity::secret;
 use crate::error::{db, unreadable};
 use crate::guard::{about, fits, of_tenant, visible};
 use crate::store::Store;
-use crate::tx::Tx;
+use crate::tx::{Tries, Tx};
 
 /// The longest value, in bytes: an environment variable of Linux may have 128 KiB with its
 /// name (`MAX_ARG_STRLEN`), and secrets reach claws as such.
@@ -31,6 +31,22 @@ impl Store {
     /// `NotFound` when the owning instance is not there, `InvalidInput` for a value that is
     /// empty, longer than 64 KiB or holds a NUL byte.
     pub async fn set_secret(
+        &self,
+        granted: &Granted,
+        owner: &SecretOwner,
+        name: &SecretName,
+        value: &SecretString,
+    ) -> Result<()> {
+        let mut tries = Tries::default();
+        loop {
+            match self.try_set_secret(granted, owner, name, value).await {
+                Err(error) if tries.again(&error).await => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_set_secret(
         &self,
         granted: &Granted,
         owner: &SecretOwner,
@@ -212,7 +228,7 @@ impl Tx {
         owner: &SecretOwner,
         event: &NewEvent,
     ) -> Result<()> {
-        self.event(owner.tenant.as_str(), owner.instance.as_ref(), event).await?;
+        self.event(owner.tenant.as_str(), owner.instance.as_ref(), event)?;
         self.audit(granted, Outcome::Done, &event.message).await
     }
 }

@@ -1,8 +1,8 @@
 //! Opening the store.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::{Code, Error, Result, Timestamp};
@@ -10,12 +10,14 @@ use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager, seaql_migrations};
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use crate::backend::{Connections, Database};
 use crate::entity::{event, meta, secret};
 use crate::error::db;
 use crate::key::MasterKey;
 use crate::migration::Migrator;
+use crate::signals::Signals;
 use crate::tx::Tx;
 use crate::{backend, crypto};
 
@@ -25,15 +27,21 @@ const PROOF: &str = "store.master_key_proof";
 /// Where the store is and what it is encrypted with.
 #[derive(Debug)]
 pub struct StoreConfig {
-    path: PathBuf,
+    database: Database,
     master_key: MasterKey,
 }
 
 impl StoreConfig {
+    /// A store in this database.
+    #[must_use]
+    pub const fn new(database: Database, master_key: MasterKey) -> Self {
+        Self { database, master_key }
+    }
+
     /// A SQLite file, made when it is missing. Its folder must exist.
     #[must_use]
     pub fn sqlite(path: impl Into<PathBuf>, master_key: MasterKey) -> Self {
-        Self { path: path.into(), master_key }
+        Self::new(Database::Sqlite(path.into()), master_key)
     }
 }
 
@@ -46,8 +54,10 @@ pub(crate) struct Inner {
     pub(crate) reader: DatabaseConnection,
     pub(crate) master_key: MasterKey,
     description: String,
-    /// The number of the latest committed event.
-    pub(crate) latest: watch::Sender<i64>,
+    pub(crate) signals: Arc<Signals>,
+    /// What tells other servers and hears of them, where there may be others. Ended with the
+    /// store.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl fmt::Debug for Store {
@@ -57,30 +67,31 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the database, bringing its schema up to date. Before a database with contents is
-    /// changed it is copied to `<file>.before-<migration>`.
+    /// Opens the database, bringing its schema up to date. Before a SQLite file with contents
+    /// is changed it is copied to `<file>.before-<migration>`. Of several servers that open one
+    /// PostgreSQL database at once, one does this and the others wait for it.
     ///
     /// # Errors
-    /// When the file can't be opened, is damaged or locked; when it was written by a newer
+    /// When the database can't be reached, is damaged or locked; when it was written by a newer
     /// clawfarm; when it belongs to another master key. Nothing is changed then.
     pub async fn open(config: StoreConfig) -> Result<Self> {
         Self::open_with::<Migrator>(config).await
     }
 
     pub(crate) async fn open_with<M: MigratorTrait>(config: StoreConfig) -> Result<Self> {
-        let StoreConfig { path, master_key } = config;
-        let backend::Connections { writer, reader } = backend::open(&path).await?;
-        prepare::<M>(&writer, &path, &master_key).await?;
-        let latest = latest_event(&reader).await?;
-        let description = format!("SQLite, {}", path.display());
-        let store = Self(Arc::new(Inner {
-            writer,
-            reader,
-            master_key,
-            description,
-            latest: watch::Sender::new(latest),
-        }));
+        let StoreConfig { database, master_key } = config;
+        let Connections { writer, reader, gate, postgres, description } = backend::open(&database).await?;
+        prepare::<M>(&gate, &database, &description, &master_key).await?;
+        let signals = Arc::new(Signals::new(latest_event(&reader).await?, postgres.is_some()));
+        let inner = Inner { signals, writer, reader, master_key, description, tasks: Mutex::default() };
+        let store = Self(Arc::new(inner));
         store.furnish().await?;
+        if let Some(options) = postgres {
+            // The lock on the schema is given back.
+            gate.close().await.map_err(db)?;
+            let tasks = backend::notify::run(&store.0.signals, &store.0.reader, &options);
+            *store.0.tasks.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+        }
         Ok(store)
     }
 
@@ -101,6 +112,7 @@ impl Store {
     /// Closes all connections, writing the log back into the file. Calls made afterwards
     /// fail. Dropping the store loses nothing either; this is for an orderly end.
     pub async fn close(&self) {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         for connection in [&self.0.reader, &self.0.writer] {
             if let Err(error) = connection.close_by_ref().await {
                 tracing::warn!(%error, "a connection to the database did not close");
@@ -121,34 +133,48 @@ impl Store {
 }
 
 /// Looks at what is there, and brings its schema up to date when it may.
-async fn prepare<M: MigratorTrait>(writer: &DatabaseConnection, path: &Path, key: &MasterKey) -> Result<()> {
-    let applied = applied(writer).await?;
+async fn prepare<M: MigratorTrait>(
+    gate: &DatabaseConnection,
+    database: &Database,
+    description: &str,
+    key: &MasterKey,
+) -> Result<()> {
+    let applied = applied(gate).await?;
     let known: Vec<String> = M::migrations().iter().map(|m| m.name().to_owned()).collect();
     if let Some(newer) = applied.iter().find(|name| !known.contains(name)) {
+        let fix = match database {
+            Database::Sqlite(path) => format!(
+                "use that newer version, or put back the copy {}",
+                backend::copy_path(path, newer).display()
+            ),
+            Database::Postgres(_) => {
+                "use that newer version, or restore a backup that was made before it came".to_owned()
+            }
+        };
         return Err(Error::new(
             Code::Unsupported,
             format!(
-                "the database {} was written by a newer clawfarm (its schema has '{newer}')",
-                path.display()
+                "the database ({description}) was written by a newer clawfarm (its schema has '{newer}')"
             ),
         )
-        .fix(format!("use that newer version, or put back the copy {}.before-{newer}", path.display())));
+        .fix(fix));
     }
     if !applied.is_empty() {
-        check_key(writer, key).await?;
+        check_key(gate, key).await?;
     }
     let Some(next) = known.iter().find(|name| !applied.contains(name)) else {
         return Ok(());
     };
-    if !applied.is_empty() {
-        let copy = backend::copy_before(writer, path, next).await?;
+    if !applied.is_empty()
+        && let Some(copy) = backend::copy_before(gate, database, next).await?
+    {
         tracing::info!(copy = %copy.display(), migration = %next, "copied the database before bringing it up to date");
     }
-    M::up(writer, None).await.map_err(|e| {
+    M::up(gate, None).await.map_err(|e| {
         let told = db(e);
         Error::new(
             told.code(),
-            format!("the database {} can't be brought up to date: {}", path.display(), told.message()),
+            format!("the database ({description}) can't be brought up to date: {}", told.message()),
         )
         .fix("nothing was lost: the change was undone; mend the cause and start again")
         .source(told)
@@ -178,7 +204,8 @@ async fn check_key(writer: &DatabaseConnection, key: &MasterKey) -> Result<()> {
         .fix("put back the master.key that belongs to this database; nothing was changed"))
 }
 
-async fn latest_event(reader: &DatabaseConnection) -> Result<i64> {
+/// The number of the latest event, 0 when there is none.
+pub(crate) async fn latest_event(reader: &DatabaseConnection) -> Result<i64> {
     let newest: Option<Option<i64>> = event::Entity::find()
         .select_only()
         .column_as(event::Column::Seq.max(), "seq")
@@ -215,6 +242,8 @@ pub(crate) async fn put_fact(
 #[cfg(test)]
 mod tests {
     use sea_orm_migration::prelude::{ColumnDef, DbErr, MigrationName, MigrationTrait, Table, async_trait};
+
+    use std::path::Path;
 
     use super::*;
 

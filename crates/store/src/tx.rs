@@ -1,6 +1,8 @@
 //! One change: the rows, the events and the audit entry that go together.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{ClawId, Error, Granted, Result, Timestamp};
@@ -12,14 +14,17 @@ use crate::convert::to_word;
 use crate::entity::{audit, event};
 use crate::error::db;
 use crate::key::MasterKey;
+use crate::signals::News;
 use crate::store::Inner;
 
 /// A transaction that may write. Dropped without [`Tx::commit`], it changes nothing.
 pub(crate) struct Tx {
     inner: Arc<Inner>,
     txn: DatabaseTransaction,
-    /// The number of the last event written in it.
-    seq: Option<i64>,
+    /// The events it tells of. They are written last, see [`Tx::commit`].
+    events: Vec<event::ActiveModel>,
+    /// The operations that it changes.
+    operations: BTreeSet<String>,
     /// One time for everything in it.
     pub(crate) now: Timestamp,
 }
@@ -27,7 +32,13 @@ pub(crate) struct Tx {
 impl Tx {
     pub(crate) async fn begin(inner: &Arc<Inner>) -> Result<Self> {
         let txn = backend::begin(&inner.writer).await.map_err(db)?;
-        Ok(Self { inner: Arc::clone(inner), txn, seq: None, now: Timestamp::now() })
+        Ok(Self {
+            inner: Arc::clone(inner),
+            txn,
+            events: Vec::new(),
+            operations: BTreeSet::new(),
+            now: Timestamp::now(),
+        })
     }
 
     /// What the queries of this change run on.
@@ -41,24 +52,22 @@ impl Tx {
     }
 
     /// Writes an event of a tenant, of one of its instances where it is about one.
-    pub(crate) async fn event(
-        &mut self,
-        tenant: &str,
-        instance: Option<&ClawId>,
-        event: &NewEvent,
-    ) -> Result<()> {
-        let row = event::ActiveModel {
+    pub(crate) fn event(&mut self, tenant: &str, instance: Option<&ClawId>, event: &NewEvent) -> Result<()> {
+        self.events.push(event::ActiveModel {
             seq: NotSet,
             at: Set(self.now.as_millis()),
             tenant: Set(tenant.to_owned()),
             instance: Set(instance.map(|id| id.as_str().to_owned())),
             level: Set(to_word(&event.level)?),
             reason: Set(event.reason.to_owned()),
-            message: Set(event.message.clone()),
-        };
-        let written = event::Entity::insert(row).exec(&self.txn).await.map_err(db)?;
-        self.seq = Some(written.last_insert_id);
+            message: Set(storable(&event.message)),
+        });
         Ok(())
+    }
+
+    /// Has those told who wait for this operation.
+    pub(crate) fn operation_changed(&mut self, id: &str) {
+        self.operations.insert(id.to_owned());
     }
 
     /// Writes down who did what.
@@ -72,10 +81,10 @@ impl Tx {
             actor: Set(context.actor().to_string()),
             action: Set(granted.action().as_str().to_owned()),
             kind: Set(resource.kind.to_owned()),
-            object: Set(resource.id.clone()),
-            request_id: Set(context.request_id().to_owned()),
+            object: Set(storable(&resource.id)),
+            request_id: Set(storable(context.request_id())),
             outcome: Set(outcome.as_str().to_owned()),
-            detail: Set(detail.to_owned()),
+            detail: Set(storable(detail)),
         };
         audit::Entity::insert(row).exec_without_returning(&self.txn).await.map_err(db)?;
         Ok(())
@@ -83,20 +92,51 @@ impl Tx {
 
     /// Makes it all durable, then tells the watchers. It runs to its end even when the caller
     /// goes away (a client that hangs up), or a watcher would not hear of what was committed.
+    ///
+    /// Events are numbered last, under a lock that is held until the commit is seen by all:
+    /// so a reader who has seen a number has seen all below it, and whoever holds the lock
+    /// waits for nobody.
     pub(crate) async fn commit(self) -> Result<()> {
-        let Self { inner, txn, seq, .. } = self;
+        let Self { inner, txn, events, operations, .. } = self;
         let done = tokio::spawn(async move {
-            txn.commit().await.map_err(db)?;
-            if let Some(seq) = seq {
-                inner.latest.send_if_modified(|latest| {
-                    let news = seq > *latest;
-                    *latest = seq.max(*latest);
-                    news
-                });
+            let asked_after_by = backend::before_commit(&txn, !events.is_empty()).await?;
+            let mut latest = None;
+            for row in events {
+                latest = Some(event::Entity::insert(row).exec(&txn).await.map_err(db)?.last_insert_id);
             }
+            backend::commit(txn, asked_after_by.as_deref(), &inner.reader).await?;
+            inner.signals.committed(News { latest, operations });
             Ok(())
         });
         done.await.unwrap_or_else(|e| Err(Error::internal("the store is shutting down", e)))
+    }
+}
+
+/// Text as both databases can hold it: PostgreSQL has no NUL characters, and what a claw said
+/// may have some.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// How often a change is made again that the database ended because of another one.
+const TRIES: u32 = 5;
+
+/// Counts the tries of a change. Under PostgreSQL two changes may each wait for what the other
+/// holds; one of them is ended then, and can be made again from its beginning.
+#[derive(Default)]
+pub(crate) struct Tries(u32);
+
+impl Tries {
+    /// Whether to try again after this error, after a short while.
+    pub(crate) async fn again(&mut self, error: &Error) -> bool {
+        self.0 += 1;
+        if self.0 >= TRIES || !backend::is_collision(error) {
+            return false;
+        }
+        // Each another while, or they would meet again.
+        let random = getrandom::u32().unwrap_or(0) % 20;
+        tokio::time::sleep(Duration::from_millis(u64::from(random * self.0))).await;
+        true
     }
 }
 

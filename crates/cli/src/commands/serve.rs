@@ -11,6 +11,7 @@ use clawfarm_model::{Code, Error};
 use clawfarm_server::Tls;
 
 use crate::app::App;
+use crate::database::DatabaseArgs;
 use crate::errors::{OK, Outcome};
 use crate::{background, connect};
 
@@ -21,7 +22,7 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 #[command(
     long_about = "Runs the server in the foreground. It is seldom needed: the first command starts one in the background. Besides its socket in CLAWFARM_HOME it listens where --listen says; whoever comes that way needs the token in CLAWFARM_HOME/admin.token. SIGTERM and Ctrl-C stop it; the claws go on.",
-    after_help = "Examples:\n  clawfarm serve\n  clawfarm serve --listen 127.0.0.1:8420\n  clawfarm serve --listen 0.0.0.0:8420 --tls-cert farm.pem --tls-key farm.key\n  clawfarm serve --restart    replace the running server by this version; claws go on"
+    after_help = "Examples:\n  clawfarm serve\n  clawfarm serve --listen 127.0.0.1:8420\n  clawfarm serve --listen 0.0.0.0:8420 --tls-cert farm.pem --tls-key farm.key\n  clawfarm serve --database postgres://farm@db.example/clawfarm\n  clawfarm serve --restart    replace the running server by this version; claws go on"
 )]
 pub(crate) struct ServeArgs {
     /// Listen at this address too; beyond loopback only with TLS
@@ -36,6 +37,8 @@ pub(crate) struct ServeArgs {
     /// Listen beyond loopback without TLS: everyone on the way can read the token
     #[arg(long, requires = "listen", conflicts_with = "tls_cert")]
     allow_plaintext: bool,
+    #[command(flatten)]
+    database: DatabaseArgs,
     /// Replace the server that runs; the new one runs in the background
     #[arg(long)]
     restart: bool,
@@ -92,9 +95,14 @@ impl ServeArgs {
         self.allow_plaintext
     }
 
+    /// Where its state is kept.
+    pub(crate) const fn database(&self) -> &DatabaseArgs {
+        &self.database
+    }
+
     /// The same options for a server in the background.
     fn pass_on(&self) -> Result<Vec<OsString>, Error> {
-        let mut arguments: Vec<OsString> = Vec::new();
+        let mut arguments: Vec<OsString> = self.database.pass_on()?;
         if let Some(listen) = &self.listen {
             arguments.extend(["--listen".into(), listen.to_string().into()]);
         }

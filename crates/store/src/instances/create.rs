@@ -16,7 +16,7 @@ use crate::error::{db, unique_violation};
 use crate::guard::{fits, of_tenant};
 use crate::operations::NewOperation;
 use crate::store::Store;
-use crate::tx::Tx;
+use crate::tx::{Tries, Tx};
 
 /// The longest idempotency key, in characters; a UUID has 36.
 const MAX_KEY: usize = 128;
@@ -90,6 +90,16 @@ impl Store {
     pub async fn create_instance(&self, granted: &Granted, new: NewInstance) -> Result<Created> {
         fits(granted, &[Action::InstanceCreate], "instance")?;
         of_tenant(granted, new.instance.tenant.as_str(), "instance", new.instance.id.as_str())?;
+        let mut tries = Tries::default();
+        loop {
+            match self.try_create(granted, &new).await {
+                Err(error) if tries.again(&error).await => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_create(&self, granted: &Granted, new: &NewInstance) -> Result<Created> {
         let mut tx = Tx::begin(&self.0).await?;
         if let Some(idempotency) = &new.idempotency
             && let Some((instance, operation)) =
@@ -97,7 +107,7 @@ impl Store {
         {
             return Ok(Created::Replayed { instance, operation });
         }
-        let NewInstance { mut instance, operation, events, idempotency, secrets } = new;
+        let mut instance = new.instance.clone();
         instance.version = 1;
         tx.insert_instance(&instance).await?;
         if let Some(dataset) = &instance.spec.dataset {
@@ -105,16 +115,17 @@ impl Store {
         }
         let tenant = instance.tenant.as_str();
         let owner = SecretOwner { tenant: instance.tenant.clone(), instance: Some(instance.id.clone()) };
-        for (name, value) in &secrets {
+        for (name, value) in &new.secrets {
             tx.put_secret(&owner, name, value).await?;
         }
-        let operation =
-            tx.begin_operation(tenant, &instance.id, instance.intent.generation, operation).await?;
-        for event in &events {
-            tx.event(tenant, Some(&instance.id), event).await?;
+        let operation = tx
+            .begin_operation(tenant, &instance.id, instance.intent.generation, new.operation.clone())
+            .await?;
+        for event in &new.events {
+            tx.event(tenant, Some(&instance.id), event)?;
         }
         tx.audit(granted, Outcome::Done, &format!("created {}", instance.id)).await?;
-        if let Some(idempotency) = idempotency {
+        if let Some(idempotency) = &new.idempotency {
             tx.remember(tenant, idempotency, &instance.id, &operation.id).await?;
         }
         tx.commit().await?;
@@ -168,14 +179,14 @@ impl Tx {
     async fn remember(
         &self,
         tenant: &str,
-        idempotency: Idempotency,
+        idempotency: &Idempotency,
         id: &ClawId,
         operation: &str,
     ) -> Result<()> {
         let row = idempotency_key::Model {
             tenant: tenant.to_owned(),
-            key: idempotency.key,
-            request_hash: idempotency.request_hash,
+            key: idempotency.key.clone(),
+            request_hash: idempotency.request_hash.clone(),
             instance: id.as_str().to_owned(),
             operation: operation.to_owned(),
             created_at: self.now.as_millis(),
@@ -183,7 +194,11 @@ impl Tx {
         idempotency_key::Entity::insert(row.into_active_model())
             .exec_without_returning(self.on())
             .await
-            .map_err(|e| if unique_violation(&e).is_some() { used_key() } else { db(e) })?;
+            .map_err(|e| {
+                // Another one with the same key was faster, under PostgreSQL: asked again, it
+                // is found.
+                if unique_violation(&e).is_some() { used_key().source(e) } else { db(e) }
+            })?;
         Ok(())
     }
 }

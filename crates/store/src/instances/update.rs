@@ -16,7 +16,7 @@ use crate::guard::{about, fits};
 use crate::leases::check_about;
 use crate::operations::{NewOperation, OperationEnd};
 use crate::store::Store;
-use crate::tx::Tx;
+use crate::tx::{Tries, Tx};
 
 /// What goes with a change of an instance, in the same transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,26 @@ impl Store {
             &[Action::InstanceChange, Action::InstanceRemove, Action::DataPurge, Action::Observe],
             "instance",
         )?;
+        let mut change = Change::Wanted(change);
+        let mut tries = Tries::default();
+        loop {
+            match self.try_update(granted, id, expect_version, &mut change).await {
+                Err(error) if tries.again(&error).await => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_update<F>(
+        &self,
+        granted: &Granted,
+        id: &ClawId,
+        expect_version: Option<i64>,
+        change: &mut Change<F>,
+    ) -> Result<(Instance, Option<Operation>)>
+    where
+        F: FnOnce(&mut Instance) -> Result<Changes> + Send,
+    {
         let mut tx = Tx::begin(&self.0).await?;
         let row = tx.instance(id.as_str()).await?;
         about(granted, &row.tenant, "instance", id.as_str())?;
@@ -93,8 +113,7 @@ impl Store {
         check_about(granted.fence(), id, &before.spec.target)?;
         tx.check_fence(granted.fence()).await?;
         check_state(&before, expect_version)?;
-        let mut after = before.clone();
-        let changes = change(&mut after)?;
+        let (mut after, changes) = change.made(&before)?;
         check_leave(granted.action(), &before, &after, &changes)?;
         if after == before && changes.is_empty() {
             return Ok((after, None));
@@ -111,6 +130,40 @@ impl Store {
         }
         tx.commit().await?;
         Ok((after, operation))
+    }
+}
+
+/// A change that is asked for once, though the transaction may be tried again.
+enum Change<F> {
+    Wanted(F),
+    Made(Box<(Instance, Instance, Changes)>),
+    Refused,
+}
+
+impl<F: FnOnce(&mut Instance) -> Result<Changes>> Change<F> {
+    /// What it makes of `before`: when it was asked already, only if that was the same.
+    fn made(&mut self, before: &Instance) -> Result<(Instance, Changes)> {
+        match std::mem::replace(self, Self::Refused) {
+            Self::Wanted(change) => {
+                let mut after = before.clone();
+                let changes = change(&mut after)?;
+                *self = Self::Made(Box::new((before.clone(), after.clone(), changes.clone())));
+                Ok((after, changes))
+            }
+            Self::Made(made) if made.0 == *before => {
+                let answer = (made.1.clone(), made.2.clone());
+                *self = Self::Made(made);
+                Ok(answer)
+            }
+            Self::Made(_) | Self::Refused => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "the change of instance '{}' collided with others that were made at the same moment",
+                    before.id
+                ),
+            )
+            .fix("try again; nothing was changed")),
+        }
     }
 }
 
@@ -158,14 +211,14 @@ impl Tx {
             self.bury(after, changes.dataset.is_some()).await?;
         }
         for event in &changes.events {
-            self.event(tenant, Some(&after.id), event).await?;
+            self.event(tenant, Some(&after.id), event)?;
         }
         Ok(operation)
     }
 
     /// What goes with an instance. Nobody will reconcile it again, so an operation left
     /// running would never end.
-    async fn bury(&self, instance: &Instance, left_data: bool) -> Result<()> {
+    async fn bury(&mut self, instance: &Instance, left_data: bool) -> Result<()> {
         self.remove_secrets_of(instance.tenant.as_str(), &instance.id).await?;
         if left_data {
             self.forget_given(&instance.id).await?;

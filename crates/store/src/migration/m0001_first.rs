@@ -5,6 +5,8 @@
 
 use sea_orm_migration::prelude::*;
 
+use super::columns::{Columns, table};
+
 pub(crate) struct Migration;
 
 impl MigrationName for Migration {
@@ -16,7 +18,7 @@ impl MigrationName for Migration {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in tables() {
+        for table in tables(Columns(manager.get_database_backend())) {
             manager.create_table(table).await?;
         }
         for index in indexes() {
@@ -31,106 +33,75 @@ impl MigrationTrait for Migration {
     }
 }
 
-fn text(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).text().not_null().take()
-}
-
-fn text_null(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).text().null().take()
-}
-
-fn int(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).big_integer().not_null().take()
-}
-
-fn int_null(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).big_integer().null().take()
-}
-
-fn serial(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).big_integer().not_null().auto_increment().primary_key().take()
-}
-
-fn table(name: &'static str, columns: Vec<ColumnDef>, key: &[&'static str]) -> TableCreateStatement {
-    let mut table = Table::create().table(name).take();
-    for column in columns {
-        table.col(column);
-    }
-    if !key.is_empty() {
-        let mut index = Index::create();
-        for column in key {
-            index.col(*column);
-        }
-        table.primary_key(&mut index);
-    }
-    table
-}
-
 fn belongs_to_tenant(mut table: TableCreateStatement, from: &'static str) -> TableCreateStatement {
     table.foreign_key(ForeignKey::create().from(from, "tenant").to("tenants", "name")).take()
 }
 
-fn tables() -> Vec<TableCreateStatement> {
+fn tables(c: Columns) -> Vec<TableCreateStatement> {
     let mut all = vec![
-        table("meta", vec![text("key"), text("value"), int("updated_at")], &["key"]),
-        table("tenants", vec![text("name"), int("created_at")], &["name"]),
+        table("meta", vec![c.text("key"), c.text("value"), c.int("updated_at")], &["key"]),
+        table("tenants", vec![c.text("name"), c.int("created_at")], &["name"]),
         belongs_to_tenant(
-            table("projects", vec![text("tenant"), text("name"), int("created_at")], &["tenant", "name"]),
+            table(
+                "projects",
+                vec![c.text("tenant"), c.text("name"), c.int("created_at")],
+                &["tenant", "name"],
+            ),
             "projects",
         ),
         table(
             "targets",
             vec![
-                text("name"),
-                text("runtime"),
-                text("labels"),
-                text_null("reachable_from"),
-                text("settings"),
-                int("created_at"),
-                int("updated_at"),
+                c.text("name"),
+                c.text("runtime"),
+                c.text("labels"),
+                c.text_null("reachable_from"),
+                c.text("settings"),
+                c.int("created_at"),
+                c.int("updated_at"),
             ],
             &["name"],
         ),
     ];
-    all.extend(instance_tables());
-    all.extend(history_tables());
-    all.extend(owned_tables());
+    all.extend(instance_tables(c));
+    all.extend(history_tables(c));
+    all.extend(owned_tables(c));
     all
 }
 
-fn instance_tables() -> Vec<TableCreateStatement> {
+fn instance_tables(c: Columns) -> Vec<TableCreateStatement> {
     let mut instances = table(
         "instances",
         vec![
-            text("id"),
-            text("tenant"),
-            text("project"),
-            text("name"),
-            text("claw_type"),
-            text("runtime"),
-            text("target"),
-            text("phase"),
-            text("desired"),
-            int("generation"),
-            int("run"),
-            int_null("port"),
-            int("version"),
-            text("spec"),
-            text("intent"),
-            text_null("observed"),
-            int_null("observed_at"),
-            int_null("unknown_since"),
-            text("health"),
-            int("restarts"),
-            int("memory_mib"),
-            int("restarts_total"),
-            int("attempts"),
-            int_null("not_before"),
-            int("phase_since"),
-            text_null("last_error"),
-            text("labels"),
-            int("created_at"),
-            int("updated_at"),
+            c.text("id"),
+            c.text("tenant"),
+            c.text("project"),
+            c.text("name"),
+            c.text("claw_type"),
+            c.text("runtime"),
+            c.text("target"),
+            c.text("phase"),
+            c.text("desired"),
+            c.int("generation"),
+            c.int("run"),
+            c.int_null("port"),
+            c.int("version"),
+            c.text("spec"),
+            c.text("intent"),
+            c.text_null("observed"),
+            c.int_null("observed_at"),
+            c.int_null("unknown_since"),
+            c.text("health"),
+            c.int("restarts"),
+            c.int("memory_mib"),
+            c.int("restarts_total"),
+            c.int("attempts"),
+            c.int_null("not_before"),
+            c.int("phase_since"),
+            c.text_null("last_error"),
+            c.text("labels"),
+            c.int("created_at"),
+            c.int("updated_at"),
         ],
         &["id"],
     );
@@ -139,8 +110,11 @@ fn instance_tables() -> Vec<TableCreateStatement> {
             ForeignKey::create().from("instances", ("tenant", "project")).to("projects", ("tenant", "name")),
         )
         .foreign_key(ForeignKey::create().from("instances", "target").to("targets", "name"));
-    let mut labels =
-        table("instance_labels", vec![text("instance"), text("name"), text("value")], &["instance", "name"]);
+    let mut labels = table(
+        "instance_labels",
+        vec![c.text("instance"), c.text("name"), c.text("value")],
+        &["instance", "name"],
+    );
     labels.foreign_key(
         ForeignKey::create()
             .from("instance_labels", "instance")
@@ -150,19 +124,19 @@ fn instance_tables() -> Vec<TableCreateStatement> {
     vec![instances, labels]
 }
 
-fn history_tables() -> Vec<TableCreateStatement> {
+fn history_tables(c: Columns) -> Vec<TableCreateStatement> {
     vec![
         belongs_to_tenant(
             table(
                 "events",
                 vec![
-                    serial("seq"),
-                    int("at"),
-                    text("tenant"),
-                    text_null("instance"),
-                    text("level"),
-                    text("reason"),
-                    text("message"),
+                    c.serial("seq"),
+                    c.int("at"),
+                    c.text("tenant"),
+                    c.text_null("instance"),
+                    c.text("level"),
+                    c.text("reason"),
+                    c.text("message"),
                 ],
                 &[],
             ),
@@ -172,16 +146,16 @@ fn history_tables() -> Vec<TableCreateStatement> {
             table(
                 "audit",
                 vec![
-                    serial("seq"),
-                    int("at"),
-                    text("tenant"),
-                    text("actor"),
-                    text("action"),
-                    text("kind"),
-                    text("object"),
-                    text("request_id"),
-                    text("outcome"),
-                    text("detail"),
+                    c.serial("seq"),
+                    c.int("at"),
+                    c.text("tenant"),
+                    c.text("actor"),
+                    c.text("action"),
+                    c.text("kind"),
+                    c.text("object"),
+                    c.text("request_id"),
+                    c.text("outcome"),
+                    c.text("detail"),
                 ],
                 &[],
             ),
@@ -191,17 +165,17 @@ fn history_tables() -> Vec<TableCreateStatement> {
             table(
                 "operations",
                 vec![
-                    text("id"),
-                    text("tenant"),
-                    text_null("instance"),
-                    text("kind"),
-                    int("generation"),
-                    text("state"),
-                    text("steps"),
-                    text_null("error"),
-                    int("created_at"),
-                    int("updated_at"),
-                    int_null("ended_at"),
+                    c.text("id"),
+                    c.text("tenant"),
+                    c.text_null("instance"),
+                    c.text("kind"),
+                    c.int("generation"),
+                    c.text("state"),
+                    c.text("steps"),
+                    c.text_null("error"),
+                    c.int("created_at"),
+                    c.int("updated_at"),
+                    c.int_null("ended_at"),
                 ],
                 &["id"],
             ),
@@ -210,19 +184,19 @@ fn history_tables() -> Vec<TableCreateStatement> {
     ]
 }
 
-fn owned_tables() -> Vec<TableCreateStatement> {
+fn owned_tables(c: Columns) -> Vec<TableCreateStatement> {
     vec![
         belongs_to_tenant(
             table(
                 "secrets",
                 vec![
-                    text("tenant"),
-                    text("instance"),
-                    text("name"),
-                    text("wrapped_key"),
-                    text("value"),
-                    int("created_at"),
-                    int("updated_at"),
+                    c.text("tenant"),
+                    c.text("instance"),
+                    c.text("name"),
+                    c.text("wrapped_key"),
+                    c.text("value"),
+                    c.int("created_at"),
+                    c.int("updated_at"),
                 ],
                 &["tenant", "instance", "name"],
             ),
@@ -232,15 +206,15 @@ fn owned_tables() -> Vec<TableCreateStatement> {
             table(
                 "datasets",
                 vec![
-                    text("id"),
-                    text("tenant"),
-                    text("project"),
-                    text("claw_type"),
-                    text("version"),
-                    text("target"),
-                    int("size_bytes"),
-                    int("created_at"),
-                    text_null("taken_by"),
+                    c.text("id"),
+                    c.text("tenant"),
+                    c.text("project"),
+                    c.text("claw_type"),
+                    c.text("version"),
+                    c.text("target"),
+                    c.int("size_bytes"),
+                    c.int("created_at"),
+                    c.text_null("taken_by"),
                 ],
                 &["id"],
             ),
@@ -250,12 +224,12 @@ fn owned_tables() -> Vec<TableCreateStatement> {
             table(
                 "idempotency_keys",
                 vec![
-                    text("tenant"),
-                    text("key"),
-                    text("request_hash"),
-                    text("instance"),
-                    text("operation"),
-                    int("created_at"),
+                    c.text("tenant"),
+                    c.text("key"),
+                    c.text("request_hash"),
+                    c.text("instance"),
+                    c.text("operation"),
+                    c.int("created_at"),
                 ],
                 &["tenant", "key"],
             ),

@@ -3,16 +3,22 @@ use clawfarm_model::authz::Action;
 use clawfarm_model::name::{ProjectName, TargetName};
 use clawfarm_store::{Created, Idempotency, InstanceFilter, NewInstance, PageRequest};
 
-use crate::support::{Bed, instance, leave, owner};
+use crate::support::{Bed, On, instance, leave, on_both, owner};
+
+on_both!(
+    the_same_request_twice_makes_one_instance,
+    an_unusable_key_is_refused,
+    a_taken_id_and_a_taken_port_are_told_apart,
+    a_project_or_target_that_is_not_there_is_named,
+);
 
 fn keyed(instance: clawfarm_model::Instance, key: &str, hash: &str) -> NewInstance {
     let idempotency = Some(Idempotency { key: key.into(), request_hash: hash.into() });
     NewInstance { idempotency, ..NewInstance::new(instance) }
 }
 
-#[tokio::test]
-async fn the_same_request_twice_makes_one_instance() {
-    let bed = Bed::new().await;
+async fn the_same_request_twice_makes_one_instance(on: On) {
+    let bed = Bed::new(on).await;
     let first = instance("default", "alice");
     let granted = leave(Action::InstanceCreate, &first);
     let Created::New { operation, .. } =
@@ -58,9 +64,8 @@ async fn the_same_request_twice_makes_one_instance() {
     assert!(matches!(made, Created::New { .. }));
 }
 
-#[tokio::test]
-async fn an_unusable_key_is_refused() {
-    let bed = Bed::new().await;
+async fn an_unusable_key_is_refused(on: On) {
+    let bed = Bed::new(on).await;
     for key in ["", "a b", "ä", &"x".repeat(129)] {
         let new = instance("default", "alice");
         let error = bed
@@ -72,9 +77,8 @@ async fn an_unusable_key_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_taken_id_and_a_taken_port_are_told_apart() {
-    let bed = Bed::new().await;
+async fn a_taken_id_and_a_taken_port_are_told_apart(on: On) {
+    let bed = Bed::new(on).await;
     let mut first = instance("default", "alice");
     first.port = Some(20_001);
     let first = bed.make(first).await;
@@ -112,9 +116,8 @@ async fn a_taken_id_and_a_taken_port_are_told_apart() {
     assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("port")));
 }
 
-#[tokio::test]
-async fn a_project_or_target_that_is_not_there_is_named() {
-    let bed = Bed::new().await;
+async fn a_project_or_target_that_is_not_there_is_named(on: On) {
+    let bed = Bed::new(on).await;
     let mut lost = instance("default", "alice");
     lost.project = ProjectName::new("nowhere").unwrap();
     let error = bed

@@ -4,11 +4,16 @@ use clawfarm_model::operation::OperationState;
 use clawfarm_model::{Code, Desired, OperationKind, Phase, Signal, Timestamp};
 use clawfarm_store::{Changes, Created, EventFilter, NewInstance, NewOperation, OperationEnd, PageRequest};
 
-use crate::support::{Bed, grant, instance, leave, open, owner};
+use crate::support::{Bed, On, grant, instance, leave, on_both, owner};
 
-#[tokio::test]
-async fn what_was_created_is_there_after_a_restart() {
-    let bed = Bed::new().await;
+on_both!(
+    what_was_created_is_there_after_a_restart,
+    a_change_its_event_its_operation_and_its_audit_entry_go_together,
+    an_error_in_a_change_changes_nothing,
+);
+
+async fn what_was_created_is_there_after_a_restart(on: On) {
+    let bed = Bed::new(on).await;
     let mut wanted = instance("default", "alice");
     wanted.port = Some(18_789);
     wanted.spec.labels.insert("team".into(), "blue".into());
@@ -23,7 +28,7 @@ async fn what_was_created_is_there_after_a_restart() {
     assert_eq!(*made, wanted);
     bed.store.close().await;
 
-    let store = open(&bed.dir).await;
+    let store = bed.place.open().await;
     let context = owner("default");
     assert_eq!(store.instance(&context, &wanted.id).await.unwrap(), wanted);
     let found = store.operation(&context, &operation.id).await.unwrap();
@@ -43,9 +48,8 @@ async fn what_was_created_is_there_after_a_restart() {
     assert_eq!((audit[0].object.as_str(), audit[0].request_id.as_str()), (wanted.id.as_str(), "req-1"));
 }
 
-#[tokio::test]
-async fn a_change_its_event_its_operation_and_its_audit_entry_go_together() {
-    let bed = Bed::new().await;
+async fn a_change_its_event_its_operation_and_its_audit_entry_go_together(on: On) {
+    let bed = Bed::new(on).await;
     let made = bed.make(instance("default", "alice")).await;
     let context = owner("default");
     let created = bed.store.running_operation(&context, &made.id).await.unwrap().unwrap();
@@ -94,9 +98,8 @@ async fn a_change_its_event_its_operation_and_its_audit_entry_go_together() {
     assert_eq!(same, after);
 }
 
-#[tokio::test]
-async fn an_error_in_a_change_changes_nothing() {
-    let bed = Bed::new().await;
+async fn an_error_in_a_change_changes_nothing(on: On) {
+    let bed = Bed::new(on).await;
     let made = bed.make(instance("default", "alice")).await;
     let context = owner("default");
     let granted = leave(Action::InstanceChange, &made);

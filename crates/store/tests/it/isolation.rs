@@ -9,7 +9,14 @@ use clawfarm_store::{Changes, EventFilter, InstanceFilter, NewInstance, Outcome,
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::removal::remove;
-use crate::support::{Bed, TARGET, grant, instance, leave, owner, system, tenant};
+use crate::support::{Bed, On, TARGET, grant, instance, leave, on_both, owner, system, tenant};
+
+on_both!(
+    no_read_shows_another_tenants_things,
+    what_spans_tenants_is_the_servers_own,
+    no_write_reaches_another_tenants_things,
+    a_leave_for_one_thing_is_none_for_another,
+);
 
 /// Everything that `other` has: an instance, secrets, a dataset, events, operations, audit.
 struct Theirs {
@@ -36,9 +43,8 @@ async fn furnish(bed: &Bed) -> Theirs {
     Theirs { instance: living, dataset, name, own, shared }
 }
 
-#[tokio::test]
-async fn no_read_shows_another_tenants_things() {
-    let bed = Bed::new().await;
+async fn no_read_shows_another_tenants_things(on: On) {
+    let bed = Bed::new(on).await;
     let theirs = furnish(&bed).await;
     let (store, me, they) = (&bed.store, owner("default"), owner("other"));
     let id = &theirs.instance.id;
@@ -84,9 +90,8 @@ async fn no_read_shows_another_tenants_things() {
     assert_eq!(store.projects(&system()).await.unwrap().len(), 2);
 }
 
-#[tokio::test]
-async fn what_spans_tenants_is_the_servers_own() {
-    let bed = Bed::new().await;
+async fn what_spans_tenants_is_the_servers_own(on: On) {
+    let bed = Bed::new(on).await;
     furnish(&bed).await;
     let (store, me) = (&bed.store, owner("other"));
     let local = clawfarm_model::name::TargetName::new(TARGET).unwrap();
@@ -115,9 +120,8 @@ fn mistaken(action: Action, kind: &'static str, id: &str) -> Granted {
     grant(&owner("default"), action, "default", kind, id)
 }
 
-#[tokio::test]
-async fn no_write_reaches_another_tenants_things() {
-    let bed = Bed::new().await;
+async fn no_write_reaches_another_tenants_things(on: On) {
+    let bed = Bed::new(on).await;
     let theirs = furnish(&bed).await;
     let store = &bed.store;
     let id = &theirs.instance.id;
@@ -179,9 +183,8 @@ async fn no_write_reaches_another_tenants_things() {
     );
 }
 
-#[tokio::test]
-async fn a_leave_for_one_thing_is_none_for_another() {
-    let bed = Bed::new().await;
+async fn a_leave_for_one_thing_is_none_for_another(on: On) {
+    let bed = Bed::new(on).await;
     let alice = bed.make(instance("default", "alice")).await;
     let bob = bed.make(instance("default", "bob")).await;
     let store = &bed.store;

@@ -8,11 +8,17 @@ use std::time::Duration;
 use clawfarm_model::authz::Action;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{ClawId, OperationKind};
-use clawfarm_store::{Changes, EventFilter, NewOperation, PageRequest};
+use clawfarm_store::{
+    Changes, Database, EventFilter, MasterKey, NewOperation, PageRequest, Store, StoreConfig,
+};
+use secrecy::SecretString;
 
-use crate::support::{Bed, grant, instance, open_at, owner};
+use crate::support::{Bed, On, grant, instance, on_both, owner};
+
+on_both!(a_killed_writer_loses_nothing_that_it_acknowledged,);
 
 const DIR: &str = "CLAWFARM_STORE_TEST_DIR";
+const URL: &str = "CLAWFARM_STORE_TEST_URL";
 const ID: &str = "CLAWFARM_STORE_TEST_ID";
 
 /// The process that is killed: this test binary once more, running only this "test".
@@ -20,7 +26,12 @@ const ID: &str = "CLAWFARM_STORE_TEST_ID";
 #[ignore = "run by the test below as a process of its own"]
 async fn writer() {
     let (Ok(dir), Ok(id)) = (std::env::var(DIR), std::env::var(ID)) else { return };
-    let store = open_at(dir.as_ref()).await;
+    let key = MasterKey::load_or_create(&std::path::Path::new(&dir).join("master.key")).unwrap();
+    let database = match std::env::var(URL) {
+        Ok(url) => Database::postgres(&SecretString::from(url)).unwrap(),
+        Err(_) => Database::Sqlite(std::path::Path::new(&dir).join("clawfarm.db")),
+    };
+    let store = Store::open(StoreConfig::new(database, key)).await.unwrap();
     let id = ClawId::new(id).unwrap();
     let granted = grant(&owner("default"), Action::InstanceChange, "default", "instance", id.as_str());
     loop {
@@ -39,16 +50,16 @@ async fn writer() {
     }
 }
 
-#[tokio::test]
-async fn a_killed_writer_loses_nothing_that_it_acknowledged() {
-    let bed = Bed::new().await;
+async fn a_killed_writer_loses_nothing_that_it_acknowledged(on: On) {
+    let bed = Bed::new(on).await;
     let id = bed.make(instance("default", "alice")).await.id;
     bed.store.close().await;
     let mut least = 0;
     for round in 0..6_u64 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::writer", "--ignored", "--nocapture"])
-            .env(DIR, bed.dir.path())
+            .env(DIR, bed.place.dir.path())
+            .envs(bed.place.postgres.as_ref().map(|p| (URL, p.url())))
             .env(ID, id.as_str())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -71,7 +82,7 @@ async fn a_killed_writer_loses_nothing_that_it_acknowledged() {
             .max()
             .expect("a whole line was read before the kill");
 
-        let store = open_at(bed.dir.path()).await;
+        let store = bed.place.open().await;
         let context = owner("default");
         let found = store.instance(&context, &id).await.unwrap();
         assert!(acknowledged > least, "the writer did nothing in round {round}");

@@ -8,11 +8,20 @@ use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::{Code, Phase, Timestamp};
 use clawfarm_store::{EventFilter, InstanceFilter, PageRequest};
 
-use crate::support::{Bed, grant, instance, leave, owner, system, target};
+use crate::support::{Bed, On, grant, instance, leave, on_both, owner, system, target};
 
-#[tokio::test]
-async fn pages_show_each_instance_once_while_others_are_made() {
-    let bed = Bed::new().await;
+on_both!(
+    pages_show_each_instance_once_while_others_are_made,
+    the_last_page_says_that_it_is_the_last,
+    each_filter_shows_what_fits_and_nothing_else,
+    a_name_resolves_when_it_means_one,
+    events_are_read_on_from_where_one_stopped_and_from_the_end,
+    steps_show_progress_until_the_operation_ends,
+    promised_memory_counts_what_is_up_on_the_target,
+);
+
+async fn pages_show_each_instance_once_while_others_are_made(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     // Many in the same millisecond: the id decides among them.
     let same = Timestamp::from_millis(1_795_000_000_000);
@@ -49,9 +58,8 @@ async fn pages_show_each_instance_once_while_others_are_made() {
     assert!(seen.is_sorted_by_key(|i| (i.created_at, i.id.clone())));
 }
 
-#[tokio::test]
-async fn the_last_page_says_that_it_is_the_last() {
-    let bed = Bed::new().await;
+async fn the_last_page_says_that_it_is_the_last(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     for n in 0..4 {
         bed.make(instance("default", &format!("claw{n}"))).await;
@@ -76,9 +84,8 @@ async fn the_last_page_says_that_it_is_the_last() {
     assert!(page.items[2].seq > rest.items[0].seq);
 }
 
-#[tokio::test]
-async fn each_filter_shows_what_fits_and_nothing_else() {
-    let bed = Bed::new().await;
+async fn each_filter_shows_what_fits_and_nothing_else(on: On) {
+    let bed = Bed::new(on).await;
     let granted = grant(&system(), Action::TargetWrite, "default", "target", "far");
     bed.store.put_target(&granted, &target("far")).await.unwrap();
     let project = ProjectName::new("blue").unwrap();
@@ -141,9 +148,8 @@ async fn each_filter_shows_what_fits_and_nothing_else() {
     assert_eq!(names(label("blue", "team")).await, "");
 }
 
-#[tokio::test]
-async fn a_name_resolves_when_it_means_one() {
-    let bed = Bed::new().await;
+async fn a_name_resolves_when_it_means_one(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     let alice = bed.make(instance("default", "alice")).await;
     let long = bed.make(instance("default", "alice-two")).await;
@@ -168,9 +174,8 @@ async fn a_name_resolves_when_it_means_one() {
     }
 }
 
-#[tokio::test]
-async fn events_are_read_on_from_where_one_stopped_and_from_the_end() {
-    let bed = Bed::new().await;
+async fn events_are_read_on_from_where_one_stopped_and_from_the_end(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     let alice = bed.make(instance("default", "alice")).await;
     let bob = bed.make(instance("default", "bob")).await;
@@ -199,9 +204,8 @@ async fn events_are_read_on_from_where_one_stopped_and_from_the_end() {
     assert_eq!((last[0].message.as_str(), &last[0].instance), ("6", &None));
 }
 
-#[tokio::test]
-async fn steps_show_progress_until_the_operation_ends() {
-    let bed = Bed::new().await;
+async fn steps_show_progress_until_the_operation_ends(on: On) {
+    let bed = Bed::new(on).await;
     let alice = bed.make(instance("default", "alice")).await;
     let operation = bed.store.running_operation(&system(), &alice.id).await.unwrap().unwrap();
     let step = |done| Step {
@@ -242,9 +246,8 @@ async fn steps_show_progress_until_the_operation_ends() {
     assert_eq!(bed.store.running_operation(&system(), &bob.id).await.unwrap(), Some(his));
 }
 
-#[tokio::test]
-async fn promised_memory_counts_what_is_up_on_the_target() {
-    let bed = Bed::new().await;
+async fn promised_memory_counts_what_is_up_on_the_target(on: On) {
+    let bed = Bed::new(on).await;
     let local = TargetName::new(crate::support::TARGET).unwrap();
     let promised = async |but| bed.store.promised_memory_mib(&system(), &local, but).await.unwrap();
     assert_eq!(promised(None).await, 0);

@@ -1,4 +1,4 @@
-//! The store on real SQLite files.
+//! The store on real SQLite files and on a real PostgreSQL.
 
 mod create;
 mod instances;
@@ -8,6 +8,7 @@ mod leases;
 mod lists;
 mod opening;
 mod parallel;
+mod postgres;
 mod removal;
 mod secrets;
 mod support;

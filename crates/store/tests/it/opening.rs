@@ -1,45 +1,46 @@
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use clawfarm_model::Code;
 use clawfarm_store::{MasterKey, Store, StoreConfig};
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
+use sea_orm::ConnectionTrait;
 
-use crate::support::{Bed, instance, leave, open, owner, system};
+use crate::support::{Bed, On, instance, leave, on_both, owner, system};
+
+on_both!(
+    a_new_store_has_the_default_project_and_answers,
+    a_newer_schema_is_refused_and_left_alone,
+    rows_that_were_changed_by_hand_are_named_and_not_taken_for_others,
+);
 
 fn key() -> MasterKey {
     MasterKey::from_bytes([1; 32])
 }
 
-async fn raw(path: &Path) -> DatabaseConnection {
-    Database::connect(format!("sqlite://{}", path.display())).await.unwrap()
-}
-
 #[tokio::test]
 async fn the_files_are_their_owners_only() {
-    let bed = Bed::new().await;
-    let mode =
-        |name: &str| std::fs::metadata(bed.dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
+    let bed = Bed::new(On::Sqlite).await;
+    let mode = |name: &str| {
+        std::fs::metadata(bed.place.dir.path().join(name)).unwrap().permissions().mode() & 0o7777
+    };
     for name in ["clawfarm.db", "clawfarm.db-wal", "clawfarm.db-shm"] {
         assert_eq!(mode(name), 0o600, "{name}");
     }
     bed.store.close().await;
-    let path = bed.dir.path().join("clawfarm.db");
+    let path = bed.place.dir.path().join("clawfarm.db");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-    open(&bed.dir).await;
+    bed.place.open().await;
     assert_eq!(mode("clawfarm.db"), 0o600);
 }
 
-#[tokio::test]
-async fn a_new_store_has_the_default_project_and_answers() {
-    let bed = Bed::new().await;
+async fn a_new_store_has_the_default_project_and_answers(on: On) {
+    let bed = Bed::new(on).await;
     bed.store.ping().await.unwrap();
     let projects = bed.store.projects(&owner("default")).await.unwrap();
     assert_eq!(projects.len(), 1);
     assert_eq!((projects[0].0.as_str(), projects[0].1.as_str()), ("default", "default"));
     bed.store.close().await;
     assert_eq!(bed.store.ping().await.unwrap_err().code(), Code::Internal);
-    let again = open(&bed.dir).await;
+    let again = bed.place.open().await;
     assert_eq!(again.projects(&system()).await.unwrap().len(), 2);
 }
 
@@ -62,30 +63,28 @@ async fn what_is_no_database_is_refused_and_left_alone() {
     assert_eq!(error.code(), Code::Internal);
 }
 
-#[tokio::test]
-async fn a_newer_schema_is_refused_and_left_alone() {
-    let bed = Bed::new().await;
+async fn a_newer_schema_is_refused_and_left_alone(on: On) {
+    let bed = Bed::new(on).await;
     bed.store.close().await;
-    let path = bed.dir.path().join("clawfarm.db");
-    let db = raw(&path).await;
+    let db = bed.place.raw().await;
     db.execute_unprepared("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_future', 0)")
         .await
         .unwrap();
     db.close().await.unwrap();
-    let before = std::fs::read(&path).unwrap();
-    let key = MasterKey::load_or_create(&bed.dir.path().join("master.key")).unwrap();
-    let error = Store::open(StoreConfig::sqlite(&path, key)).await.unwrap_err();
+    let before = bed.place.contents();
+    let error = Store::open(bed.place.config()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unsupported);
     assert!(error.message().contains("newer") && error.message().contains("m9999_future"), "{error}");
-    assert!(error.fix_text().unwrap().contains(".before-m9999_future"));
-    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let way_back = if on == On::Sqlite { ".before-m9999_future" } else { "restore a backup" };
+    assert!(error.fix_text().unwrap().contains(way_back), "{error:?}");
+    assert!(bed.place.contents() == before);
 }
 
 #[tokio::test]
 async fn a_database_that_another_program_holds_is_unavailable_for_now() {
     use clawfarm_model::authz::Action;
-    let bed = Bed::new().await;
-    let holder = raw(&bed.dir.path().join("clawfarm.db")).await;
+    let bed = Bed::new(On::Sqlite).await;
+    let holder = bed.place.raw().await;
     holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
     let new = instance("default", "alice");
     let granted = leave(Action::InstanceCreate, &new);
@@ -99,11 +98,10 @@ async fn a_database_that_another_program_holds_is_unavailable_for_now() {
     bed.make(new).await;
 }
 
-#[tokio::test]
-async fn rows_that_were_changed_by_hand_are_named_and_not_taken_for_others() {
-    let bed = Bed::new().await;
+async fn rows_that_were_changed_by_hand_are_named_and_not_taken_for_others(on: On) {
+    let bed = Bed::new(on).await;
     let alice = bed.make(instance("default", "alice")).await;
-    let db = raw(&bed.dir.path().join("clawfarm.db")).await;
+    let db = bed.place.raw().await;
     for sql in ["phase = 'sleeping'", "spec = '{'", "health = 'x'", "restarts = -1", "port = 99999"] {
         let column = sql.split(' ').next().unwrap();
         let keep = format!("CREATE TEMP TABLE kept AS SELECT {column} AS v FROM instances");

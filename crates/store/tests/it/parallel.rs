@@ -7,16 +7,23 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::{Code, Instance};
 use clawfarm_store::{Changes, EventFilter, NewInstance};
 
-use crate::support::{Bed, TARGET, instance, leave, open, owner, system};
+use crate::support::{Bed, On, TARGET, instance, leave, on_both, owner, system};
+
+on_both!(
+    of_twenty_creations_on_one_port_one_wins,
+    of_fifty_parallel_updates_none_is_lost,
+    of_parallel_updates_that_name_the_same_version_one_is_accepted,
+    a_caller_that_goes_away_leaves_a_whole_change_or_none,
+    a_watcher_hears_of_each_commit_and_catches_up_from_the_table,
+);
 
 fn count_up(i: &mut Instance) -> clawfarm_model::Result<Changes> {
     i.restarts_total += 1;
     Ok(Changes::event(NewEvent::info("counted", format!("{}", i.restarts_total))))
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_twenty_creations_on_one_port_one_wins() {
-    let bed = Bed::new().await;
+async fn of_twenty_creations_on_one_port_one_wins(on: On) {
+    let bed = Bed::new(on).await;
     let tasks: Vec<_> = (0..20)
         .map(|n| {
             let store = bed.store.clone();
@@ -46,9 +53,8 @@ async fn of_twenty_creations_on_one_port_one_wins() {
     assert_eq!(operations.items.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_fifty_parallel_updates_none_is_lost() {
-    let bed = Bed::new().await;
+async fn of_fifty_parallel_updates_none_is_lost(on: On) {
+    let bed = Bed::new(on).await;
     let made = bed.make(instance("default", "alice")).await;
     let tasks: Vec<_> = (0..50)
         .map(|_| {
@@ -67,9 +73,8 @@ async fn of_fifty_parallel_updates_none_is_lost() {
     assert_eq!(*bed.store.subscribe().borrow(), events[49].seq);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_parallel_updates_that_name_the_same_version_one_is_accepted() {
-    let bed = Bed::new().await;
+async fn of_parallel_updates_that_name_the_same_version_one_is_accepted(on: On) {
+    let bed = Bed::new(on).await;
     let made = bed.make(instance("default", "alice")).await;
     let tasks: Vec<_> = (0..10)
         .map(|_| {
@@ -91,9 +96,8 @@ async fn of_parallel_updates_that_name_the_same_version_one_is_accepted() {
     assert_eq!(bed.store.instance(&owner("default"), &made.id).await.unwrap().restarts_total, 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_caller_that_goes_away_leaves_a_whole_change_or_none() {
-    let bed = Bed::new().await;
+async fn a_caller_that_goes_away_leaves_a_whole_change_or_none(on: On) {
+    let bed = Bed::new(on).await;
     let made = bed.make(instance("default", "alice")).await;
     let tasks: Vec<_> = (0..200_u64)
         .map(|n| {
@@ -118,9 +122,8 @@ async fn a_caller_that_goes_away_leaves_a_whole_change_or_none() {
     assert_eq!(*bed.store.subscribe().borrow(), events.last().unwrap().seq);
 }
 
-#[tokio::test]
-async fn a_watcher_hears_of_each_commit_and_catches_up_from_the_table() {
-    let bed = Bed::new().await;
+async fn a_watcher_hears_of_each_commit_and_catches_up_from_the_table(on: On) {
+    let bed = Bed::new(on).await;
     let made = bed.make(instance("default", "alice")).await;
     let mut watcher = bed.store.subscribe();
     watcher.mark_unchanged();
@@ -150,5 +153,5 @@ async fn a_watcher_hears_of_each_commit_and_catches_up_from_the_table() {
     assert_eq!(seen, (1..=20).map(|n| n.to_string()).collect::<Vec<_>>());
     // After a restart the number goes on where it was.
     bed.store.close().await;
-    assert_eq!(Some(*open(&bed.dir).await.subscribe().borrow()), last);
+    assert_eq!(Some(*bed.place.open().await.subscribe().borrow()), last);
 }

@@ -7,7 +7,13 @@ use clawfarm_model::{Code, Desired, Instance, OperationKind, Phase, Signal, Time
 use clawfarm_store::{Changes, InstanceFilter, NewInstance, NewOperation, PageRequest};
 use secrecy::SecretString;
 
-use crate::support::{Bed, grant, instance, leave, owner, system};
+use crate::support::{Bed, On, grant, instance, leave, on_both, owner, system};
+
+on_both!(
+    a_destroyed_instance_frees_its_port_and_its_secrets_and_stays_as_history,
+    a_dataset_goes_from_one_instance_to_the_next_and_to_one_only,
+    an_instance_that_came_to_nothing_gives_its_dataset_back,
+);
 
 /// Removes an instance for good, its data staying if `keep`.
 pub(crate) async fn remove(bed: &Bed, gone: &Instance, keep: bool) -> Option<Dataset> {
@@ -47,9 +53,8 @@ pub(crate) async fn remove(bed: &Bed, gone: &Instance, keep: bool) -> Option<Dat
     dataset
 }
 
-#[tokio::test]
-async fn a_destroyed_instance_frees_its_port_and_its_secrets_and_stays_as_history() {
-    let bed = Bed::new().await;
+async fn a_destroyed_instance_frees_its_port_and_its_secrets_and_stays_as_history(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     let mut alice = instance("default", "alice");
     alice.port = Some(22_000);
@@ -109,9 +114,8 @@ async fn a_destroyed_instance_frees_its_port_and_its_secrets_and_stays_as_histor
     bed.make(next).await;
 }
 
-#[tokio::test]
-async fn a_dataset_goes_from_one_instance_to_the_next_and_to_one_only() {
-    let bed = Bed::new().await;
+async fn a_dataset_goes_from_one_instance_to_the_next_and_to_one_only(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     let first = PageRequest::first();
     let alice = bed.make(instance("default", "alice")).await;
@@ -165,9 +169,8 @@ async fn a_dataset_goes_from_one_instance_to_the_next_and_to_one_only() {
     assert_eq!(bed.store.datasets(&context, &first).await.unwrap().items, []);
 }
 
-#[tokio::test]
-async fn an_instance_that_came_to_nothing_gives_its_dataset_back() {
-    let bed = Bed::new().await;
+async fn an_instance_that_came_to_nothing_gives_its_dataset_back(on: On) {
+    let bed = Bed::new(on).await;
     let context = owner("default");
     let alice = bed.make(instance("default", "alice")).await;
     let data = remove(&bed, &alice, true).await.unwrap();

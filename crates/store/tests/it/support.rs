@@ -1,27 +1,108 @@
-//! A store in a temporary folder, and instances to put into it.
-
-use std::path::Path;
+//! A store on either database, and instances to put into it.
 
 use clawfarm_model::authz::{Action, Context, Granted, Resource, authorize};
 use clawfarm_model::name::{InstanceName, ProjectName, TargetName, TenantName};
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_model::{ClawId, Health, Instance, InstanceSpec, Phase, Timestamp};
-use clawfarm_store::{Created, MasterKey, NewInstance, Store, StoreConfig};
+use clawfarm_store::{Created, Database, MasterKey, NewInstance, Store, StoreConfig};
+use sea_orm::{ConnectOptions, DatabaseConnection};
+use secrecy::SecretString;
 use tempfile::TempDir;
 
-pub(crate) struct Bed {
-    pub(crate) store: Store,
+/// Which database a test runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    Sqlite,
+    Postgres,
+}
+
+/// Makes two tests of each function: on SQLite and on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::On::Sqlite).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::On::Postgres).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// An empty database and a folder for the key.
+pub(crate) struct Place {
     pub(crate) dir: TempDir,
+    pub(crate) postgres: Option<clawfarm_test_postgres::Database>,
+}
+
+impl Place {
+    pub(crate) fn new(on: On) -> Self {
+        let postgres = (on == On::Postgres).then(clawfarm_test_postgres::Database::new);
+        Self { dir: tempfile::tempdir().unwrap(), postgres }
+    }
+
+    pub(crate) fn database(&self) -> Database {
+        match &self.postgres {
+            Some(postgres) => Database::postgres(&SecretString::from(postgres.url())).unwrap(),
+            None => Database::Sqlite(self.dir.path().join("clawfarm.db")),
+        }
+    }
+
+    pub(crate) fn config(&self) -> StoreConfig {
+        let key = MasterKey::load_or_create(&self.dir.path().join("master.key")).unwrap();
+        StoreConfig::new(self.database(), key)
+    }
+
+    /// Another server's store, or this one's again.
+    pub(crate) async fn open(&self) -> Store {
+        Store::open(self.config()).await.unwrap()
+    }
+
+    /// All that the database holds, to be compared or searched.
+    pub(crate) fn contents(&self) -> Vec<u8> {
+        match &self.postgres {
+            Some(postgres) => postgres.dump().into_bytes(),
+            None => ["clawfarm.db", "clawfarm.db-wal"]
+                .iter()
+                .flat_map(|name| std::fs::read(self.dir.path().join(name)).unwrap_or_default())
+                .collect(),
+        }
+    }
+
+    /// A connection beside the store's.
+    pub(crate) async fn raw(&self) -> DatabaseConnection {
+        let url = match &self.postgres {
+            Some(postgres) => postgres.url(),
+            None => format!("sqlite://{}", self.dir.path().join("clawfarm.db").display()),
+        };
+        let mut options = ConnectOptions::new(url);
+        options.max_connections(1);
+        sea_orm::Database::connect(options).await.unwrap()
+    }
+}
+
+pub(crate) struct Bed {
+    // Before its place: the store's connections end before the database goes.
+    pub(crate) store: Store,
+    pub(crate) place: Place,
 }
 
 pub(crate) const TARGET: &str = "local";
 
 impl Bed {
     /// A fresh store with the tenants `default` and `other`, and the target `local`.
-    pub(crate) async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir).await;
-        let bed = Self { store, dir };
+    pub(crate) async fn new(on: On) -> Self {
+        Self::furnished(Place::new(on)).await
+    }
+
+    pub(crate) async fn furnished(place: Place) -> Self {
+        let bed = Self { store: place.open().await, place };
         let granted = grant(&system(), Action::TargetWrite, "default", "target", TARGET);
         bed.store.put_target(&granted, &target(TARGET)).await.unwrap();
         let granted = grant(&system(), Action::ServerAdmin, "other", "tenant", "other");
@@ -42,15 +123,6 @@ impl Bed {
             Created::Replayed { .. } => panic!("nothing to replay"),
         }
     }
-}
-
-pub(crate) async fn open(dir: &TempDir) -> Store {
-    open_at(dir.path()).await
-}
-
-pub(crate) async fn open_at(dir: &Path) -> Store {
-    let key = MasterKey::load_or_create(&dir.join("master.key")).unwrap();
-    Store::open(StoreConfig::sqlite(dir.join("clawfarm.db"), key)).await.unwrap()
 }
 
 pub(crate) fn tenant(name: &str) -> TenantName {

@@ -1,5 +1,5 @@
 //! What is particular to SQLite: how the file is made, opened, copied, and what its error
-//! codes mean. Everything else in this crate is the same for every database.
+//! codes mean.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clawfarm_model::{Code, Error, Result};
-use sea_orm::sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
-};
-use sea_orm::sqlx::{ConnectOptions, Connection};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr, SqliteTransactionMode,
-    SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait, sqlx,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
+    SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait,
 };
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection};
+
+use super::Connections;
 
 /// How long SQLite itself waits for another program's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,19 +28,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// two cores can do.
 const READERS: u32 = 4;
 
-/// The two ways to the database.
-pub(crate) struct Connections {
-    /// One connection: SQLite has one writer at a time, and queueing here is fair, while
-    /// SQLite's own waiting is not.
-    pub(crate) writer: DatabaseConnection,
-    /// Connections that can't write.
-    pub(crate) reader: DatabaseConnection,
-}
-
 /// Opens the file, making it (0600) when it is missing.
 pub(crate) async fn open(path: &Path) -> Result<Connections> {
     let refuse = |error: sqlx::Error| {
-        let told = crate::error::db(DbErr::Conn(RuntimeErr::SqlxError(error.into())));
+        let told = super::told(super::wrapped(error));
         Error::new(told.code(), format!("{}: {}", path.display(), told.message()))
             .fix(
                 told.fix_text()
@@ -55,10 +50,16 @@ pub(crate) async fn open(path: &Path) -> Result<Connections> {
         .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging();
     let writing = options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    // One that writes: SQLite has one writer at a time, and queueing here is fair, while SQLite's
+    // own waiting is not.
     let writer = pool(1).connect_with(writing).await.map_err(refuse)?;
     let reader = pool(READERS).connect_with(options.pragma("query_only", "ON")).await.map_err(refuse)?;
+    let writer = SqlxSqliteConnector::from_sqlx_sqlite_pool(writer);
     Ok(Connections {
-        writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer),
+        gate: writer.clone(),
+        postgres: None,
+        description: format!("SQLite, {}", path.display()),
+        writer,
         reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
     })
 }
@@ -133,9 +134,7 @@ pub(crate) async fn copy_before(
     path: &Path,
     migration: &str,
 ) -> Result<PathBuf> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".before-{migration}"));
-    let copy = PathBuf::from(name);
+    let copy = super::copy_path(path, migration);
     let mut name = copy.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
@@ -162,36 +161,38 @@ pub(crate) async fn copy_before(
     Ok(copy)
 }
 
-/// What kind of trouble an error of the driver is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
-    Locked,
-    Full,
-    Corrupt,
-    ReadOnly,
-    Input,
-    Other,
-}
-
-/// Reads SQLite's result code (<https://www.sqlite.org/rescode.html>; the low byte of an
-/// extended code is the primary one).
-pub(crate) fn trouble(error: &DbErr) -> Trouble {
-    let (DbErr::Conn(RuntimeErr::SqlxError(inner))
-    | DbErr::Exec(RuntimeErr::SqlxError(inner))
-    | DbErr::Query(RuntimeErr::SqlxError(inner))) = error
-    else {
-        return Trouble::Other;
+/// What an error means, by SQLite's result code (<https://www.sqlite.org/rescode.html>; the low
+/// byte of an extended code is the primary one).
+pub(super) fn told(error: &DbErr) -> Option<Error> {
+    let sqlx::Error::Database(inner) = super::driver(error)? else { return None };
+    let code: i32 = inner.try_downcast_ref::<SqliteError>()?.code()?.parse().ok()?;
+    let (what, text, fix) = match code & 0xff {
+        5 | 6 => (
+            Code::Unavailable,
+            "the database is locked by another program",
+            "end the program that holds it (a backup, a second server, sqlite3) and try again",
+        ),
+        13 => (
+            Code::Unavailable,
+            "the database can't be written: the disk is full",
+            "free some space on the disk of clawfarm's home and try again; nothing was changed",
+        ),
+        11 | 26 => (
+            Code::Internal,
+            "the database file is damaged",
+            "stop the server and put back a copy (beside it are the '.before-*' copies), or run 'clawfarm doctor'",
+        ),
+        8 | 14 => (
+            Code::Internal,
+            "the database file can't be written",
+            "check the owner and permissions of clawfarm's home, and that its disk is not mounted read-only",
+        ),
+        10 => (
+            Code::Internal,
+            "the database file can't be read or written: the disk reports an error",
+            "look at the machine's kernel log; put the home on a healthy disk",
+        ),
+        _ => return None,
     };
-    let sqlx::Error::Database(inner) = inner.as_ref() else {
-        return Trouble::Other;
-    };
-    let code: Option<i32> = inner.code().and_then(|c| c.parse().ok());
-    match code.map(|c| c & 0xff) {
-        Some(5 | 6) => Trouble::Locked,
-        Some(13) => Trouble::Full,
-        Some(11 | 26) => Trouble::Corrupt,
-        Some(8 | 14) => Trouble::ReadOnly,
-        Some(10) => Trouble::Input,
-        _ => Trouble::Other,
-    }
+    Some(Error::new(what, text).fix(fix))
 }
