@@ -53,9 +53,13 @@ impl DatabaseArgs {
             return from_file(file)?.ok_or_else(|| unreadable(file, "it is not there"));
         }
         match std::env::var(DATABASE) {
-            Ok(url) if !url.is_empty() => return Database::postgres(&SecretString::from(url)).map_err(|e| e.field(DATABASE)),
+            Ok(url) if !url.is_empty() => {
+                return Database::postgres(&SecretString::from(url)).map_err(|e| e.field(DATABASE));
+            }
             Err(std::env::VarError::NotUnicode(_)) => {
-                return Err(Error::invalid(DATABASE, "it is not UTF-8").fix("write it as postgres://user@host/name"));
+                return Err(
+                    Error::invalid(DATABASE, "it is not UTF-8").fix("write it as postgres://user@host/name")
+                );
             }
             _ => {}
         }
@@ -89,7 +93,8 @@ pub(crate) fn remember(home: &Path, database: &Database, description: &str) -> R
     let path = home.join(MARK);
     let write = || {
         use std::io::Write;
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+        let mut file =
+            fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
         writeln!(file, "{description}")
     };
     if fs::read_to_string(&path).is_ok_and(|text| text.trim_end() == description) {
@@ -130,16 +135,20 @@ fn from_file(path: &Path) -> Result<Option<Database>, Error> {
     {
         let mode = fs::metadata(path).map_err(|e| unreadable(path, &e.to_string()))?.permissions().mode();
         if mode & 0o077 != 0 {
-            return Err(unreadable(path, &format!("it holds a password, and others can read it (mode {:04o})", mode & 0o7777))
-                .fix(format!("chmod 600 {}; change the password if others may have read it", path.display())));
+            return Err(unreadable(
+                path,
+                &format!("it holds a password, and others can read it (mode {:04o})", mode & 0o7777),
+            )
+            .fix(format!("chmod 600 {}; change the password if others may have read it", path.display())));
         }
     }
     Ok(Some(database))
 }
 
 fn unreadable(path: &Path, why: &str) -> Error {
-    Error::invalid("--database-file", format!("{} can't be used: {why}", path.display()))
-        .fix("give a file that holds one line, postgres://user:password@host/name, and that only you can read")
+    Error::invalid("--database-file", format!("{} can't be used: {why}", path.display())).fix(
+        "give a file that holds one line, postgres://user:password@host/name, and that only you can read",
+    )
 }
 
 #[cfg(test)]
@@ -170,7 +179,10 @@ mod tests {
         remember(home.path(), &database, "PostgreSQL 15, 'd' at h:5432").unwrap();
         let error = none.choose(home.path()).unwrap_err();
         assert_eq!(error.code(), Code::Conflict);
-        assert!(error.message().contains("'d' at h:5432") && error.fix_text().unwrap().contains(URL_FILE), "{error}");
+        assert!(
+            error.message().contains("'d' at h:5432") && error.fix_text().unwrap().contains(URL_FILE),
+            "{error}"
+        );
         file(home.path(), URL_FILE, "postgres://u:s3cret@h/d\n", 0o600);
         assert!(matches!(none.choose(home.path()).unwrap(), Database::Postgres(_)));
     }
@@ -180,7 +192,10 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let url = "postgres://u:s3cret@h/d";
         let error = args(Some(url), None).choose(home.path()).unwrap_err();
-        assert!(error.message().contains("argument") && !format!("{error:?}").contains("s3cret"), "{error:?}");
+        assert!(
+            error.message().contains("argument") && !format!("{error:?}").contains("s3cret"),
+            "{error:?}"
+        );
         assert!(args(Some(url), None).pass_on().is_err());
         for (mode, fine) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
             let path = file(home.path(), &format!("url{mode:o}"), url, mode);

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::Control;
 
-/// How often a waiter looks into the store, for what another server writes.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a waiter looks into the store though it was told of nothing: a server that wrote and
+/// died at once tells nobody.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long a step or its progress waits until it is written. Waiters on this server see it at
 /// once; a fleet of quick operations would otherwise be mostly writes of steps that have ended.
 const WRITE_AFTER: Duration = Duration::from_millis(250);
@@ -131,10 +132,12 @@ impl Board {
         wait: Duration,
     ) -> Result<Operation> {
         let until = Instant::now() + wait;
+        let mut stored = self.store.watch_operation(id);
         loop {
             // Listened to before it is read, so that no change falls between the two.
             let live = self.live(id);
             let notified = live.as_ref().map(|l| l.changed.notified());
+            stored.mark_unchanged();
             let operation = self.read(context, id).await?;
             if operation.state.ended() {
                 self.ended(id);
@@ -150,6 +153,8 @@ impl Board {
             };
             tokio::select! {
                 () = notified => {}
+                // Written, by this server or another one.
+                _ = stored.changed() => {}
                 () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY)) => {}
             }
         }
