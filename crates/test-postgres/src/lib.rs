@@ -354,7 +354,10 @@ fn until(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "it waits between two looks, with a limit, and runs in no runtime")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it waits between two looks, with a limit, and runs in no runtime"
+)]
 fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }

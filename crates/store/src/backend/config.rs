@@ -38,7 +38,7 @@ pub enum Database {
 /// A checked `postgres://` URL. `Debug` shows no password.
 #[derive(Clone)]
 pub struct PostgresUrl {
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
     has_password: bool,
 }
 
@@ -83,7 +83,7 @@ impl PostgresUrl {
         // What the driver says of it may repeat parts of the text.
         let options = PgConnectOptions::from_str(text)
             .map_err(|_| refuse("a part of it is malformed (host, port, sslmode or an encoded character)"))?;
-        Ok(Self { options: options.disable_statement_logging(), has_password })
+        Ok(Self { options: Box::new(options.disable_statement_logging()), has_password })
     }
 
     /// Whether the URL itself holds a password, so that it must not be shown or be an argument.
@@ -94,7 +94,8 @@ impl PostgresUrl {
 
     pub(super) fn options(&self) -> PgConnectOptions {
         let named = self.options.get_application_name().is_some();
-        if named { self.options.clone() } else { self.options.clone().application_name("clawfarm") }
+        let options = PgConnectOptions::clone(&self.options);
+        if named { options } else { options.application_name("clawfarm") }
     }
 
     /// The server and database, for people.

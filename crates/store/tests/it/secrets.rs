@@ -36,8 +36,6 @@ fn of_tenant() -> SecretOwner {
     SecretOwner { tenant: tenant("default"), instance: None }
 }
 
-/// Every byte of every file of the database.
-
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|w| w == needle)
 }
