@@ -2,6 +2,8 @@
 
 use sea_orm_migration::prelude::*;
 
+use super::columns::Columns;
+
 pub(crate) struct Migration;
 
 impl MigrationName for Migration {
@@ -13,8 +15,9 @@ impl MigrationName for Migration {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        manager.create_table(servers()).await?;
-        manager.create_table(leases()).await?;
+        let c = Columns(manager.get_database_backend());
+        manager.create_table(servers(c)).await?;
+        manager.create_table(leases(c)).await?;
         // A server that takes over a shard looks for what is under way in it.
         let running = Index::create().name("operations_state").table("operations").col("state").take();
         manager.create_index(running).await
@@ -25,37 +28,29 @@ impl MigrationTrait for Migration {
     }
 }
 
-fn text(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).text().not_null().take()
-}
-
-fn int(name: &'static str) -> ColumnDef {
-    ColumnDef::new(name).big_integer().not_null().take()
-}
-
-fn servers() -> TableCreateStatement {
+fn servers(c: Columns) -> TableCreateStatement {
     Table::create()
         .table("servers")
-        .col(text("node").primary_key())
-        .col(text("session"))
-        .col(text("name").unique_key())
-        .col(text("version"))
-        .col(ColumnDef::new("address").text().null())
-        .col(text("targets"))
-        .col(int("started_at"))
-        .col(int("seen_at"))
-        .col(int("expires_at"))
+        .col(c.text("node").primary_key())
+        .col(c.text("session"))
+        .col(c.text("name").unique_key())
+        .col(c.text("version"))
+        .col(c.text_null("address"))
+        .col(c.text("targets"))
+        .col(c.int("started_at"))
+        .col(c.int("seen_at"))
+        .col(c.int("expires_at"))
         .take()
 }
 
-fn leases() -> TableCreateStatement {
+fn leases(c: Columns) -> TableCreateStatement {
     Table::create()
         .table("leases")
-        .col(text("target"))
-        .col(int("shard"))
-        .col(ColumnDef::new("holder").text().null())
-        .col(int("epoch"))
-        .col(int("expires_at"))
+        .col(c.text("target"))
+        .col(c.int("shard"))
+        .col(c.text_null("holder"))
+        .col(c.int("epoch"))
+        .col(c.int("expires_at"))
         .primary_key(Index::create().col("target").col("shard"))
         .take()
 }

@@ -7,7 +7,14 @@ use clawfarm_model::server::Member;
 use clawfarm_model::{Action, Code, Fence, Timestamp, is_fenced};
 use clawfarm_store::{Changes, Store};
 
-use crate::support::{Bed, TARGET, instance, leave, owner, system, target};
+use crate::support::{Bed, On, TARGET, instance, leave, on_both, owner, system, target};
+
+on_both!(
+    a_lease_is_one_servers_until_its_time_is_over,
+    a_heartbeat_renews_and_a_process_of_the_same_node_takes_over_at_once,
+    one_name_is_one_servers_and_a_forgotten_one_joins_again,
+    a_write_under_a_lease_that_is_over_changes_nothing
+);
 
 /// Longer than any test: what is to be over is made to be.
 const LONG: Duration = Duration::from_secs(600);
@@ -29,8 +36,8 @@ fn name() -> TargetName {
     TargetName::new(TARGET).unwrap()
 }
 
-async fn bed() -> Bed {
-    let bed = Bed::new().await;
+async fn bed(on: On) -> Bed {
+    let bed = Bed::new(on).await;
     bed.store.make_leases(&system(), &target(TARGET)).await.unwrap();
     bed
 }
@@ -39,9 +46,8 @@ async fn take(store: &Store, node: &str, shards: &[u32], ttl: Duration) -> Vec<F
     store.take_leases(&system(), &member(node), &name(), shards, ttl).await.unwrap()
 }
 
-#[tokio::test]
-async fn a_lease_is_one_servers_until_its_time_is_over() {
-    let bed = bed().await;
+async fn a_lease_is_one_servers_until_its_time_is_over(on: On) {
+    let bed = bed(on).await;
     let store = &bed.store;
     for node in ["a", "b"] {
         store.join(&system(), &member(node), LONG).await.unwrap();
@@ -69,9 +75,8 @@ async fn a_lease_is_one_servers_until_its_time_is_over() {
     );
 }
 
-#[tokio::test]
-async fn a_heartbeat_renews_and_a_process_of_the_same_node_takes_over_at_once() {
-    let bed = bed().await;
+async fn a_heartbeat_renews_and_a_process_of_the_same_node_takes_over_at_once(on: On) {
+    let bed = bed(on).await;
     let store = &bed.store;
     store.join(&system(), &member("a"), LONG).await.unwrap();
     let old = take(store, "a", &[0], OVER).await;
@@ -92,9 +97,8 @@ async fn a_heartbeat_renews_and_a_process_of_the_same_node_takes_over_at_once() 
     assert_eq!(take(store, "b", &[0], LONG).await.len(), 1, "given back at once");
 }
 
-#[tokio::test]
-async fn one_name_is_one_servers_and_a_forgotten_one_joins_again() {
-    let bed = bed().await;
+async fn one_name_is_one_servers_and_a_forgotten_one_joins_again(on: On) {
+    let bed = bed(on).await;
     bed.store.join(&system(), &member("a"), LONG).await.unwrap();
     let other = Member { name: "a".into(), ..member("b") };
     let error = bed.store.join(&system(), &other, LONG).await.unwrap_err();
@@ -106,9 +110,8 @@ async fn one_name_is_one_servers_and_a_forgotten_one_joins_again() {
     assert_eq!(error.code(), Code::Forbidden);
 }
 
-#[tokio::test]
-async fn a_write_under_a_lease_that_is_over_changes_nothing() {
-    let bed = bed().await;
+async fn a_write_under_a_lease_that_is_over_changes_nothing(on: On) {
+    let bed = bed(on).await;
     let store = &bed.store;
     let it = bed.make(instance("default", "alice")).await;
     let shard = it.id.shard(64);

@@ -141,7 +141,7 @@ async fn progress_and_ends_of_operations_are_heard_on_another_server() {
             started_at: Timestamp::now(),
             ended_at: None,
         };
-        bed.store.set_operation_steps(&system(), &operation.id, &[step]).await.unwrap();
+        bed.store.set_operation_steps(&system(), &operation.id, &[step], None).await.unwrap();
         timeout(LIMIT, signal.changed()).await.expect("the step is heard of").unwrap();
     }
     // Superseded by another one.
