@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::Parts;
+use crate::admission::Admission;
 use crate::events::feed::Feed;
 use crate::operations::Board;
 use crate::reconcile::Reconciler;
@@ -27,8 +28,7 @@ pub(crate) struct Core {
     pub(crate) reconciler: Reconciler,
     pub(crate) board: Board,
     pub(crate) feed: Feed,
-    /// One memory admission at a time, so that two can't both have the last of it.
-    pub(crate) admission: tokio::sync::Mutex<()>,
+    pub(crate) admission: Admission,
     /// One generation of keys at a time, so that two launches agree on an instance's token.
     pub(crate) keys: tokio::sync::Mutex<()>,
     pub(crate) stopping: CancellationToken,
@@ -55,7 +55,7 @@ impl Core {
             adapters: parts.adapters,
             targets: parts.targets,
             reconciler: Reconciler::default(),
-            admission: tokio::sync::Mutex::default(),
+            admission: Admission::default(),
             keys: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             turns: TaskTracker::new(),

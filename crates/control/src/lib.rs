@@ -5,6 +5,7 @@
 //! It acts on nothing. The reconciler (`reconcile`) is woken by that write: it reads what
 //! is wanted and what is there, decides, acts through the runtime, and writes what it saw.
 
+mod admission;
 mod core;
 mod doctor;
 mod events;

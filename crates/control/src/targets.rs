@@ -1,20 +1,11 @@
-//! Targets: the places instances run on, what they have, and whether one more fits.
+//! Targets: the places instances run on, and what they have.
 
-use std::time::Duration;
-
-use clawfarm_model::name::TargetName;
 use clawfarm_model::target::{Capacity, Target};
-use clawfarm_model::{ClawId, Code, Context, Error, Phase, Resources, Result};
-use clawfarm_runtime::Runtime;
+use clawfarm_model::{Context, Phase, Result};
 use clawfarm_store::InstanceFilter;
 
 use crate::Control;
-use crate::core::Core;
-
-/// How long a target may take to say what it has.
-const CAPACITY_LIMIT: Duration = Duration::from_secs(5);
-/// Memory that is left to the machine itself, in MiB.
-const RESERVE_MIB: u64 = 256;
+use crate::admission::CAPACITY_LIMIT;
 
 impl Control {
     /// The targets, with what they have at the moment and how many instances they hold.
@@ -49,36 +40,5 @@ impl Control {
     #[must_use]
     pub fn queue_length(&self) -> usize {
         self.core.reconciler.queue.waiting()
-    }
-}
-
-impl Core {
-    /// Refuses, with figures, what would not fit into a target's memory beside what has been
-    /// promised to the instances that are up on it.
-    pub(crate) async fn check_memory(
-        &self,
-        target: &TargetName,
-        runtime: &dyn Runtime,
-        wanted: Resources,
-        but: Option<&ClawId>,
-    ) -> Result<()> {
-        let capacity = tokio::time::timeout(CAPACITY_LIMIT, runtime.capacity()).await.map_err(|_| {
-            Error::new(Code::Unavailable, format!("target '{target}' does not say how much memory it has"))
-        })??;
-        let promised = self.store.promised_memory_mib(&Context::system("admission"), target, but).await?;
-        let wanted = u64::from(wanted.memory_mib);
-        let free = capacity.memory_mib.saturating_sub(promised).saturating_sub(RESERVE_MIB);
-        if wanted <= free && wanted <= capacity.memory_available_mib {
-            return Ok(());
-        }
-        Err(Error::new(
-            Code::Insufficient,
-            format!(
-                "{wanted} MiB are wanted; '{target}' has {} MiB in all, of which {promised} are promised to instances that are up and {} are free at the moment",
-                capacity.memory_mib, capacity.memory_available_mib
-            ),
-        )
-        .field("resources.memory_mib")
-        .fix("suspend or stop another instance, ask for less with --memory-mib, or take the risk with --overcommit"))
     }
 }

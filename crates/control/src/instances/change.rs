@@ -81,15 +81,12 @@ impl Control {
         check_labels(&spec.labels)?;
         let warnings = adapter.validate(&spec)?;
         core.check_secrets(context, &spec.config, &owner(&present), |_| false).await?;
-        let _admission = core.admission.lock().await;
-        let grows = spec.resources.memory_mib > present.spec.resources.memory_mib;
-        if grows
-            && present.phase.holds_memory()
-            && !present.spec.overcommit
-            && let Ok(runtime) = core.runtime(&spec.target)
-        {
-            core.check_memory(&spec.target, runtime.as_ref(), spec.resources, Some(&present.id)).await?;
-        }
+        let more = spec.resources.memory_mib.saturating_sub(present.spec.resources.memory_mib);
+        let counts = more > 0 && present.phase.holds_memory() && !present.spec.overcommit;
+        let _reserved = match core.runtime(&spec.target) {
+            Ok(runtime) if counts => Some(core.admit(&spec.target, runtime.as_ref(), more).await?),
+            _ => None,
+        };
         let (instance, operation) = core
             .store
             .update_instance(&grant, &present.id, expect_version, move |it| {

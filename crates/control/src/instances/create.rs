@@ -100,10 +100,9 @@ impl Control {
         let overcommit = new.overcommit;
         let (target, runtime) = core.choose_target(new.runtime, new.target.as_ref())?;
         let checked = core.check_new(context, new, target.runtime, &target.name).await?;
-        let _admission = core.admission.lock().await;
-        if !overcommit {
-            core.check_memory(&target.name, runtime.as_ref(), checked.spec.resources, None).await?;
-        }
+        let wanted = checked.spec.resources.memory_mib;
+        let _reserved =
+            if overcommit { None } else { Some(core.admit(&target.name, runtime.as_ref(), wanted).await?) };
         core.insert(context, checked, runtime.as_ref(), idempotency).await.map(|created| match created {
             Made::New(accepted) => {
                 core.wanted(&accepted.instance.id);

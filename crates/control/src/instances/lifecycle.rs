@@ -223,21 +223,14 @@ impl Core {
         instance: &Instance,
         kind: OperationKind,
     ) -> Result<Accepted> {
-        let _admission = self.admission.lock().await;
         // A target that only other servers reach is asked there, when one of them is there: the
         // request is passed on to it. When none is, the wish is kept until one comes.
-        if let Ok(runtime) = self.runtime(&instance.spec.target)
-            && !instance.phase.holds_memory()
-            && !instance.spec.overcommit
-        {
-            self.check_memory(
-                &instance.spec.target,
-                runtime.as_ref(),
-                instance.spec.resources,
-                Some(&instance.id),
-            )
-            .await?;
-        }
+        let counts = !instance.phase.holds_memory() && !instance.spec.overcommit;
+        let wanted = instance.spec.resources.memory_mib;
+        let _reserved = match self.runtime(&instance.spec.target) {
+            Ok(runtime) if counts => Some(self.admit(&instance.spec.target, runtime.as_ref(), wanted).await?),
+            _ => None,
+        };
         self.to(context, instance.id.as_str(), kind, Desired::Running, Urgency::Graceful).await
     }
 

@@ -84,7 +84,7 @@ impl Control {
             let left = until.saturating_duration_since(Instant::now());
             let asleep = matches!(now.phase, Phase::Warm | Phase::Suspended);
             let operation = if asleep {
-                Some(self.core.wake(context, &now, OperationKind::Resume).await?.operation)
+                Some(Box::pin(self.core.wake(context, &now, OperationKind::Resume)).await?.operation)
             } else {
                 self.core.store.running_operation(context, &now.id).await?
             };

@@ -44,27 +44,19 @@ impl Store {
     }
 
     /// The memory, in MiB, that is promised to the instances of all tenants which are up on a
-    /// target, but for `but`; for the server's own tasks.
+    /// target; for the server's own tasks.
     ///
     /// # Errors
     /// When the context is a tenant's, or the database fails.
-    pub async fn promised_memory_mib(
-        &self,
-        context: &Context,
-        target: &TargetName,
-        but: Option<&ClawId>,
-    ) -> Result<u64> {
+    pub async fn promised_memory_mib(&self, context: &Context, target: &TargetName) -> Result<u64> {
         server_only(context, "the promised memory")?;
         use instance::Column as C;
         let up = Phase::ALL.into_iter().filter(|p| p.holds_memory()).map(Phase::as_str);
-        let mut query = instance::Entity::find()
+        let query = instance::Entity::find()
             .select_only()
             .column_as(C::MemoryMib.into_expr().sum().cast_as("bigint"), "promised")
             .filter(C::Target.eq(target.as_str()))
             .filter(C::Phase.is_in(up));
-        if let Some(but) = but {
-            query = query.filter(C::Id.ne(but.as_str()));
-        }
         let sum: Option<Option<i64>> = query.into_tuple().one(&self.0.reader).await.map_err(db)?;
         Ok(sum.flatten().and_then(|s| u64::try_from(s).ok()).unwrap_or(0))
     }

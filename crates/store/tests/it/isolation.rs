@@ -101,7 +101,7 @@ async fn what_spans_tenants_is_the_servers_own(on: On) {
     assert_eq!(store.instance_ids_to_reconcile(&system()).await.unwrap().len(), 1);
     assert_eq!(store.count_by_phase(&me).await.unwrap_err().code(), Code::Forbidden);
     assert_eq!(store.count_by_phase(&system()).await.unwrap(), [(Phase::Creating, 1)]);
-    assert_eq!(store.promised_memory_mib(&me, &local, None).await.unwrap_err().code(), Code::Forbidden);
+    assert_eq!(store.promised_memory_mib(&me, &local).await.unwrap_err().code(), Code::Forbidden);
     assert_eq!(store.meta_get(&me, "node").await.unwrap_err().code(), Code::Forbidden);
     assert_eq!(store.meta_set(&me, "node", "x").await.unwrap_err().code(), Code::Forbidden);
     assert_eq!(store.set_operation_steps(&me, "op-x", &[], None).await.unwrap_err().code(), Code::Forbidden);
