@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::database::Database;
+use crate::database::Kind;
 use crate::scale::{Figures, Plan, measure};
 
 /// How big the fleet is.
@@ -37,7 +37,7 @@ fn millis(time: Duration) -> f64 {
 
 /// Measures both in turn (A, B, B, A, A, B …, so that neither always comes first), and prints
 /// the medians and their ratio: below 1, B needs less.
-pub(crate) async fn run(a: &Path, b: &Path, database: &Database, settings: &Settings) -> Result<()> {
+pub(crate) async fn run(a: &Path, b: &Path, database: Kind, settings: &Settings) -> Result<()> {
     let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     for round in 0..settings.rounds {
         let mut turns = [(a, &mut of_a), (b, &mut of_b)];

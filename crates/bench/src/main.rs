@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::database::Database;
+use crate::database::Kind;
 
 /// The figures of docs/benchmarks.md.
 #[derive(Parser)]
@@ -41,6 +41,9 @@ enum What {
         /// How many instances, for each row
         #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
         sizes: Vec<usize>,
+        /// On which databases
+        #[arg(long, value_delimiter = ',', default_value = "sqlite,postgres")]
+        databases: Vec<Kind>,
         /// For how many seconds each fleet is under load
         #[arg(long, default_value_t = 20)]
         seconds: u64,
@@ -63,6 +66,9 @@ enum What {
         /// How many instances
         #[arg(long, default_value_t = 300)]
         size: usize,
+        /// On which database
+        #[arg(long, default_value = "sqlite")]
+        database: Kind,
     },
 }
 
@@ -74,14 +80,20 @@ fn main() -> Result<()> {
             sizes::run()?;
             start::run(rounds)
         }
-        What::Scale { sizes, seconds, rate, streams } => {
+        What::Scale { sizes, databases, seconds, rate, streams } => {
             let plan = scale::Plan { rate, length: Duration::from_secs(seconds), streams };
-            block_on(scale::run(&binary()?, &Database::Sqlite, &sizes, &plan))
+            let binary = binary()?;
+            block_on(async {
+                for database in databases {
+                    scale::run(&binary, database, &sizes, &plan).await?;
+                }
+                Ok(())
+            })
         }
-        What::Compare { a, b, rounds, size } => {
+        What::Compare { a, b, rounds, size, database } => {
             let plan = scale::Plan { rate: 200, length: Duration::from_secs(5), streams: 50 };
             let settings = compare::Settings { rounds, size, plan };
-            block_on(compare::run(&a, &b, &Database::Sqlite, &settings))
+            block_on(compare::run(&a, &b, database, &settings))
         }
     }
 }

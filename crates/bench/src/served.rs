@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use secrecy::SecretString;
 use tempfile::TempDir;
 
-use crate::database::Database;
+use crate::database::{Database, Kind};
 
 /// How long the server may take to answer, and to end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -26,10 +26,12 @@ pub(crate) struct Served {
     home: TempDir,
     /// In memory where that is possible: what is measured is the server, not the simulation.
     _world: TempDir,
+    _database: Database,
 }
 
 impl Served {
-    pub(crate) async fn start(binary: &Path, database: &Database) -> Result<Self> {
+    pub(crate) async fn start(binary: &Path, kind: Kind) -> Result<Self> {
+        let database = Database::new(kind);
         let home = TempDir::with_prefix("cfb")?;
         let memory = Path::new("/dev/shm");
         let world = if memory.is_dir() {
@@ -46,9 +48,9 @@ impl Served {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        database.configure(&mut command)?;
+        database.configure(&mut command);
         let child = command.spawn().with_context(|| format!("{} can't be started", binary.display()))?;
-        let mut served = Self { child, home, _world: world };
+        let mut served = Self { child, home, _world: world, _database: database };
         served.until_it_answers().await?;
         Ok(served)
     }

@@ -1,6 +1,6 @@
 # Keeps one PostgreSQL server running for as long as a process lives, and ends it with it.
-# keeper.sh OWNER-PID OWNER-START BIN DATA AS REMOVE  (see src/lib.rs)
-owner=$1 owner_start=$2 bin=$3 data=$4 as=$5 remove=$6
+# keeper.sh OWNER-PID OWNER-START BIN DATA AS REMOVE DURABLE  (see src/lib.rs)
+owner=$1 owner_start=$2 bin=$3 data=$4 as=$5 remove=$6 durable=$7
 
 server=
 ended() {
@@ -20,7 +20,7 @@ lives() {
 }
 
 set -- "$bin/postgres" -D "$data" -k "$(dirname "$data")" -c listen_addresses= \
-  -c fsync=off -c full_page_writes=off -c autovacuum=off \
+  -c fsync="$durable" -c full_page_writes="$durable" -c autovacuum="$durable" \
   -c max_connections=400 -c shared_buffers=32MB -c max_wal_size=256MB -c lc_messages=C
 if [ -n "$as" ]; then
   set -- setpriv --reuid "$as" --regid "$as" --clear-groups --pdeathsig QUIT "$@"

@@ -32,6 +32,8 @@ pub struct Server {
     folder: PathBuf,
     /// Shared ones end with the run, others with this.
     private: bool,
+    /// It syncs and vacuums as a server that is relied on does.
+    durable: bool,
 }
 
 /// An empty database. Dropped, it is gone, with whoever is connected to it.
@@ -138,11 +140,11 @@ impl Server {
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("a file can be locked");
         if !socket(&folder).exists() {
             make(&folder);
-            start_keeper(&folder, owner, &start, true);
+            start_keeper(&folder, owner, &start, true, false);
             wait_until_it_answers(&folder);
         }
         let _ = fs::remove_file(folder.with_extension("lock"));
-        Self { folder, private: false }
+        Self { folder, private: false, durable: false }
     }
 
     /// A server of its own.
@@ -151,12 +153,26 @@ impl Server {
     /// As for [`Server::shared`].
     #[must_use]
     pub fn private() -> Self {
+        Self::own(false)
+    }
+
+    /// A server of its own that keeps what it acknowledged over a power cut, and vacuums: as
+    /// one is that is relied on, for benchmarks. The others do without, for speed.
+    ///
+    /// # Panics
+    /// As for [`Server::shared`].
+    #[must_use]
+    pub fn durable() -> Self {
+        Self::own(true)
+    }
+
+    fn own(durable: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("clawfarm-pg-{}-p{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         make(&folder);
-        let server = Self { folder, private: true };
+        let server = Self { folder, private: true, durable };
         server.start();
         server
     }
@@ -199,7 +215,7 @@ impl Server {
     /// When it does not start.
     pub fn start(&self) {
         let me = getpid();
-        start_keeper(&self.folder, me, &start_of(me).unwrap_or_default(), false);
+        start_keeper(&self.folder, me, &start_of(me).unwrap_or_default(), false, self.durable);
         wait_until_it_answers(&self.folder);
     }
 
@@ -285,7 +301,7 @@ fn make(folder: &Path) {
     fs::write(data.join("pg_hba.conf"), rules).expect("initdb made its folder");
 }
 
-fn start_keeper(folder: &Path, owner: Pid, start: &str, remove: bool) {
+fn start_keeper(folder: &Path, owner: Pid, start: &str, remove: bool, durable: bool) {
     let null = || Stdio::null();
     let mut keeper = Command::new("sh");
     keeper
@@ -296,6 +312,7 @@ fn start_keeper(folder: &Path, owner: Pid, start: &str, remove: bool) {
         .arg(folder.join("data"))
         .arg(if getuid().is_root() { NOBODY.to_string() } else { String::new() })
         .arg(if remove { "yes" } else { "no" })
+        .arg(if durable { "on" } else { "off" })
         .current_dir("/")
         .stdin(null())
         .stdout(null())
@@ -400,9 +417,9 @@ mod tests {
         let pid = Pid::from_child(&owner);
         let folder = std::env::temp_dir().join(format!("clawfarm-pg-{}-k", std::process::id()));
         make(&folder);
-        start_keeper(&folder, pid, &start_of(pid).unwrap(), true);
+        start_keeper(&folder, pid, &start_of(pid).unwrap(), true, false);
         wait_until_it_answers(&folder);
-        let server = Server { folder: folder.clone(), private: false };
+        let server = Server { folder: folder.clone(), private: false, durable: false };
         let postmaster = server.pid().expect("it runs");
         owner.kill().unwrap();
         owner.wait().unwrap();

@@ -13,7 +13,7 @@ use anyhow::Result;
 
 pub(crate) use load::Plan;
 
-use crate::database::Database;
+use crate::database::Kind;
 use crate::served::Served;
 
 /// How long the server is left alone before its rest is measured: what the load began is over.
@@ -32,7 +32,7 @@ pub(crate) struct Figures {
 }
 
 /// Measures each size on a server of its own, and prints a row for each.
-pub(crate) async fn run(binary: &Path, database: &Database, sizes: &[usize], plan: &Plan) -> Result<()> {
+pub(crate) async fn run(binary: &Path, database: Kind, sizes: &[usize], plan: &Plan) -> Result<()> {
     println!(
         "\n{}; {} requests/s (6 get : 2 list of 50 : 2 patch) for {} s with {} event streams\n",
         database.name(),
@@ -64,7 +64,7 @@ pub(crate) async fn run(binary: &Path, database: &Database, sizes: &[usize], pla
     Ok(())
 }
 
-pub(crate) async fn measure(binary: &Path, database: &Database, size: usize, plan: &Plan) -> Result<Figures> {
+pub(crate) async fn measure(binary: &Path, database: Kind, size: usize, plan: &Plan) -> Result<Figures> {
     let served = Served::start(binary, database).await?;
     let fleet = fleet::make(&served, size).await?;
     let load = load::run(&served, &fleet.ids, plan).await?;
