@@ -23,15 +23,12 @@ const BETWEEN: [&str; 9] = ["|", "||", "&&", ";", "&", ">", ">>", "<", "2>"];
 /// The commands of a page: in blocks of `sh` and `console`, and in code between words.
 fn shown(text: &str) -> Vec<Shown> {
     let mut found = Vec::new();
-    let mut block: Option<(usize, bool, String)> = None;
+    let mut block: Option<(usize, String, String)> = None;
     for (event, range) in Parser::new(text).into_offset_iter() {
         let line = text[..range.start].matches('\n').count() + 1;
         match event {
             Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
-                let console = &*language == "console";
-                if console || &*language == "sh" {
-                    block = Some((line + 1, console, String::new()));
-                }
+                block = Some((line + 1, language.into_string(), String::new()));
             }
             Event::Text(code) => {
                 if let Some((.., text)) = &mut block {
@@ -39,8 +36,12 @@ fn shown(text: &str) -> Vec<Shown> {
                 }
             }
             Event::End(TagEnd::CodeBlock) => {
-                if let Some((line, console, text)) = block.take() {
-                    found.extend(in_block(line, console, &text));
+                if let Some((line, language, text)) = block.take() {
+                    found.extend(match language.as_str() {
+                        "console" => in_block(line, true, &text),
+                        "sh" => in_block(line, false, &text),
+                        _ => in_text(line, &text),
+                    });
                 }
             }
             Event::Code(code) if code.starts_with("clawfarm ") => {
@@ -70,6 +71,17 @@ fn in_block(first: usize, console: bool, text: &str) -> Vec<Shown> {
         }
     }
     found
+}
+
+/// In other blocks a line may begin with a command, and say what it does after some blanks.
+fn in_text(first: usize, text: &str) -> Vec<Shown> {
+    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| line.starts_with("clawfarm "));
+    lines
+        .flat_map(|(index, line)| {
+            let command = line.split_once("  ").map_or(line, |(command, _)| command);
+            in_line(first + index, command, false)
+        })
+        .collect()
 }
 
 fn in_line(line: usize, text: &str, whole: bool) -> Vec<Shown> {
@@ -180,13 +192,19 @@ fn every_command_that_a_page_shows_exists() {
 #[test]
 fn commands_are_found_where_they_stand() {
     let text = "see `clawfarm ps -q` and `ps`\n\n```sh\nX=1 sudo clawfarm stop a \\\n  b | cat # clawfarm no\n```\n\n\
-        ```console\n$ clawfarm rm a && clawfarm ps\nclawfarm is not typed\n```\n\n```text\nclawfarm no\n```\n";
+        ```console\n$ clawfarm rm a && clawfarm ps\nclawfarm is not typed\n```\n\n```text\nUsage: clawfarm no\n  clawfarm logs -f a   what it prints\n```\n";
     let found: Vec<(usize, String, bool)> =
         shown(text).into_iter().map(|s| (s.line, s.words.join(" "), s.whole)).collect();
     let one = |line, words: &str, whole| (line, words.to_owned(), whole);
     assert_eq!(
         found,
-        [one(1, "ps -q", false), one(5, "stop a b", true), one(9, "rm a", true), one(9, "ps", true)]
+        [
+            one(1, "ps -q", false),
+            one(5, "stop a b", true),
+            one(9, "rm a", true),
+            one(9, "ps", true),
+            one(15, "logs -f a", false),
+        ]
     );
 }
 
