@@ -306,7 +306,7 @@ fn kind(schema: &Value) -> Result<String> {
         }
     }
     if let Some(values) = schema["enum"].as_array() {
-        return Ok(values.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", "));
+        return Ok(values.iter().map(|v| format!("`{}`", shown(v))).collect::<Vec<_>>().join(", "));
     }
     if schema["items"].is_object() {
         return Ok(format!("list of {}", kind(&schema["items"])?));
