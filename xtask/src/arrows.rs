@@ -13,14 +13,16 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-server", &["clawfarm-control", "clawfarm-api"]),
     ("clawfarm-control", &["clawfarm-store", "clawfarm-runtime", "clawfarm-adapters"]),
     // The process runtime starts shims and speaks their protocol, so it knows them.
-    ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim"]),
+    ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-failpoint"]),
     ("clawfarm-runtime-sim", &["clawfarm-runtime"]),
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),
-    ("clawfarm-store", &["clawfarm-model"]),
+    ("clawfarm-store", &["clawfarm-failpoint"]),
     ("clawfarm-client", &["clawfarm-api"]),
     ("clawfarm-api", &["clawfarm-model"]),
+    // Nothing in a release, so that every crate may have points.
+    ("clawfarm-failpoint", &["clawfarm-model"]),
     ("clawfarm-model", &[]),
     // A database server for tests and the benchmark; it knows nothing of clawfarm.
     ("clawfarm-test-postgres", &[]),
@@ -99,9 +101,16 @@ mod tests {
                 name: (*name).to_owned(),
                 kind: kind.map(str::to_owned),
                 path: Some("somewhere".into()),
+                features: vec![],
             })
             .collect();
-        Package { name: name.to_owned(), manifest_path: "x".into(), dependencies, targets: vec![] }
+        Package {
+            name: name.to_owned(),
+            manifest_path: "x".into(),
+            dependencies,
+            targets: vec![],
+            features: BTreeMap::new(),
+        }
     }
 
     #[test]

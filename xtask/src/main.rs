@@ -3,6 +3,7 @@
 
 mod arrows;
 mod docs;
+mod failpoints;
 mod manifests;
 mod metadata;
 mod openapi;
@@ -20,7 +21,8 @@ const USAGE: &str = "usage: cargo xtask check
        cargo xtask links <BOOK>
 
   check     the crates' dependency arrows, what every crate inherits, lib docs, words that no
-            file may hold, and the pages of docs/: what is generated, quoted and linked in them
+            file may hold, and the pages of docs/: what is generated, quoted and linked in them;
+            and that failpoints are for tests
   openapi   writes docs/openapi.json anew; with --check only says whether it is current
   docs      writes the generated pages and drawings of docs/ anew
   links     checks the links of docs/ in the book that was built from it";
@@ -63,6 +65,7 @@ fn check(root: &Path) -> Result<()> {
     let packages = metadata::packages(root)?;
     let files = text::files(root)?;
     let mut problems = arrows::problems(&packages);
+    problems.extend(failpoints::problems(&packages));
     problems.extend(manifests::problems(&packages)?);
     problems.extend(text::problems(root, &files)?);
     problems.extend(docs::problems(root)?);

@@ -1,5 +1,6 @@
 //! What cargo knows of the workspace.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,9 @@ pub(crate) struct Package {
     pub(crate) manifest_path: PathBuf,
     pub(crate) dependencies: Vec<Dependency>,
     pub(crate) targets: Vec<Target>,
+    /// Its features, and what each turns on.
+    #[serde(default)]
+    pub(crate) features: BTreeMap<String, Vec<String>>,
 }
 
 /// What a crate depends on.
@@ -23,6 +27,9 @@ pub(crate) struct Dependency {
     pub(crate) kind: Option<String>,
     /// Its folder, when it is one of this workspace.
     pub(crate) path: Option<PathBuf>,
+    /// The features of it that are turned on.
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
 }
 
 /// What a crate builds.

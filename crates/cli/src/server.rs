@@ -116,16 +116,21 @@ fn log_to_stderr(json: bool, colours: bool) -> Result<(), Error> {
 async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let shutdown = CancellationToken::new();
     end_on_signals(&shutdown)?;
+    clawfarm_failpoint::arm_from_env();
+    clawfarm_failpoint::point!(HomeLocked);
     let folder = home.path().to_owned();
     let admin_token = load_or_create_admin_token(&folder)?;
     let master_key = MasterKey::load_or_create(&folder.join("master.key"))?;
     let database = args.database().choose(&folder)?;
     let store = Store::open(StoreConfig::new(database.clone(), master_key)).await?;
     remember(&folder, &database, store.description())?;
+    clawfarm_failpoint::point!(StoreOpened);
     let claws = ClawListener::bind(&folder).await?;
+    clawfarm_failpoint::point!(ClawsBound);
     let targets = targets(&folder, claws.port()).await?;
     let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };
     let control = Control::begin(parts).await?;
+    clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     let served = clawfarm_server::serve(ServerConfig {
         control,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use clawfarm_adapters::{ClawAdapter, Registry};
+use clawfarm_model::error::Class;
 use clawfarm_model::name::{TargetName, TenantName};
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_model::{Action, ClawId, Code, Context, Error, Granted, Instance, Resource, Result, authorize};
@@ -53,7 +54,7 @@ impl Core {
             feed: Feed::new(),
             store: parts.store,
             adapters: parts.adapters,
-            targets: parts.targets,
+            targets: parts.targets.into_iter().map(|(t, r)| (t, crate::faulty::around(r))).collect(),
             reconciler: Reconciler::default(),
             admission: Admission::default(),
             keys: tokio::sync::Mutex::default(),
@@ -135,9 +136,23 @@ impl Core {
         self.store.instance(context, &id).await
     }
 
+    /// Writes a wish of `id`, and wakes the reconciler whatever becomes of the answer: the
+    /// caller can go away, and the answer to a commit can be lost, after the wish is in the
+    /// store. Only what was refused changes nothing.
+    pub(crate) async fn wishing<T>(
+        &self,
+        id: &ClawId,
+        write: impl Future<Output = Result<T>> + Send + Unpin,
+    ) -> Result<T> {
+        let mut wake = Wake { core: self, id, due: true };
+        let outcome = write.await;
+        wake.due = outcome.as_ref().err().is_none_or(|e| e.code().class() != Class::User);
+        outcome
+    }
+
     /// Tells the reconciler that something else is wanted of `id`: what is being done for the
     /// old wish is left, and the instance is looked at before anything that nobody waits for.
-    pub(crate) fn wanted(&self, id: &ClawId) {
+    fn wanted(&self, id: &ClawId) {
         self.reconciler.interrupt(id);
         self.reconciler.queue.push(id, Priority::Person);
     }
@@ -166,6 +181,21 @@ async fn refuse_anothers(parts: &Parts, target: &Target) -> Result<()> {
         .fix(
             "give this server a name of its own with --node; one that replaces another needs its home folder",
         ))
+}
+
+/// Wakes the reconciler when it is dropped, however that comes.
+struct Wake<'a> {
+    core: &'a Core,
+    id: &'a ClawId,
+    due: bool,
+}
+
+impl Drop for Wake<'_> {
+    fn drop(&mut self) {
+        if self.due {
+            self.core.wanted(self.id);
+        }
+    }
 }
 
 /// Asks for leave to do `action` to an instance.

@@ -27,14 +27,6 @@ impl Core {
         }
         self.store.secret_or_set(&system_grant(instance)?, &owner, &name, &random_key()?).await
     }
-
-    /// A new value for one of an instance's own keys.
-    pub(crate) async fn new_key(&self, instance: &Instance, name: &str) -> Result<()> {
-        let _one = self.keys.lock().await;
-        let name = SecretName::new(name)?;
-        self.store.set_secret(&system_grant(instance)?, &owner(instance), &name, &random_key()?).await?;
-        Ok(())
-    }
 }
 
 pub(crate) fn owner(instance: &Instance) -> SecretOwner {
@@ -48,7 +40,12 @@ fn system_grant(instance: &Instance) -> Result<clawfarm_model::Granted> {
 
 /// The keys of a new instance, to be written with it.
 pub(crate) fn first_keys() -> Result<Vec<(SecretName, SecretString)>> {
-    [GATEWAY_TOKEN, MODEL_KEY].into_iter().map(|name| Ok((SecretName::new(name)?, random_key()?))).collect()
+    [GATEWAY_TOKEN, MODEL_KEY].into_iter().map(new_key).collect()
+}
+
+/// A new value for one of an instance's own keys, to be written with what it is for.
+pub(crate) fn new_key(name: &str) -> Result<(SecretName, SecretString)> {
+    Ok((SecretName::new(name)?, random_key()?))
 }
 
 /// 256 random bits as 64 hexadecimal digits: what a gateway token of document 003 is.

@@ -9,6 +9,7 @@ mod admission;
 mod core;
 mod doctor;
 mod events;
+mod faulty;
 mod instances;
 mod keys;
 mod operations;

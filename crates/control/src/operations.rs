@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clawfarm_model::fence::Fence;
 use clawfarm_model::operation::Step;
-use clawfarm_model::{ClawId, Context, Operation, Result, Timestamp};
+use clawfarm_model::{ClawId, Context, Operation, OperationState, Result, Timestamp};
 use clawfarm_runtime::Progress;
 use clawfarm_store::{Page, PageRequest, Store};
 use tokio::sync::Notify;
@@ -96,11 +96,13 @@ impl Board {
         }
     }
 
-    /// The steps to store if the operation ends now: the last one ended with it.
-    pub(crate) fn last_steps(&self, id: &str) -> Option<Vec<Step>> {
-        let mut steps = self.live(id)?.lock().steps.clone();
-        end_last(&mut steps, Timestamp::now());
-        Some(steps)
+    /// The steps of an operation that may end now: those that were told here, or what the
+    /// server before this one wrote of them.
+    pub(crate) fn last_steps(&self, operation: &Operation) -> LastSteps {
+        LastSteps(match self.live(&operation.id) {
+            Some(live) => live.lock().steps.clone(),
+            None => operation.steps.clone(),
+        })
     }
 
     fn overlay(&self, operation: &mut Operation) {
@@ -158,6 +160,20 @@ impl Board {
                 () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY)) => {}
             }
         }
+    }
+}
+
+/// The steps of an operation when it ends.
+pub(crate) struct LastSteps(Vec<Step>);
+
+impl LastSteps {
+    /// None is left open: what is reached was done to its end, whichever server did it. Of one
+    /// that failed the last stays open, which says where it failed.
+    pub(crate) fn ended_with(mut self, state: OperationState) -> Vec<Step> {
+        if state != OperationState::Failed {
+            end_last(&mut self.0, Timestamp::now());
+        }
+        self.0
     }
 }
 

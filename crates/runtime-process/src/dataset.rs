@@ -89,6 +89,7 @@ pub(crate) fn remove_instance(inner: &Inner, id: &ClawId, fate: DataFate) -> Res
         DataFate::Keep => set_aside(inner, id)?,
         DataFate::Purge => purge_parts(inner, id)?,
     };
+    clawfarm_failpoint::point_blocking!(DataMoved);
     let failed = |e| io_error(format!("remove the folder of '{id}'"), e);
     let Some(claws) = open(&inner.paths.claws())? else { return Ok(size) };
     match std::fs::rename(inner.dir(id), inner.paths.claws().join(removing(id))) {
@@ -96,6 +97,7 @@ pub(crate) fn remove_instance(inner: &Inner, id: &ClawId, fate: DataFate) -> Res
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed(e)),
     }
+    clawfarm_failpoint::point_blocking!(FolderRemoved);
     finish_removal(inner, id)?;
     Ok(size)
 }

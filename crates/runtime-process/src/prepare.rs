@@ -38,6 +38,7 @@ fn prepare(inner: &Inner, placement: &Placement) -> Result<InstanceRecord> {
     let dir = inner.dir(&placement.id);
     dataset::finish_removal(inner, &placement.id)?;
     Folder::open_or_make(&dir).map_err(|e| io_error(format!("make '{}'", dir.display()), e))?;
+    clawfarm_failpoint::point_blocking!(FolderMade);
     let record = write_record(inner, placement)?;
     // A running claw has all this, and a folder in use is not to be touched.
     if !lock::is_held(&dir)? {

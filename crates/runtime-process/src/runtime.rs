@@ -150,6 +150,7 @@ impl Runtime for ProcessRuntime {
     async fn destroy(&self, id: &ClawId, data: DataFate) -> Result<u64> {
         let _verb = self.inner.lock(id).await;
         end::end_for_removal(&self.inner, id).await?;
+        clawfarm_failpoint::point!(ClawEnded);
         let (inner, claw) = (Arc::clone(&self.inner), id.clone());
         let size = blocking(move || dataset::remove_instance(&inner, &claw, data)).await?;
         self.inner.forget(id);

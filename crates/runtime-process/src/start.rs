@@ -44,10 +44,12 @@ pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observa
         spec(&this, &launch, &record)
     })
     .await?;
+    clawfarm_failpoint::point!(FilesWritten);
     let dir = inner.dir(id);
     if let Err(error) = run_shim(inner, &dir, &spec).await {
         return Err(after_failure(inner, id, not_gone(error, &spec)).await);
     }
+    clawfarm_failpoint::point!(ShimStarted);
     watch::follow(inner, id);
     inner.tell(id);
     observe::observe(inner, id).await

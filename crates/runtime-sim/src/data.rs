@@ -196,15 +196,19 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// The bytes below a folder; what vanishes meanwhile counts nothing.
+/// What a folder takes itself, in bytes: a block, so that an empty one is not taken for none.
+const FOLDER: u64 = 4096;
+
+/// The bytes that a folder takes; what vanishes meanwhile counts nothing.
 fn size(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    entries
+    let below: u64 = entries
         .flatten()
         .map(|entry| match entry.metadata() {
             Ok(meta) if meta.is_dir() => size(&entry.path()),
             Ok(meta) => meta.len(),
             Err(_) => 0,
         })
-        .sum()
+        .sum();
+    FOLDER + below
 }

@@ -39,7 +39,7 @@ mod tx;
 pub use audit::{AuditEntry, Outcome};
 pub use backend::{Database, PostgresUrl};
 pub use events::{EventFilter, Told};
-pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance};
+pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance, NewKeys};
 pub use key::MasterKey;
 pub use operations::{NewOperation, OperationEnd};
 pub use page::{Page, PageRequest};

@@ -31,6 +31,7 @@ pub(crate) struct Tx {
 
 impl Tx {
     pub(crate) async fn begin(inner: &Arc<Inner>) -> Result<Self> {
+        clawfarm_failpoint::point!(StoreBegin);
         let txn = backend::begin(&inner.writer).await.map_err(db)?;
         Ok(Self {
             inner: Arc::clone(inner),
@@ -104,8 +105,10 @@ impl Tx {
             for row in events {
                 latest = Some(event::Entity::insert(row).exec(&txn).await.map_err(db)?.last_insert_id);
             }
+            clawfarm_failpoint::point!(StoreBeforeCommit);
             backend::commit(txn, asked_after_by.as_deref(), &inner.reader).await?;
             inner.signals.committed(News { latest, operations });
+            clawfarm_failpoint::point!(StoreAfterCommit);
             Ok(())
         });
         done.await.unwrap_or_else(|e| Err(Error::internal("the store is shutting down", e)))

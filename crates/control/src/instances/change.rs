@@ -87,34 +87,31 @@ impl Control {
             Ok(runtime) if counts => Some(core.admit(&spec.target, runtime.as_ref(), more).await?),
             _ => None,
         };
-        let (instance, operation) = core
-            .store
-            .update_instance(&grant, &present.id, expect_version, move |it| {
-                if it.intent.desired == Desired::Destroyed {
-                    return Err(Error::new(Code::Conflict, format!("'{}' is being removed", it.id))
-                        .fix("make a new instance"));
-                }
-                let fresh = needs_restart(&it.spec, &spec);
-                it.spec = spec;
-                if let Some(port) = it.spec.port {
-                    it.port = Some(port);
-                }
-                it.intent.generation += 1;
-                it.intent.urgency = Urgency::Graceful;
-                it.attempts = 0;
-                it.not_before = None;
-                if fresh {
-                    it.intent.run += 1;
-                }
-                let text = if fresh { "changed; it is started again with it" } else { "changed" };
-                Ok(Changes {
-                    events: vec![NewEvent::info("updated", text)],
-                    begin: Some(NewOperation::new(OperationKind::Update)),
-                    ..Changes::default()
-                })
+        let writing = core.store.update_instance(&grant, &present.id, expect_version, move |it| {
+            if it.intent.desired == Desired::Destroyed {
+                return Err(Error::new(Code::Conflict, format!("'{}' is being removed", it.id))
+                    .fix("make a new instance"));
+            }
+            let fresh = needs_restart(&it.spec, &spec);
+            it.spec = spec;
+            if let Some(port) = it.spec.port {
+                it.port = Some(port);
+            }
+            it.intent.generation += 1;
+            it.intent.urgency = Urgency::Graceful;
+            it.attempts = 0;
+            it.not_before = None;
+            if fresh {
+                it.intent.run += 1;
+            }
+            let text = if fresh { "changed; it is started again with it" } else { "changed" };
+            Ok(Changes {
+                events: vec![NewEvent::info("updated", text)],
+                begin: Some(NewOperation::new(OperationKind::Update)),
+                ..Changes::default()
             })
-            .await?;
-        core.wanted(&instance.id);
+        });
+        let (instance, operation) = core.wishing(&present.id, Box::pin(writing)).await?;
         let operation =
             operation.ok_or_else(|| Error::new(Code::Internal, "the store began no operation"))?;
         Ok(Accepted { instance, operation, warnings, replayed: false })

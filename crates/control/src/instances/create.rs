@@ -103,13 +103,7 @@ impl Control {
         let wanted = checked.spec.resources.memory_mib;
         let _reserved =
             if overcommit { None } else { Some(core.admit(&target.name, runtime.as_ref(), wanted).await?) };
-        core.insert(context, checked, runtime.as_ref(), idempotency).await.map(|created| match created {
-            Made::New(accepted) => {
-                core.wanted(&accepted.instance.id);
-                *accepted
-            }
-            Made::Again(accepted) => *accepted,
-        })
+        core.insert(context, checked, runtime.as_ref(), idempotency).await
     }
 
     /// The answer to a request that was answered before.
@@ -121,11 +115,6 @@ impl Control {
             replayed: true,
         })
     }
-}
-
-enum Made {
-    New(Box<Accepted>),
-    Again(Box<Accepted>),
 }
 
 impl Core {
@@ -189,6 +178,7 @@ impl Core {
                 message: "managed: the imported configuration is replaced by clawfarm's own, with the demo model unless --provider says otherwise; give seeded to keep it".into(),
             });
         }
+        clawfarm_failpoint::point!(Validate);
         warnings.extend(adapter.validate(&spec)?);
         let owner = SecretOwner { tenant: context.tenant()?.clone(), instance: None };
         self.check_secrets(context, &spec.config, &owner, |name| secrets.contains_key(name)).await?;
@@ -220,7 +210,7 @@ impl Core {
         checked: Checked,
         runtime: &dyn Runtime,
         idempotency: Option<Idempotency>,
-    ) -> Result<Made> {
+    ) -> Result<Accepted> {
         let tenant = context.tenant()?.clone();
         let mut draws = 0;
         loop {
@@ -247,23 +237,19 @@ impl Core {
                 idempotency: idempotency.clone(),
             };
             draws += 1;
-            match self.store.create_instance(&grant, row).await {
+            let id = grant.resource().id.parse()?;
+            match self.wishing(&id, Box::pin(self.store.create_instance(&grant, row))).await {
                 Ok(Created::New { instance, operation }) => {
                     let warnings = checked.warnings;
-                    return Ok(Made::New(Box::new(Accepted {
-                        instance: *instance,
-                        operation,
-                        warnings,
-                        replayed: false,
-                    })));
+                    return Ok(Accepted { instance: *instance, operation, warnings, replayed: false });
                 }
                 Ok(Created::Replayed { instance, operation }) => {
-                    return Ok(Made::Again(Box::new(Accepted {
+                    return Ok(Accepted {
                         instance: self.store.instance(context, &instance).await?,
                         operation: self.store.operation(context, &operation).await?,
                         warnings: Vec::new(),
                         replayed: true,
-                    })));
+                    });
                 }
                 // Somebody was quicker with this id or port: another is drawn.
                 Err(error)

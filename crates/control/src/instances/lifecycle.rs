@@ -12,6 +12,7 @@ use clawfarm_store::{Changes, InstanceFilter, NewOperation, PageRequest};
 use tokio::time::Instant;
 
 use crate::core::{Core, may};
+use crate::reconcile::absorb::moved;
 use crate::reconcile::reach::Reach;
 use crate::{Accepted, Control};
 
@@ -106,26 +107,25 @@ impl Control {
         let instance = core.find(context, id).await?;
         let action = if purge { Action::DataPurge } else { Action::InstanceRemove };
         let grant = may(context, action, &instance)?;
-        let (instance, operation) = core
-            .store
-            .update_instance(&grant, &instance.id, None, move |it| {
-                // What is to be purged stays so, whoever removes it again without.
-                it.intent.purge |= purge;
-                it.intent.desired = Desired::Destroyed;
-                it.intent.generation += 1;
-                it.intent.urgency = if force { Urgency::Now } else { Urgency::Hurried };
-                it.attempts = 0;
-                it.not_before = None;
-                it.signal(Signal::DestroyBegun, Timestamp::now());
-                let data = if it.intent.purge { "its data too" } else { "its data is set aside" };
-                Ok(Changes {
-                    events: vec![NewEvent::info("removing", format!("its removal was asked for; {data}"))],
-                    begin: Some(NewOperation::new(OperationKind::Remove)),
-                    ..Changes::default()
-                })
+        let writing = core.store.update_instance(&grant, &instance.id, None, move |it| {
+            // What is to be purged stays so, whoever removes it again without.
+            it.intent.purge |= purge;
+            it.intent.desired = Desired::Destroyed;
+            it.intent.generation += 1;
+            it.intent.urgency = if force { Urgency::Now } else { Urgency::Hurried };
+            it.attempts = 0;
+            it.not_before = None;
+            let data = if it.intent.purge { "its data too" } else { "its data is set aside" };
+            let mut events = vec![NewEvent::info("removing", format!("its removal was asked for; {data}"))];
+            moved(it, Signal::DestroyBegun, Timestamp::now(), &mut events);
+            Ok(Changes {
+                events,
+                begin: Some(NewOperation::new(OperationKind::Remove)),
+                ..Changes::default()
             })
-            .await?;
-        core.accepted(instance, operation)
+        });
+        let (instance, operation) = core.wishing(&instance.id, Box::pin(writing)).await?;
+        accepted(instance, operation)
     }
 
     /// Stops every instance that is up, and waits until they are down. Where other servers
@@ -174,19 +174,14 @@ impl Core {
         let id = self.store.resolve(context, id).await?;
         let present = self.store.instance(context, &id).await?;
         let grant = may(context, Action::InstanceChange, &present)?;
-        let (instance, operation) = self
-            .store
-            .update_instance(&grant, &id, None, move |it| {
-                refuse_if_going(it)?;
-                wish(it, kind, desired, urgency);
-                Ok(Changes {
-                    events: vec![NewEvent::info("asked", format!("{} was asked for", kind.as_str()))],
-                    begin: Some(NewOperation::new(kind)),
-                    ..Changes::default()
-                })
-            })
-            .await?;
-        self.accepted(instance, operation)
+        let writing = self.store.update_instance(&grant, &id, None, move |it| {
+            refuse_if_going(it)?;
+            let mut events = vec![NewEvent::info("asked", format!("{} was asked for", kind.as_str()))];
+            wish(it, kind, desired, urgency, &mut events);
+            Ok(Changes { events, begin: Some(NewOperation::new(kind)), ..Changes::default() })
+        });
+        let (instance, operation) = self.wishing(&id, Box::pin(writing)).await?;
+        accepted(instance, operation)
     }
 
     /// Ends a claw although nothing can be written down: it may be the very one that fills the
@@ -234,13 +229,6 @@ impl Core {
         self.to(context, instance.id.as_str(), kind, Desired::Running, Urgency::Graceful).await
     }
 
-    fn accepted(&self, instance: Instance, operation: Option<clawfarm_model::Operation>) -> Result<Accepted> {
-        self.wanted(&instance.id);
-        let operation =
-            operation.ok_or_else(|| Error::new(Code::Internal, "the store began no operation"))?;
-        Ok(Accepted { instance, operation, warnings: Vec::new(), replayed: false })
-    }
-
     fn check_sleep(&self, instance: &Instance, warm: bool) -> Result<()> {
         if warm && self.runtime(&instance.spec.target)?.freeze().is_none() {
             return Err(Error::new(
@@ -260,7 +248,9 @@ impl Core {
             .field("warm")
             .fix(format!("clawfarm resume {0}, then: clawfarm suspend --warm {0}", instance.id)));
         }
-        if up || asleep {
+        // Asked for again, because the first answer was lost: it is on its way.
+        let under_way = matches!(instance.intent.desired, Desired::Warm | Desired::Suspended);
+        if up || asleep || under_way {
             return Ok(());
         }
         Err(Error::new(
@@ -295,6 +285,11 @@ impl Core {
     }
 }
 
+fn accepted(instance: Instance, operation: Option<clawfarm_model::Operation>) -> Result<Accepted> {
+    let operation = operation.ok_or_else(|| Error::new(Code::Internal, "the store began no operation"))?;
+    Ok(Accepted { instance, operation, warnings: Vec::new(), replayed: false })
+}
+
 pub(crate) fn busy(id: &ClawId, blockers: &[String]) -> Error {
     Error::new(Code::Busy, format!("'{id}' is working: {}", blockers.join("; ")))
         .field("id")
@@ -311,8 +306,14 @@ fn refuse_if_going(instance: &Instance) -> Result<()> {
 }
 
 /// What a wish changes: the intent, the counters of past failures, and the phase where it
-/// is on its way at once.
-fn wish(it: &mut Instance, kind: OperationKind, desired: Desired, urgency: Urgency) {
+/// is on its way at once, with the event that tells of it.
+fn wish(
+    it: &mut Instance,
+    kind: OperationKind,
+    desired: Desired,
+    urgency: Urgency,
+    events: &mut Vec<NewEvent>,
+) {
     let now = Timestamp::now();
     it.intent.desired = desired;
     it.intent.generation += 1;
@@ -336,11 +337,11 @@ fn wish(it: &mut Instance, kind: OperationKind, desired: Desired, urgency: Urgen
                 _ if kind == OperationKind::Restart => Signal::StopBegun,
                 _ => return,
             };
-            it.signal(signal, now);
+            moved(it, signal, now, events);
         }
         Desired::Stopped | Desired::Suspended => {
             if !down {
-                it.signal(Signal::StopBegun, now);
+                moved(it, Signal::StopBegun, now, events);
             }
         }
         Desired::Warm | Desired::Destroyed => {}
@@ -358,8 +359,10 @@ mod tests {
             let mut it = instance();
             it.phase = phase;
             it.attempts = 3;
-            wish(&mut it, kind, desired, Urgency::Graceful);
+            let mut events = Vec::new();
+            wish(&mut it, kind, desired, Urgency::Graceful, &mut events);
             assert_eq!((it.attempts, it.intent.generation), (0, 2));
+            assert_eq!(events.len(), usize::from(it.phase != phase), "a phase that moves is told");
             (it.phase, it.intent.run)
         };
         use OperationKind as K;

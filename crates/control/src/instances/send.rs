@@ -42,6 +42,7 @@ impl Control {
         let reach = Reach::new(&self.core, &instance).await?;
         let id = instance.id;
         let answer = reach.adapter().send(&reach.access(), message).await.map_err(|e| named(e, &id))?;
+        clawfarm_failpoint::point!(Sent);
         Ok(answer.map(move |piece| piece.map_err(|e| named(e, &id))).boxed())
     }
 

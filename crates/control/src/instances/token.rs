@@ -6,7 +6,7 @@ use clawfarm_store::{Changes, NewOperation, Outcome};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::may;
-use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, same};
+use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, new_key, same};
 use crate::{Accepted, Control};
 
 /// A gateway token and where to use it.
@@ -42,21 +42,20 @@ impl Control {
     pub async fn rotate_token(&self, context: &Context, id: &str) -> Result<Accepted> {
         let instance = self.core.find(context, id).await?;
         let grant = may(context, Action::InstanceChange, &instance)?;
-        self.core.new_key(&instance, GATEWAY_TOKEN).await?;
-        let (instance, operation) = self
-            .core
-            .store
-            .update_instance(&grant, &instance.id, None, |it| {
-                it.intent.generation += 1;
-                it.intent.run += 1;
-                Ok(Changes {
-                    events: vec![NewEvent::info("token-rotated", "it has a new gateway token")],
-                    begin: Some(NewOperation::new(OperationKind::Restart)),
-                    ..Changes::default()
-                })
+        // One transaction with the restart: a server that ended between the two would leave a
+        // claw that nobody has the token of.
+        let key = new_key(GATEWAY_TOKEN)?;
+        let writing = self.core.store.update_instance(&grant, &instance.id, None, |it| {
+            it.intent.generation += 1;
+            it.intent.run += 1;
+            Ok(Changes {
+                events: vec![NewEvent::info("token-rotated", "it has a new gateway token")],
+                begin: Some(NewOperation::new(OperationKind::Restart)),
+                keys: vec![key].into(),
+                ..Changes::default()
             })
-            .await?;
-        self.core.wanted(&instance.id);
+        });
+        let (instance, operation) = self.core.wishing(&instance.id, Box::pin(writing)).await?;
         let operation =
             operation.ok_or_else(|| Error::new(Code::Internal, "the store began no operation"))?;
         Ok(Accepted { instance, operation, warnings: Vec::new(), replayed: false })

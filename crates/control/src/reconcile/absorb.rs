@@ -125,7 +125,7 @@ pub(crate) fn jittered(wait: Duration) -> Duration {
     let mut byte = [0_u8; 1];
     // Without randomness there is no jitter; nothing else depends on it.
     let part = if getrandom::fill(&mut byte).is_ok() { u32::from(byte[0]) } else { 0 };
-    wait + wait * part / 1024
+    clawfarm_failpoint::wait(wait + wait * part / 1024)
 }
 
 #[cfg(test)]

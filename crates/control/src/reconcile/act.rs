@@ -52,7 +52,8 @@ pub(super) async fn act(
         .as_ref()
         .map_or_else(|| StepLog::nobody(core.store.clone()), |o| core.board.follow(o, hold.fence()));
     let doing = async {
-        match &what {
+        clawfarm_failpoint::point!(BeforeAct);
+        let again = match &what {
             Act::Start => start(core, hold, instance, &steps).await,
             Act::Thaw => thaw(core, hold, instance, &steps).await,
             Act::Freeze => freeze(core, hold, instance, &steps).await,
@@ -60,7 +61,9 @@ pub(super) async fn act(
             Act::Stop(urgency) => stop(core, hold, instance, *urgency, &steps).await,
             Act::Destroy => destroy(core, hold, instance, &steps).await,
             Act::GiveUp(error) => give_up(core, hold, id, error).await,
-        }
+        }?;
+        clawfarm_failpoint::point!(AfterAct);
+        Ok(again)
     };
     let outcome = tokio::select! {
         outcome = doing => outcome,
@@ -137,6 +140,7 @@ async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) ->
     if let Err(error) = reach.adapter().undrain(&reach.access()).await {
         tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
     }
+    clawfarm_failpoint::point!(Undrained);
     Ok(Again::Now)
 }
 
@@ -177,7 +181,9 @@ async fn drain(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
     let forced = instance.intent.urgency != Urgency::Graceful;
     let wait = if forced { DRAIN_FORCED } else { DRAIN_IDLE };
     let reach = Reach::acting(core, hold, instance).await?;
-    match reach.adapter().drain(&reach.access(), wait).await {
+    let drained = reach.adapter().drain(&reach.access(), wait).await;
+    clawfarm_failpoint::point!(Drained);
+    match drained {
         Ok(Activity::Busy(blockers)) if !forced => Err(busy(&instance.id, &blockers)),
         Ok(_) => Ok(()),
         // A claw that can't be asked can't finish anything either; its stop has a grace.
@@ -239,6 +245,11 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
     let purge = instance.intent.purge && given.is_none();
     let runtime = core.acting(hold, &instance.spec.target)?;
     let size = runtime.destroy(&instance.id, if purge { DataFate::Purge } else { DataFate::Keep }).await?;
+    if purge {
+        // An earlier removal, which was to keep its data, may have come that far and no
+        // further: under this id nothing is listed before the removal is written down.
+        runtime.remove_dataset(&instance.id).await?;
+    }
     let now = Timestamp::now();
     let dataset = (!purge && size > 0).then(|| Dataset {
         id: instance.id.clone(),
@@ -371,7 +382,7 @@ impl Core {
         let grant = may(&system, Action::Observe, &instance)?.under(hold.fence().cloned());
         let operation = self.store.running_operation(&system, id).await?;
         let waiting: Option<Operation> = operation.clone();
-        let steps = operation.as_ref().and_then(|o| self.board.last_steps(&o.id));
+        let steps = operation.as_ref().map(|o| self.board.last_steps(o));
         let (instance, _) = self
             .store
             .update_instance(&grant, id, None, move |it| {
@@ -380,6 +391,7 @@ impl Core {
                     && changes.end.is_empty()
                     && operation.generation <= it.intent.generation
                 {
+                    let steps = steps.map(|steps| steps.ended_with(state));
                     changes.end.push(OperationEnd { id: operation.id.clone(), state, error, steps });
                 }
                 Ok(changes)

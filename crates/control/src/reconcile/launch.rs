@@ -42,6 +42,7 @@ impl Core {
         // With the id before it, so that the endpoint knows whose key it is to compare with.
         let model_key = self.key(instance, MODEL_KEY).await?;
         let model_key = SecretString::from(format!("{}.{}", instance.id, model_key.expose_secret()));
+        clawfarm_failpoint::point!(Render);
         let rendered = adapter.render(&RenderInput {
             id: &instance.id,
             run: instance.intent.run,

@@ -5,7 +5,7 @@
 //! ([`absorb`], pure). It has no private retry loop: a failed act is written down with the
 //! time of the next attempt, and the queue brings the instance back.
 
-mod absorb;
+pub(crate) mod absorb;
 mod act;
 mod decide;
 mod launch;

@@ -56,11 +56,11 @@ pub(crate) async fn turn(core: &Core, id: &ClawId, turning: &Turning) {
         Err(error) if is_fenced(&error) => {
             metrics::counter!("clawfarm_fenced_total").increment(1);
             tracing::info!(instance = %id, ?error, "a turn was dropped");
-            core.reconciler.queue.push_at(id, Instant::now() + BROKEN_AGAIN);
+            core.reconciler.queue.push_at(id, Instant::now() + clawfarm_failpoint::wait(BROKEN_AGAIN));
         }
         Err(error) => {
             tracing::error!(instance = %id, ?error, "a turn broke off");
-            core.reconciler.queue.push_at(id, Instant::now() + BROKEN_AGAIN);
+            core.reconciler.queue.push_at(id, Instant::now() + clawfarm_failpoint::wait(BROKEN_AGAIN));
         }
     }
 }
@@ -91,6 +91,7 @@ async fn held_turn(core: &Core, instance: Instance, interrupt: &Notify) -> Resul
 }
 
 async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &Notify) -> Result<Again> {
+    clawfarm_failpoint::point!(TurnBegins);
     let runtime = core.runtime(&instance.spec.target)?;
     let seen =
         tokio::time::timeout(OBSERVE_LIMIT, runtime.observe(&instance.id)).await.unwrap_or_else(|_| {
@@ -194,10 +195,17 @@ fn is_news(instance: &Instance, seen: &Observation, probed: &Probed, now: Timest
                 && matches!(instance.phase, Phase::Ready | Phase::Unhealthy | Phase::Running | Phase::Waking)
         }
         ObservedState::Frozen => instance.phase == Phase::Warm,
-        _ => matches!(
-            instance.phase,
-            Phase::Stopped | Phase::Suspended | Phase::Exited | Phase::Failed | Phase::Creating
-        ),
+        // It is down; whether that is as it should be, or another phase is due (what sleeps was
+        // stopped, what failed was), is a matter of what is wanted.
+        _ => match instance.intent.desired {
+            Desired::Running => matches!(
+                instance.phase,
+                Phase::Stopped | Phase::Suspended | Phase::Exited | Phase::Failed | Phase::Creating
+            ),
+            Desired::Stopped => instance.phase == Phase::Stopped,
+            Desired::Suspended | Desired::Warm => instance.phase == Phase::Suspended,
+            Desired::Destroyed => false,
+        },
     };
     !settled || probed.is_news(instance) || instance.restarts > 0 && forgiven(instance, seen, now)
 }
@@ -208,7 +216,7 @@ fn forgiven(instance: &Instance, seen: &Observation, now: Timestamp) -> bool {
 }
 
 async fn unknown(core: &Core, hold: &Hold, instance: Instance, error: &Error) -> Result<Again> {
-    let again = Timestamp::now().after(UNKNOWN_AGAIN);
+    let again = Timestamp::now().after(clawfarm_failpoint::wait(UNKNOWN_AGAIN));
     if instance.unknown_since.is_none() {
         tracing::warn!(instance = %instance.id, ?error, "the target does not answer");
         let report = error.report();

@@ -143,12 +143,15 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
             instance.last_error = Some(error.report());
             // One that never got ready is up without being healthy: that is `unhealthy`
             // however far its phase had come.
-            if matches!(instance.phase, Phase::Booting | Phase::Waking | Phase::Updating) {
-                instance.phase_since = now;
-                moved(instance, Signal::StopBegun, now, &mut Vec::new());
-                moved(instance, Signal::Up, now, &mut Vec::new());
+            let before = instance.phase;
+            if matches!(before, Phase::Booting | Phase::Waking | Phase::Updating) {
+                instance.signal(Signal::StopBegun, now);
+                instance.signal(Signal::Up, now);
             }
-            moved(instance, Signal::ProbeFailed, now, &mut events);
+            // One event for all of it: what lies between is no phase that it was in.
+            if instance.signal(Signal::ProbeFailed, now) {
+                events.push(NewEvent::warning("phase", format!("{before} -> {}", instance.phase)));
+            }
         }
     }
     events

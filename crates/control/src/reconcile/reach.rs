@@ -46,6 +46,7 @@ impl Reach {
     }
 
     async fn through(core: &Core, instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<Self> {
+        clawfarm_failpoint::point!(Reach);
         Ok(Self {
             adapter: Arc::clone(core.adapter(instance)?),
             dial: dial_through(instance, runtime)?,

@@ -47,6 +47,28 @@ async fn a_warm_claw_can_be_suspended_stopped_or_killed() {
 }
 
 #[tokio::test]
+async fn what_sleeps_or_failed_can_be_stopped() {
+    let fleet = Fleet::new().await;
+    fleet.ready("alice").await;
+    fleet.reached(fleet.control.suspend(&owner(), "alice", false, false).await.unwrap()).await;
+    let stopped = fleet.reached(fleet.control.stop(&owner(), "alice", false).await.unwrap()).await;
+    assert_eq!(stopped.phase, Phase::Stopped);
+    fleet
+        .world
+        .change_behaviour(|b| {
+            b.failures.push(clawfarm_runtime_sim::Failure::new(
+                clawfarm_runtime_sim::Verb::Start,
+                Code::Unsupported,
+            ));
+        })
+        .unwrap();
+    fleet.control.start(&owner(), "alice").await.unwrap();
+    fleet.until_phase("alice", Phase::Failed).await;
+    let stopped = fleet.reached(fleet.control.stop(&owner(), "alice", false).await.unwrap()).await;
+    assert_eq!(stopped.phase, Phase::Stopped);
+}
+
+#[tokio::test]
 async fn a_claw_that_works_is_not_put_to_sleep_unless_forced() {
     let fleet =
         Fleet::with(|b| b.claw.busy = Some(vec![Blocker::new("embedded-run", "1 active embedded run(s)")]))

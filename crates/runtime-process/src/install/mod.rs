@@ -223,6 +223,7 @@ impl Install {
         folder.write(Path::new(MARKER), &bytes, new).map_err(failed)?;
         share_read_only(&folder).map_err(failed)?;
         folder.sync_file_system().map_err(failed)?;
+        clawfarm_failpoint::point_blocking!(InstallMade);
         let installs = Folder::open(&self.installs).map_err(failed)?;
         // What stands there without a whole marker is of no use to anyone.
         installs.remove(self.want.folder_name().as_ref()).map_err(failed)?;

@@ -164,6 +164,7 @@ async fn models() -> Json<serde_json::Value> {
 
 /// Answers as the demo model does: at once or in pieces, as it was asked.
 async fn complete(request: Request) -> ApiResult<Response> {
+    clawfarm_failpoint::point!(ModelAsked);
     let body = timeout(BODY_LIMIT, Bytes::from_request(request, &())).await.map_err(|_| {
         let error = Error::new(
             Code::Timeout,

@@ -9,7 +9,7 @@ mod update;
 
 pub use create::{Created, Idempotency, NewInstance};
 pub use read::InstanceFilter;
-pub use update::Changes;
+pub use update::{Changes, NewKeys};
 
 use clawfarm_model::{Code, Error};
 use sea_orm::DbErr;

@@ -2,11 +2,13 @@
 
 use clawfarm_model::dataset::Dataset;
 use clawfarm_model::event::NewEvent;
+use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::{
     Action, ClawId, Code, Desired, Error, Granted, Instance, ObservedState, Operation, OperationKind,
     OperationState, Phase, Result,
 };
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
+use secrecy::SecretString;
 
 use super::row::{from_row, to_row};
 use super::write_error;
@@ -29,7 +31,28 @@ pub struct Changes {
     pub end: Vec<OperationEnd>,
     /// The data it leaves behind, to be listed.
     pub dataset: Option<Dataset>,
+    /// New values for secrets of its own.
+    pub keys: NewKeys,
 }
+
+/// Values of secrets that are written with a change.
+#[derive(Clone, Debug, Default)]
+pub struct NewKeys(Vec<(SecretName, SecretString)>);
+
+impl From<Vec<(SecretName, SecretString)>> for NewKeys {
+    fn from(keys: Vec<(SecretName, SecretString)>) -> Self {
+        Self(keys)
+    }
+}
+
+/// By name: values are not to be compared.
+impl PartialEq for NewKeys {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().map(|(name, _)| name).eq(other.0.iter().map(|(name, _)| name))
+    }
+}
+
+impl Eq for NewKeys {}
 
 impl Changes {
     /// Nothing but the change itself.
@@ -206,6 +229,10 @@ impl Tx {
         };
         if let Some(dataset) = &changes.dataset {
             self.put_dataset(dataset).await?;
+        }
+        let owner = SecretOwner { tenant: after.tenant.clone(), instance: Some(after.id.clone()) };
+        for (name, value) in &changes.keys.0 {
+            self.put_secret(&owner, name, value).await?;
         }
         if after.phase == Phase::Destroyed {
             self.bury(after, changes.dataset.is_some()).await?;

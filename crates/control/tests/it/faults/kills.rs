@@ -1,0 +1,114 @@
+//! The server is killed at every point of every operation, and another one goes on.
+
+use clawfarm_failpoint::Point;
+use clawfarm_model::{Code, Phase};
+use clawfarm_runtime_sim::ActKind;
+use futures::StreamExt;
+
+use super::child;
+use super::home::{Server, copy};
+use super::scenario::{self, Op, Scenario};
+
+/// Cases at a time: two cores' worth, and what waits.
+const AT_ONCE: usize = 3;
+
+async fn killed_everywhere(name: &str) {
+    let scenario = scenario::by_name(name);
+    let template = scenario::prepared(scenario).await;
+    let whole = copy(template.path());
+    let hits = child::run(whole.path(), name, None).await.hits;
+    assert!(hits.len() > 3, "{name} reaches hardly a point: {hits:?}");
+    // The first and the last time that each point is reached, and one between them.
+    let mut cases: Vec<(Point, u64)> = Vec::new();
+    for (point, count) in hits {
+        cases.extend([1, count.div_ceil(2), count].map(|hit| (point, hit)));
+    }
+    cases.dedup();
+    let template = template.path();
+    let outcomes = futures::stream::iter(cases)
+        .map(|(point, hit)| async move {
+            let home = copy(template);
+            let ended = child::run(home.path(), name, Some((point, hit))).await;
+            // How often it looks before it is ready is a matter of time; that it looks is not.
+            assert!(ended.killed || hit > 1, "{name}: {point:?} was not reached");
+            goes_on(home.path(), scenario, ended.accepted, &format!("{name}, killed at {point:?} {hit}"))
+                .await;
+            u32::from(ended.killed)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<u32>>()
+        .await;
+    eprintln!("{name}: {} cases, {} killed", outcomes.len(), outcomes.iter().sum::<u32>());
+}
+
+/// The next server brings it to its end; what was not acknowledged is asked for again.
+async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, what: &str) {
+    let server = Server::begin(home).await;
+    // A dataset is listed until it is known to be gone, so that its removal can be asked for again.
+    if accepted || scenario.op != Op::RemoveDataset {
+        server.settles(what).await;
+    }
+    if !accepted {
+        match scenario::perform(&server, scenario.op, "alice", 1).await {
+            Ok(Some(operation)) => {
+                let ended = scenario::ended(&server, &operation).await.unwrap();
+                assert!(ended.error.is_none(), "{what}: asked again, {:?}", ended.error);
+            }
+            Ok(None) => {}
+            // It had been done, and only the answer was lost.
+            Err(error) => {
+                assert!(
+                    error.code() == Code::NotFound
+                        && matches!(
+                            scenario.op,
+                            Op::Remove | Op::Purge | Op::RemoveDataset | Op::NewOfDataset
+                        )
+                        || error.code() == Code::Conflict && scenario.op == Op::RotateToken,
+                    "{what}: asked again, {error:?}"
+                );
+            }
+        }
+        server.settles(what).await;
+    }
+    let alice = server.by_name("alice").await;
+    assert_eq!(alice.as_ref().map(|i| i.phase), scenario.ends, "{what}: {alice:#?}");
+    let live = server.instances(false).await.iter().filter(|i| i.phase != Phase::Destroyed).count();
+    let wanted = usize::from(scenario.ends.is_some()) + usize::from(scenario.op == Op::Begin);
+    assert_eq!(live, wanted, "{what}: something was made twice or lost");
+    // A start for each time that one was due, and none beside: those before, and this one's.
+    if let Some(alice) = &alice {
+        let starts =
+            server.world.acts_on(&alice.id).unwrap().iter().filter(|a| **a == ActKind::Start).count();
+        let due = match scenario.op {
+            Op::New | Op::NewOfDataset | Op::Import | Op::Stop | Op::Kill | Op::Suspend | Op::Warm => 1..=1,
+            Op::Resume => 1..=1,
+            // Asked for once more, it is done once more.
+            _ => 2..=2 + usize::from(!accepted),
+        };
+        assert!(due.contains(&starts), "{what}: started {starts} times");
+    }
+    let datasets = server.world.datasets().unwrap().len();
+    assert_eq!(datasets, usize::from(scenario.op == Op::Remove), "{what}: datasets");
+    server.end().await;
+}
+
+macro_rules! killed_everywhere {
+    ($($name:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            killed_everywhere(stringify!($name)).await;
+        })*
+
+        /// A scenario without a test would prove nothing.
+        #[test]
+        fn every_scenario_is_run() {
+            let run = [$(stringify!($name)),*];
+            assert_eq!(run.as_slice(), scenario::ALL.iter().map(|s| s.name).collect::<Vec<_>>());
+        }
+    };
+}
+
+killed_everywhere!(
+    new new_of_dataset import start stop kill restart suspend warm thaw wake_by_message change
+    rotate_token remove purge remove_dataset begin
+);
