@@ -19,6 +19,9 @@ pub struct ServerInfo {
     /// Where it listens besides its socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// A service manager (systemd) runs it, and starts it again when it ends.
+    #[serde(default)]
+    pub supervised: bool,
 }
 
 /// `POST /server/shutdown`.

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::connect::{self, Server};
 use crate::output::clean_block;
 use crate::server::{ANOTHER_RUNS, CACHE_DIR, SIM_WORLD};
+use crate::service;
 
 /// How long a server may take until it answers: it opens its store and looks at every claw.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -41,12 +42,27 @@ pub(crate) async fn start(
     arguments: &[OsString],
 ) -> Result<(Client, ServerInfo), Error> {
     let log = home.join("server.log");
-    let mut child = Some(spawn(home, &log, arguments).map_err(|e| {
+    if service::is_coming(home).await {
+        // Between two lives of a service: its home is not to be taken from it.
+        return wait(app, server, home, &log, None).await;
+    }
+    let child = spawn(home, &log, arguments).map_err(|e| {
         Error::new(Code::Internal, format!("the server can't be started in {}: {e}", home.display()))
             .field("--home")
             .fix("give a folder that you may write to with --home or CLAWFARM_HOME")
             .source(e)
-    })?);
+    })?;
+    wait(app, server, home, &log, Some(child)).await
+}
+
+/// Waits until a server answers, and says why when `child` ends before.
+async fn wait(
+    app: &App,
+    server: &Server,
+    home: &Path,
+    log: &Path,
+    mut child: Option<Child>,
+) -> Result<(Client, ServerInfo), Error> {
     if app.ui.err_is_terminal && !app.ui.json {
         app.ui.note(app.ui.err.dim("Starting the server in the background ..."));
     }
@@ -62,16 +78,20 @@ pub(crate) async fn start(
         if let Some(status) = child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
             // Another server has the home's lock: it is the one to wait for.
             if status.code() != Some(i32::from(ANOTHER_RUNS)) {
-                return Err(ended(&log, &status.to_string()));
+                return Err(ended(log, &status.to_string()));
             }
             child = None;
         }
     }
     Err(Error::new(
         Code::Timeout,
-        format!("the server did not answer within {} s{}", LIMIT.as_secs(), tail(&log)),
+        format!("the server did not answer within {} s{}", LIMIT.as_secs(), tail(log)),
     )
-    .fix(format!("see {}, or run 'clawfarm serve' to watch it start", log.display())))
+    .fix(format!(
+        "see {}, or run 'clawfarm serve --home {}' to watch it start",
+        log.display(),
+        home.display()
+    )))
 }
 
 fn is_early(error: &Error) -> bool {
@@ -121,7 +141,7 @@ fn spawn(home: &Path, log: &Path, arguments: &[OsString]) -> io::Result<Child> {
 
 /// This program's file. When it was replaced while it runs (an upgrade), Linux says that it
 /// is deleted: then the new one at its place is meant.
-fn own_program() -> io::Result<PathBuf> {
+pub(crate) fn own_program() -> io::Result<PathBuf> {
     let path = std::env::current_exe()?;
     let name = path.to_string_lossy();
     Ok(name.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))

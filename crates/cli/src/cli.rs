@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     completion, context, dataset, doctor, down, events, exec, lifecycle, logs, new, open, ps, rm, secret,
-    send, serve, shell, status, target, token, version,
+    send, serve, service, shell, status, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -95,7 +95,7 @@ impl Cli {
         let matches = Self::command().try_get_matches()?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.global.typed = Typed::of(&matches);
-        cli.global.local_only = matches!(cli.command, Command::Serve(_));
+        cli.global.local_only = matches!(cli.command, Command::Serve(_) | Command::Service(_));
         Ok(cli)
     }
 }
@@ -152,6 +152,9 @@ pub(crate) enum Command {
     Target(target::TargetCommand),
     /// Run the server in the foreground
     Serve(Box<serve::ServeArgs>),
+    /// Have systemd run the server
+    #[command(subcommand, after_help = service::EXAMPLES)]
+    Service(service::ServiceCommand),
     /// Stop the server; the claws go on
     Down(down::DownArgs),
     /// See what works here, and what would mend the rest

@@ -13,6 +13,7 @@ mod docs;
 mod errors;
 mod output;
 mod server;
+mod service;
 mod terminal;
 
 use std::ffi::OsString;

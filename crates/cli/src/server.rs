@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clawfarm_adapters::Registry;
+use clawfarm_client::{Client, Endpoint};
 use clawfarm_control::{Control, Parts};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::{RuntimeKind, Target};
@@ -26,6 +27,7 @@ use crate::connect::{self, VERSION};
 use crate::context::{self, Choice, choose};
 use crate::database::remember;
 use crate::errors::{Failure, OK, Outcome, tell_error};
+use crate::service::notify::Manager;
 
 /// The exit code of a server in the background that found another one on its home: whoever
 /// started it waits for that one instead. `EX_TEMPFAIL` of sysexits.h, which no error has.
@@ -132,6 +134,10 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let control = Control::begin(parts).await?;
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
+    if let Some(manager) = Manager::from_environment() {
+        let own = Client::new(Endpoint::Unix(connect::socket(&folder)), admin_token.clone());
+        tokio::spawn(manager.attend(own, shutdown.clone()));
+    }
     let served = clawfarm_server::serve(ServerConfig {
         control,
         socket: connect::socket(&folder),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clawfarm_api::Shutdown;
-use clawfarm_model::Code;
+use clawfarm_model::{Code, Error};
 
 use crate::app::App;
 use crate::connect;
@@ -38,6 +38,14 @@ pub(crate) async fn run(app: &App, args: &DownArgs) -> Outcome {
         }
         return Ok(OK);
     };
+    if info.supervised {
+        return Err(Error::new(
+            Code::Conflict,
+            format!("the server (pid {}) is run by a service manager, which would start it again", info.pid),
+        )
+        .fix("systemctl stop clawfarm, with --user for a service of your own; claws are stopped with 'clawfarm stop'")
+        .into());
+    }
     match client.shutdown(Shutdown { claws: args.all }).await {
         Ok(()) => {}
         // With `--all` it answers once the claws are down, which can take longer than a call;

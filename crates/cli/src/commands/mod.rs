@@ -16,6 +16,7 @@ pub(crate) mod rm;
 pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod target;
@@ -55,6 +56,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Context(command) => context::run(app, &command),
         Command::Target(command) => target::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,
+        Command::Service(command) => Box::pin(service::run(app, &command)).await,
         Command::Down(args) => down::run(app, &args).await,
         Command::Doctor(args) => doctor::run(app, &args).await,
         Command::Version(args) => version::run(app, &args).await,

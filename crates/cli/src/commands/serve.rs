@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clawfarm_api::{ServerInfo, Shutdown};
+use clawfarm_client::Client;
 use clawfarm_model::{Code, Error};
 use clawfarm_server::Tls;
+use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::database::DatabaseArgs;
@@ -17,6 +19,9 @@ use crate::{background, connect};
 
 /// How long a server that is replaced may take to end.
 const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often to look whether it is back.
+const POLL: Duration = Duration::from_millis(50);
 
 /// `clawfarm serve`.
 #[derive(Debug, Args)]
@@ -101,7 +106,7 @@ impl ServeArgs {
     }
 
     /// The same options for a server in the background.
-    fn pass_on(&self) -> Result<Vec<OsString>, Error> {
+    pub(crate) fn pass_on(&self) -> Result<Vec<OsString>, Error> {
         let mut arguments: Vec<OsString> = self.database.pass_on()?;
         if let Some(listen) = &self.listen {
             arguments.extend(["--listen".into(), listen.to_string().into()]);
@@ -130,6 +135,9 @@ pub(crate) async fn run_from_client(app: &App, args: &ServeArgs) -> Outcome {
     let mut replaced = None;
     match app.running().await? {
         Some((_, info)) if !args.restart => return Err(runs_already(&info).into()),
+        Some((client, info)) if info.supervised => {
+            return restart_service(app, args, &client, &info).await;
+        }
         Some((client, info)) => {
             client.shutdown(Shutdown { claws: false }).await?;
             connect::wait_until_ended(app, &info, END_LIMIT).await?;
@@ -150,6 +158,39 @@ pub(crate) async fn run_from_client(app: &App, args: &ServeArgs) -> Outcome {
     } else {
         let listen = info.listen.as_ref().map(|l| format!(", listening at {l}")).unwrap_or_default();
         app.ui.line(format_args!("The server {} runs (pid {}{listen})", info.version, info.pid))?;
+    }
+    Ok(OK)
+}
+
+/// Ends a server that a service manager runs: it starts the new version by itself.
+async fn restart_service(app: &App, args: &ServeArgs, client: &Client, old: &ServerInfo) -> Outcome {
+    if !args.pass_on()?.is_empty() {
+        return Err(Error::new(
+            Code::Conflict,
+            "the server is run by a service manager, with options of its own",
+        )
+        .fix("change them with 'clawfarm service install'")
+        .into());
+    }
+    client.shutdown(Shutdown { claws: false }).await?;
+    connect::wait_until_ended(app, old, END_LIMIT).await?;
+    let begun = Instant::now();
+    let new = loop {
+        // Not there yet is no error: neither is its token's file.
+        if let Ok(Some((_, new))) = app.running().await {
+            break new;
+        }
+        if begun.elapsed() > END_LIMIT {
+            return Err(Error::new(Code::Timeout, "the service manager has not started the server again")
+                .fix("systemctl status clawfarm, with --user for a service of your own")
+                .into());
+        }
+        sleep(POLL).await;
+    };
+    if app.ui.json {
+        app.ui.document(&serde_json::json!({ "server": new, "replaced": old }))?;
+    } else {
+        app.ui.line(format_args!("The server {} runs (pid {})", new.version, new.pid))?;
     }
     Ok(OK)
 }

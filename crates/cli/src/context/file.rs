@@ -37,15 +37,19 @@ impl Default for Contexts {
 }
 
 /// The file's path.
-pub(crate) fn path() -> Result<PathBuf, Error> {
+fn path() -> Result<PathBuf, Error> {
+    Ok(config_folder()?.join("clawfarm").join("contexts.json"))
+}
+
+/// The folder of the user's configuration: `XDG_CONFIG_HOME`, or `~/.config`.
+pub(crate) fn config_folder() -> Result<PathBuf, Error> {
     let given = |variable| std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = given("XDG_CONFIG_HOME")
+    given("XDG_CONFIG_HOME")
         .or_else(|| std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".config")))
         .ok_or_else(|| {
-            Error::invalid("HOME", "you have no home folder to keep contexts in")
+            Error::invalid("HOME", "you have no home folder to keep your configuration in")
                 .fix("set HOME or XDG_CONFIG_HOME to a folder of yours")
-        })?;
-    Ok(folder.join("clawfarm").join("contexts.json"))
+        })
 }
 
 /// The contexts; none when there is no file.

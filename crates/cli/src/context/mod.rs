@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use choice::{Choice, Typed, choose, unknown};
-pub(crate) use file::{Changing, Contexts, read};
+pub(crate) use file::{Changing, Contexts, config_folder, read};
 
 /// This machine's own server, which is always there and needs no entry.
 pub(crate) const LOCAL: &str = "local";

@@ -8,6 +8,7 @@ mod handshake;
 mod hostile;
 mod pages;
 mod real;
+mod service;
 mod serving;
 mod support;
 mod terminal;

@@ -33,6 +33,14 @@ impl Client {
         self.done(Call::absolute(Method::GET, "/readyz")).await
     }
 
+    /// Whether it answers at all.
+    ///
+    /// # Errors
+    /// `Unavailable` and `Timeout` when it does not.
+    pub async fn alive(&self) -> Result<()> {
+        self.done(Call::absolute(Method::GET, "/healthz")).await
+    }
+
     /// Stops the server; it answers before it ends. With `claws` the answer comes when they
     /// are down.
     ///

@@ -22,6 +22,8 @@ pub(super) async fn info(State(state): State<ServerState>, _: Ctx) -> Json<Serve
         home: state.home().display().to_string(),
         started_at: state.started_at(),
         listen: state.listen().map(|address| address.to_string()),
+        // sd_notify(3): set by a manager that waits to be told.
+        supervised: std::env::var_os("NOTIFY_SOCKET").is_some(),
     })
 }
 
