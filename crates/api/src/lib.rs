@@ -18,7 +18,8 @@ pub use instance::{
 };
 pub use problem::Problem;
 pub use query::{
-    EventsQuery, InstanceQuery, LogsQuery, OperationQuery, OperationsQuery, RemoveQuery, SecretQuery,
+    EventsQuery, ForwardQuery, InstanceQuery, LogsQuery, OperationQuery, OperationsQuery, RemoveQuery,
+    SecretQuery,
 };
 pub use server::{Doctor, ServerInfo, Shutdown};
 pub use stored::{

@@ -52,6 +52,17 @@ pub struct InstanceQuery {
     pub limit: Option<u32>,
 }
 
+/// `GET /instances/{id}/port-forward`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct ForwardQuery {
+    /// The port that the instance listens on; its gateway's when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 1, maximum = 65535)]
+    pub port: Option<u16>,
+}
+
 /// `DELETE /instances/{id}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    completion, context, dataset, doctor, down, events, exec, lifecycle, logs, new, open, ps, rm, secret,
-    send, serve, service, shell, status, target, token, version,
+    completion, context, dataset, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps, rm,
+    secret, send, serve, service, shell, status, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -133,6 +133,8 @@ pub(crate) enum Command {
     Exec(exec::ExecArgs),
     /// Open a shell inside an instance
     Shell(shell::ShellArgs),
+    /// Make ports of an instance reachable on this machine
+    PortForward(forward::ForwardArgs),
     /// Print the address of an instance's dashboard
     Open(open::OpenArgs),
     /// Show or change an instance's gateway token

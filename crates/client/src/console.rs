@@ -10,6 +10,7 @@ use clawfarm_model::{Code, Error, Result};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use tokio::time::{Sleep, sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -20,7 +21,7 @@ use crate::connect::{Io, connect};
 use crate::endpoint::Endpoint;
 use crate::{CALL_TIMEOUT, http as plain};
 
-type Socket = WebSocketStream<Box<dyn Io>>;
+pub(crate) type Socket = WebSocketStream<Box<dyn Io>>;
 
 /// The longest piece of input in one message; longer ones are sent in parts. Below the
 /// server's limit of 1 MiB a message.
@@ -82,21 +83,32 @@ pub struct ConsoleReader {
 
 /// Opens the WebSocket at `path`, which a ticket named.
 pub(crate) async fn open(endpoint: &Endpoint, path: &str) -> Result<Console> {
+    let (sink, stream) = socket(endpoint, path, None).await?.split();
+    let silence = Box::pin(sleep(SILENCE_MAX));
+    Ok(Console { input: ConsoleWriter { sink }, output: ConsoleReader { stream, silence, done: false } })
+}
+
+/// Opens a WebSocket, which `credential` is for where no ticket is.
+pub(crate) async fn socket(
+    endpoint: &Endpoint,
+    path: &str,
+    credential: Option<HeaderValue>,
+) -> Result<Socket> {
     let stream = connect(endpoint).await?;
     let mut request = format!("ws://{}{path}", endpoint.authority())
         .into_client_request()
-        .map_err(|error| Error::internal("the server's ticket has an unusable path", error))?;
+        .map_err(|error| Error::internal("the server's address can't be used for a WebSocket", error))?;
+    if let Some(credential) = credential {
+        request.headers_mut().insert(AUTHORIZATION, credential);
+    }
     request.headers_mut().insert(CLIENT_VERSION_HEADER, HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     let config =
         WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX)).max_frame_size(Some(MESSAGE_MAX));
     let shake = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
-    let (socket, _) = match tokio::time::timeout(CALL_TIMEOUT, shake).await {
-        Ok(result) => result.map_err(refused)?,
-        Err(_) => return Err(Error::new(Code::Timeout, "the server did not open the console in time")),
-    };
-    let (sink, stream) = socket.split();
-    let silence = Box::pin(sleep(SILENCE_MAX));
-    Ok(Console { input: ConsoleWriter { sink }, output: ConsoleReader { stream, silence, done: false } })
+    match tokio::time::timeout(CALL_TIMEOUT, shake).await {
+        Ok(result) => Ok(result.map_err(refused)?.0),
+        Err(_) => Err(Error::new(Code::Timeout, "the server did not open the connection in time")),
+    }
 }
 
 fn refused(error: WsError) -> Error {
@@ -108,8 +120,8 @@ fn refused(error: WsError) -> Error {
     }
 }
 
-fn broken(error: WsError) -> Error {
-    Error::new(Code::Unavailable, "the connection to the console broke").source(error)
+pub(crate) fn broken(error: WsError) -> Error {
+    Error::new(Code::Unavailable, "the connection to the server broke").source(error)
 }
 
 impl ConsoleWriter {

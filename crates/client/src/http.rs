@@ -39,6 +39,11 @@ impl Inner {
         Self { endpoint, token, idle: Mutex::new(Vec::new()) }
     }
 
+    /// What presents the token.
+    pub(crate) fn credential(&self) -> Result<HeaderValue> {
+        bearer(&self.token)
+    }
+
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::from_fn(|| idle.pop()).find(SendRequest::is_ready)
@@ -113,6 +118,11 @@ impl Call {
     pub(crate) const fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// Its path and query.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
     }
 
     fn request(&self, inner: &Inner) -> Result<Request<Full<Bytes>>> {

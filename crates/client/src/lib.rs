@@ -8,6 +8,7 @@ mod calls;
 mod connect;
 mod console;
 mod endpoint;
+mod forward;
 mod http;
 mod sse;
 mod stream;
@@ -21,6 +22,7 @@ use secrecy::SecretString;
 pub use connect::connect_unix;
 pub use console::{Console, ConsoleInput, ConsoleOutput, ConsoleReader, ConsoleWriter};
 pub use endpoint::Endpoint;
+pub use forward::Tunnel;
 pub use sse::{Parser as SseParser, SseEvent};
 pub use stream::ItemStream;
 

@@ -137,7 +137,8 @@ pub(crate) async fn pump(socket: WebSocket, session: ExecSession, stop: Cancella
     close(sink, stream).await;
 }
 
-async fn close(mut sink: SplitSink<WebSocket, Message>, mut stream: SplitStream<WebSocket>) {
+/// Says goodbye, and waits a moment for the peer's.
+pub(crate) async fn close(mut sink: SplitSink<WebSocket, Message>, mut stream: SplitStream<WebSocket>) {
     let goodbye = Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }));
     // Whatever the peer still sends is read away, or the kernel would take back our last words.
     let _ = timeout(CLOSE_LIMIT, async {

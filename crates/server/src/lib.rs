@@ -9,6 +9,7 @@ mod api;
 mod console;
 mod error;
 mod extract;
+mod forward;
 mod layers;
 mod listen;
 mod metrics;

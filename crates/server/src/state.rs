@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
 use crate::console::Consoles;
+use crate::forward::Forwards;
 use crate::metrics::Metrics;
 
 /// What a [`ServerState`] is made of.
@@ -43,6 +44,7 @@ struct Inner {
     started_at: Timestamp,
     shutdown: CancellationToken,
     consoles: Consoles,
+    forwards: Forwards,
     metrics: Metrics,
 }
 
@@ -59,6 +61,7 @@ impl ServerState {
                 started_at: Timestamp::now(),
                 shutdown: config.shutdown,
                 consoles: Consoles::default(),
+                forwards: Forwards::default(),
                 metrics: Metrics::install(),
             }),
         }
@@ -86,6 +89,10 @@ impl ServerState {
 
     pub(crate) fn consoles(&self) -> &Consoles {
         &self.inner.consoles
+    }
+
+    pub(crate) fn forwards(&self) -> &Forwards {
+        &self.inner.forwards
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

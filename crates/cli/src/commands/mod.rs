@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod forward;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod new;
@@ -49,6 +50,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Events(args) => events::run(app, &args).await,
         Command::Exec(args) => exec::run(app, args).await,
         Command::Shell(args) => shell::run(app, &args).await,
+        Command::PortForward(args) => forward::run(app, &args).await,
         Command::Open(args) => open::run(app, &args).await,
         Command::Token(command) => token::run(app, &command).await,
         Command::Secret(command) => secret::run(app, &command).await,

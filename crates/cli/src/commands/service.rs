@@ -319,7 +319,7 @@ async fn status(app: &App, scope: &Scope) -> Outcome {
     app.ui.line(format_args!("active   {}", crate::output::clean_line(&active)))?;
     match server {
         Some(info) if info.supervised => {
-            app.ui.line(format_args!("server   {} (pid {})", info.version, info.pid))?
+            app.ui.line(format_args!("server   {} (pid {})", info.version, info.pid))?;
         }
         Some(info) => app.ui.line(format_args!(
             "server   {} (pid {}), started by a command and not by a service",

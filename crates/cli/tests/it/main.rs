@@ -4,6 +4,7 @@ mod browser;
 mod contexts;
 mod fake;
 mod farm;
+mod forward;
 mod handshake;
 mod hostile;
 mod pages;

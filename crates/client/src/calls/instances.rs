@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clawfarm_api::{
-    Accepted, ConsoleRequest, ConsoleTicket, CreateInstance, DashboardView, InstanceList, InstanceQuery,
-    InstanceView, LogEntry, LogList, LogsQuery, MetricsView, RemoveQuery, SendEvent, SendRequest,
-    StopRequest, SuspendRequest, TokenView, UpdateInstance,
+    Accepted, ConsoleRequest, ConsoleTicket, CreateInstance, DashboardView, ForwardQuery, InstanceList,
+    InstanceQuery, InstanceView, LogEntry, LogList, LogsQuery, MetricsView, RemoveQuery, SendEvent,
+    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance,
 };
 use clawfarm_model::Result;
 use http::Method;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::http::Call;
 use crate::stream::{ItemStream, items};
-use crate::{Client, Console, console};
+use crate::{Client, Console, Tunnel, console};
 
 /// How long a claw may take until it begins to answer a message.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -211,6 +211,18 @@ impl Client {
     /// `Unauthenticated` when the ticket was used before or is too old; otherwise see [`Client`].
     pub async fn console(&self, ticket: &ConsoleTicket) -> Result<Console> {
         console::open(self.endpoint(), &ticket.path).await
+    }
+
+    /// Opens a connection to a port of an instance, to its gateway's when none is given. One that
+    /// sleeps is woken.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not listen there; otherwise see [`Client`].
+    pub async fn port_forward(&self, id: &str, port: Option<u16>) -> Result<Tunnel> {
+        let call = Call::get(&["instances", id, "port-forward"]).query(&ForwardQuery { port })?;
+        let credential = self.inner.credential()?;
+        let socket = console::socket(self.endpoint(), call.target(), Some(credential)).await?;
+        Ok(Tunnel { socket })
     }
 
     async fn verb(&self, id: &str, verb: &str) -> Result<Accepted> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod change;
 pub(crate) mod create;
+mod forward;
 mod lifecycle;
 mod read;
 mod send;

@@ -46,7 +46,7 @@ impl Control {
         Ok(answer.map(move |piece| piece.map_err(|e| named(e, &id))).boxed())
     }
 
-    async fn awake(&self, context: &Context, instance: Instance) -> Result<Instance> {
+    pub(super) async fn awake(&self, context: &Context, instance: Instance) -> Result<Instance> {
         match instance.phase {
             Phase::Ready => Ok(instance),
             Phase::Warm

@@ -64,13 +64,13 @@ pub(super) async fn open(
         .on_upgrade(move |socket| pump(socket, session, stop, place)))
 }
 
-fn no_websocket(rejection: &WebSocketUpgradeRejection) -> ApiError {
+pub(super) fn no_websocket(rejection: &WebSocketUpgradeRejection) -> ApiError {
     ApiError::http(
         StatusCode::UPGRADE_REQUIRED,
         "Upgrade required",
-        Error::new(Code::InvalidInput, format!("a console is a WebSocket: {rejection}"))
+        Error::new(Code::InvalidInput, format!("this is a WebSocket: {rejection}"))
             .field("Upgrade")
-            .fix("open it as a WebSocket, with a new ticket"),
+            .fix("open it as a WebSocket (a console with a new ticket)"),
     )
 }
 

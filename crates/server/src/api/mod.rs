@@ -5,6 +5,7 @@ mod datasets;
 mod docs;
 mod doctor;
 mod events;
+mod forward;
 mod health;
 mod instances;
 mod lifecycle;
@@ -70,6 +71,7 @@ fn plain() -> OpenApiRouter<ServerState> {
 fn waiting() -> OpenApiRouter<ServerState> {
     OpenApiRouter::new()
         .routes(routes!(console::open))
+        .routes(routes!(forward::open))
         .routes(routes!(send::send))
         .routes(routes!(logs::instance))
         .routes(routes!(events::all))

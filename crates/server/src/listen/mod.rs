@@ -108,7 +108,7 @@ async fn run(
             }
         },
     );
-    tokio::join!(connections.finish(GRACE), state.consoles().finish(GRACE));
+    tokio::join!(connections.finish(GRACE), state.consoles().finish(GRACE), state.forwards().finish(GRACE));
 }
 
 fn check_listen(config: &ServerConfig) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Each test holds one OpenClaw for most of a minute, so each looks at all it can meanwhile.
 
 mod farm;
+mod forward;
 mod hostile;
 mod life;
 mod secrets;
