@@ -104,7 +104,7 @@ async fn accept(
             Ok((stream, _)) => {
                 let (ui, client, id) = (ui.clone(), client.clone(), Arc::clone(id));
                 tokio::spawn(async move {
-                    if let Err(error) = carry(&client, &id, remote, stream).await {
+                    if let Err(error) = carry(&ui, &client, &id, remote, stream).await {
                         tell_error(&ui, &error);
                     }
                 });
@@ -120,11 +120,18 @@ async fn accept(
     }
 }
 
-async fn carry(client: &Client, id: &str, remote: u16, stream: TcpStream) -> Result<(), Error> {
+async fn carry(ui: &Ui, client: &Client, id: &str, remote: u16, stream: TcpStream) -> Result<(), Error> {
     // What is small must not wait for more; an error here only means slower.
     let _ = stream.set_nodelay(true);
-    let tunnel = client.port_forward(id, Some(remote)).await?;
-    tunnel.carry(stream).await
+    match client.port_forward(id, Some(remote)).await {
+        Ok(tunnel) => tunnel.carry(stream).await,
+        Err(error) => {
+            // Told before it is hung up on, so that whoever sees that can read why.
+            tell_error(ui, &error);
+            drop(stream);
+            Ok(())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,8 @@ impl Forward {
         stream.set_read_timeout(Some(LIMIT)).expect("set");
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("asked");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answered");
+        // A connection that is refused is hung up on before what was asked is read.
+        let _ = stream.read_to_string(&mut answer);
         answer
     }
 }
