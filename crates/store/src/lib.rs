@@ -14,6 +14,7 @@
 
 mod audit;
 mod backend;
+mod backup;
 mod convert;
 mod crypto;
 mod datasets;
@@ -29,6 +30,7 @@ mod migration;
 mod operations;
 mod page;
 mod projects;
+mod retention;
 mod secrets;
 mod servers;
 mod signals;
@@ -38,10 +40,12 @@ mod tx;
 
 pub use audit::{AuditEntry, Outcome};
 pub use backend::{Database, PostgresUrl};
+pub use backup::Contents;
 pub use events::{EventFilter, Told};
 pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance, NewKeys};
 pub use key::MasterKey;
 pub use operations::{NewOperation, OperationEnd};
 pub use page::{Page, PageRequest};
+pub use retention::{Pruned, Retention};
 pub use servers::Beat;
 pub use store::{Store, StoreConfig};

@@ -8,6 +8,7 @@ use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::{Code, Error, Result, Timestamp};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect,
+    TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager, seaql_migrations};
 use tokio::task::JoinSet;
@@ -22,7 +23,18 @@ use crate::tx::Tx;
 use crate::{backend, crypto};
 
 /// The key of the fact that says which master key this database belongs to.
-const PROOF: &str = "store.master_key_proof";
+pub(crate) const PROOF: &str = "store.master_key_proof";
+
+/// The fact that says how many migrations a program must know to run on this database.
+const COMPATIBLE_FROM: &str = "store.compatible_from";
+
+/// The versions of the schema, and which programs may run on the latest.
+pub(crate) trait Schema: MigratorTrait {
+    /// A program that knows so many migrations may run beside one that knows them all: those
+    /// after it only add what the older one does not miss. Raised by the migration that takes
+    /// something away (the contract step), a release after what replaces it came.
+    const COMPATIBLE_FROM: usize;
+}
 
 /// Where the store is and what it is encrypted with.
 #[derive(Debug)]
@@ -78,7 +90,7 @@ impl Store {
         Self::open_with::<Migrator>(config).await
     }
 
-    pub(crate) async fn open_with<M: MigratorTrait>(config: StoreConfig) -> Result<Self> {
+    pub(crate) async fn open_with<M: Schema>(config: StoreConfig) -> Result<Self> {
         let StoreConfig { database, master_key } = config;
         let Connections { writer, reader, gate, postgres, description } = backend::open(&database).await?;
         prepare::<M>(&gate, &database, &description, &master_key).await?;
@@ -133,7 +145,7 @@ impl Store {
 }
 
 /// Looks at what is there, and brings its schema up to date when it may.
-async fn prepare<M: MigratorTrait>(
+async fn prepare<M: Schema>(
     gate: &DatabaseConnection,
     database: &Database,
     description: &str,
@@ -142,6 +154,11 @@ async fn prepare<M: MigratorTrait>(
     let applied = applied(gate).await?;
     let known: Vec<String> = M::migrations().iter().map(|m| m.name().to_owned()).collect();
     if let Some(newer) = applied.iter().find(|name| !known.contains(name)) {
+        check_key(gate, key).await?;
+        if compatible_from(gate).await? <= known.len() && known.iter().all(|name| applied.contains(name)) {
+            tracing::warn!(schema = %newer, "the database was brought up to date by a newer clawfarm, beside which this one may run for the time of an upgrade");
+            return Ok(());
+        }
         let fix = match database {
             Database::Sqlite(path) => format!(
                 "use that newer version, or put back the copy {}",
@@ -170,8 +187,13 @@ async fn prepare<M: MigratorTrait>(
     {
         tracing::info!(copy = %copy.display(), migration = %next, "copied the database before bringing it up to date");
     }
-    M::up(gate, None).await.map_err(|e| {
-        let told = db(e);
+    let migrated = async {
+        let txn = gate.begin().await.map_err(db)?;
+        M::up(&txn, None).await.map_err(db)?;
+        raise_compatible_from::<M>(&txn).await?;
+        txn.commit().await.map_err(db)
+    };
+    migrated.await.map_err(|told| {
         Error::new(
             told.code(),
             format!("the database ({description}) can't be brought up to date: {}", told.message()),
@@ -181,13 +203,29 @@ async fn prepare<M: MigratorTrait>(
     })
 }
 
-/// The migrations that were applied, without changing anything.
-async fn applied(writer: &DatabaseConnection) -> Result<Vec<String>> {
+async fn compatible_from(on: &impl ConnectionTrait) -> Result<usize> {
+    // A database without it was written by a program that allowed none beside it.
+    Ok(fact(on, COMPATIBLE_FROM).await?.and_then(|text| text.parse().ok()).unwrap_or(usize::MAX))
+}
+
+/// Writes down which programs may run on this schema.
+pub(crate) async fn raise_compatible_from<M: Schema>(on: &impl ConnectionTrait) -> Result<()> {
+    put_fact(on, COMPATIBLE_FROM, M::COMPATIBLE_FROM.to_string(), Timestamp::now()).await
+}
+
+/// The migrations that were applied, without changing anything; in their order.
+pub(crate) async fn applied<'c, C>(writer: &'c C) -> Result<Vec<String>>
+where
+    C: ConnectionTrait + Sync,
+    &'c C: sea_orm_migration::IntoSchemaManagerConnection<'c>,
+{
     if !SchemaManager::new(writer).has_table("seaql_migrations").await.map_err(db)? {
         return Ok(Vec::new());
     }
     let rows = seaql_migrations::Entity::find().all(writer).await.map_err(db)?;
-    Ok(rows.into_iter().map(|row| row.version).collect())
+    let mut names: Vec<String> = rows.into_iter().map(|row| row.version).collect();
+    names.sort();
+    Ok(names)
 }
 
 /// Refuses a key that is not this database's, before anything is written with it.
@@ -254,7 +292,7 @@ mod tests {
 
     impl<const WORKS: bool> MigrationName for Step<WORKS> {
         fn name(&self) -> &str {
-            "m0002_later"
+            "m9000_later"
         }
     }
 
@@ -281,6 +319,10 @@ mod tests {
         }
     }
 
+    impl<const WORKS: bool> Schema for Later<WORKS> {
+        const COMPATIBLE_FROM: usize = usize::MAX;
+    }
+
     fn config(path: &Path) -> StoreConfig {
         StoreConfig::sqlite(path, MasterKey::from_bytes([7; 32]))
     }
@@ -293,7 +335,7 @@ mod tests {
     async fn the_database_is_copied_before_its_schema_changes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("clawfarm.db");
-        let copy = dir.path().join("clawfarm.db.before-m0002_later");
+        let copy = dir.path().join("clawfarm.db.before-m9000_later");
         let context = clawfarm_model::Context::system("test");
 
         let store = Store::open(config(&path)).await.unwrap();
@@ -310,7 +352,7 @@ mod tests {
         assert_eq!(names(), [""; 0], "a new database has nothing to copy");
         // Not closed: what is still in the log belongs into the copy too.
         let later = Store::open_with::<Later<true>>(config(&path)).await.unwrap();
-        assert_eq!(names(), ["clawfarm.db.before-m0002_later"]);
+        assert_eq!(names(), ["clawfarm.db.before-m9000_later"]);
         assert!(has(&later, "later").await);
         assert_eq!(later.meta_get(&context, "node").await.unwrap().as_deref(), Some("n1"));
         store.close().await;

@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod dataset;
 pub mod event;
+pub mod event_mark;
 pub mod idempotency_key;
 pub mod instance;
 pub mod label;

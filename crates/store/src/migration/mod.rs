@@ -5,12 +5,26 @@ use sea_orm_migration::prelude::*;
 mod columns;
 mod m0001_first;
 mod m0002_servers;
+mod m0003_retention;
+#[cfg(test)]
+mod tests;
+
+use crate::store::Schema;
 
 pub(crate) struct Migrator;
+
+impl Schema for Migrator {
+    /// Since servers share a database, one that knows nothing of leases must not be among them.
+    const COMPATIBLE_FROM: usize = 2;
+}
 
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_first::Migration), Box::new(m0002_servers::Migration)]
+        vec![
+            Box::new(m0001_first::Migration),
+            Box::new(m0002_servers::Migration),
+            Box::new(m0003_retention::Migration),
+        ]
     }
 }

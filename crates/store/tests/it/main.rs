@@ -1,5 +1,6 @@
 //! The store on real SQLite files and on a real PostgreSQL.
 
+mod backup;
 mod create;
 mod instances;
 mod isolation;
@@ -10,5 +11,6 @@ mod opening;
 mod parallel;
 mod postgres;
 mod removal;
+mod retention;
 mod secrets;
 mod support;

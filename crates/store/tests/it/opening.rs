@@ -70,6 +70,14 @@ async fn a_newer_schema_is_refused_and_left_alone(on: On) {
     db.execute_unprepared("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_future', 0)")
         .await
         .unwrap();
+    // One that only adds: for the time of an upgrade old and new servers run side by side.
+    let beside = bed.place.open().await;
+    beside.meta_set(&system(), "node", "old").await.unwrap();
+    beside.close().await;
+    // One that takes something away.
+    db.execute_unprepared("UPDATE meta SET value = '9999' WHERE key = 'store.compatible_from'")
+        .await
+        .unwrap();
     db.close().await.unwrap();
     let before = bed.place.contents();
     let error = Store::open(bed.place.config()).await.unwrap_err();

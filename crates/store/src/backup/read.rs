@@ -1,0 +1,208 @@
+//! Making a database from a backup: whole or not at all.
+
+use std::path::{Path, PathBuf};
+
+use clawfarm_model::{Code, Error, Result};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement, TransactionTrait, Value,
+};
+use sea_orm_migration::{MigratorTrait, SchemaManager};
+use serde_json::Value as Json;
+
+use super::file::Reader;
+use super::{LEFT_OUT, NUMBERED, Row, TABLES, refused};
+use crate::backend::{self, Database};
+use crate::crypto;
+use crate::error::db;
+use crate::key::MasterKey;
+use crate::migration::Migrator;
+use crate::store::{PROOF, Store, raise_compatible_from};
+
+/// What a backup holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// The version of clawfarm that wrote it.
+    pub version: String,
+    /// When, in UTC.
+    pub made_at: String,
+    /// How many rows.
+    pub rows: u64,
+    /// How many of them are instances, destroyed ones among them.
+    pub instances: u64,
+}
+
+impl Store {
+    /// Makes `database` what the backup says. All of the file is checked before anything is
+    /// changed, and all is changed in one transaction. What was there goes when `force` is
+    /// given; a SQLite file is copied to `<file>.before-restore` first.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the file is damaged, of a newer clawfarm, or of another master key;
+    /// `Conflict` when the database holds a state and `force` is not given, or a server lives
+    /// on it. Nothing is changed then.
+    pub async fn restore(database: &Database, path: &Path, key: &MasterKey, force: bool) -> Result<Contents> {
+        let (contents, schema) = check(path, key)?;
+        let connections = backend::open(database).await?;
+        let done = restore(&connections.gate, database, path, &schema, force).await;
+        for connection in [&connections.gate, &connections.reader, &connections.writer] {
+            let _ = connection.close_by_ref().await;
+        }
+        done.map(|()| contents)
+    }
+}
+
+/// Reads all of it once.
+fn check(path: &Path, key: &MasterKey) -> Result<(Contents, Vec<String>)> {
+    let mut reader = Reader::begin(path)?;
+    let head = reader.head.clone();
+    let known: Vec<String> = Migrator::migrations().iter().map(|m| m.name().to_owned()).collect();
+    if !known.starts_with(&head.schema) || head.schema.is_empty() {
+        return Err(refused(path, &format!("it was written by a newer clawfarm ({})", shown(&head.version)))
+            .fix("use that newer version; nothing was changed"));
+    }
+    let (mut rows, mut instances, mut proof) = (0, 0, None);
+    while let Some((table, row)) = reader.next()? {
+        rows += 1;
+        instances += u64::from(table == "instances");
+        if table == "meta" && row.get("key").and_then(Json::as_str) == Some(PROOF) {
+            proof = row.get("value").and_then(Json::as_str).map(str::to_owned);
+        }
+        if row.keys().any(|name| !is_name(name)) || !row.values().all(is_value) {
+            return Err(refused(path, &format!("row {rows} is damaged")));
+        }
+    }
+    if !proof.is_some_and(|proof| crypto::proves(key, &proof)) {
+        return Err(refused(path, "it was made under another master key")
+            .fix("put the master.key that belongs to it into the home first; nothing was changed"));
+    }
+    Ok((
+        Contents { version: shown(&head.version), made_at: shown(&head.made_at), rows, instances },
+        head.schema,
+    ))
+}
+
+async fn restore(
+    gate: &DatabaseConnection,
+    database: &Database,
+    path: &Path,
+    schema: &[String],
+    force: bool,
+) -> Result<()> {
+    let manager = SchemaManager::new(gate);
+    if manager.has_table("instances").await.map_err(db)? {
+        if manager.has_table("servers").await.map_err(db)? {
+            no_server_lives(gate).await?;
+        }
+        if !force && holds_state(gate).await? {
+            return Err(Error::new(Code::Conflict, "the database holds a state already")
+                .field("--force")
+                .fix(
+                    "give --force to have it replaced; make a backup of it first with 'clawfarm db backup'",
+                ));
+        }
+        let copy: Option<PathBuf> = backend::copy_before(gate, database, "restore").await?;
+        if let Some(copy) = copy {
+            tracing::info!(copy = %copy.display(), "copied the database before it is replaced");
+        }
+    }
+    let txn = gate.begin().await.map_err(db)?;
+    for table in TABLES.iter().rev().map(|(name, _)| name).chain(LEFT_OUT) {
+        run(&txn, &format!("DROP TABLE IF EXISTS {table}")).await?;
+    }
+    let steps = u32::try_from(schema.len()).unwrap_or(u32::MAX);
+    Migrator::up(&txn, Some(steps)).await.map_err(db)?;
+    let mut reader = Reader::begin(path)?;
+    while let Some((table, row)) = reader.next()? {
+        insert(&txn, table, &row).await?;
+    }
+    Migrator::up(&txn, None).await.map_err(db)?;
+    raise_compatible_from::<Migrator>(&txn).await?;
+    number_on(&txn).await?;
+    txn.commit().await.map_err(db)
+}
+
+async fn run(txn: &DatabaseTransaction, sql: &str) -> Result<()> {
+    txn.execute_unprepared(sql).await.map(drop).map_err(db)
+}
+
+async fn insert(txn: &DatabaseTransaction, table: &str, row: &Row) -> Result<()> {
+    let backend = txn.get_database_backend();
+    let (mut marks, mut values): (Vec<String>, Vec<Value>) = Default::default();
+    for value in row.values() {
+        let value = match value {
+            Json::Null => {
+                marks.push("NULL".to_owned());
+                continue;
+            }
+            Json::Number(n) => n.as_i64().into(),
+            other => other.as_str().unwrap_or_default().into(),
+        };
+        values.push(value);
+        marks.push(if backend == DbBackend::Postgres {
+            format!("${}", values.len())
+        } else {
+            "?".to_owned()
+        });
+    }
+    let names: Vec<_> = row.keys().map(|name| format!("\"{name}\"")).collect();
+    let sql = format!("INSERT INTO {table} ({}) VALUES ({})", names.join(", "), marks.join(", "));
+    txn.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await.map(drop).map_err(db)
+}
+
+/// The next row gets a number above all that were ever given.
+async fn number_on(txn: &DatabaseTransaction) -> Result<()> {
+    if txn.get_database_backend() != DbBackend::Postgres {
+        // SQLite takes note of each number that is inserted.
+        return Ok(());
+    }
+    for table in NUMBERED {
+        let highest = if *table == "events" {
+            "GREATEST((SELECT max(seq) FROM events), (SELECT max(gone) FROM event_marks), 0)".to_owned()
+        } else {
+            format!("COALESCE((SELECT max(seq) FROM {table}), 0)")
+        };
+        let sql = format!("SELECT setval(pg_get_serial_sequence('{table}', 'seq'), {highest} + 1, false)");
+        txn.query_one_raw(Statement::from_string(DbBackend::Postgres, sql)).await.map_err(db)?;
+    }
+    Ok(())
+}
+
+async fn holds_state(gate: &DatabaseConnection) -> Result<bool> {
+    for table in ["instances", "datasets", "secrets"] {
+        let sql = format!("SELECT 1 AS one FROM {table} LIMIT 1");
+        let one = gate.query_one_raw(Statement::from_string(gate.get_database_backend(), sql)).await;
+        if one.map_err(db)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn no_server_lives(gate: &DatabaseConnection) -> Result<()> {
+    let now = crate::servers::database_now(gate).await?;
+    let sql = format!("SELECT name FROM servers WHERE expires_at > {now} LIMIT 1");
+    let row =
+        gate.query_one_raw(Statement::from_string(gate.get_database_backend(), sql)).await.map_err(db)?;
+    match row.and_then(|row| row.try_get::<String>("", "name").ok()) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(Code::Conflict, format!("the server '{name}' runs on this database"))
+            .fix("stop all servers of this database ('clawfarm down' on each) and try again; a crashed one is forgotten within half a minute")),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=40).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn is_value(value: &Json) -> bool {
+    match value {
+        Json::Null | Json::String(_) => true,
+        Json::Number(n) => n.is_i64(),
+        _ => false,
+    }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(60).flat_map(char::escape_default).collect()
+}
