@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    completion, context, dataset, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps, rm,
+    completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps, rm,
     secret, send, serve, service, shell, status, target, token, version,
 };
 use crate::context::Typed;
@@ -95,7 +95,8 @@ impl Cli {
         let matches = Self::command().try_get_matches()?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.global.typed = Typed::of(&matches);
-        cli.global.local_only = matches!(cli.command, Command::Serve(_) | Command::Service(_));
+        cli.global.local_only =
+            matches!(cli.command, Command::Serve(_) | Command::Service(_) | Command::Db(_));
         Ok(cli)
     }
 }
@@ -157,6 +158,9 @@ pub(crate) enum Command {
     /// Have systemd run the server
     #[command(subcommand, after_help = service::EXAMPLES)]
     Service(service::ServiceCommand),
+    /// Save the server's state to a file, and put it back
+    #[command(subcommand, after_help = db::EXAMPLES)]
+    Db(db::DbCommand),
     /// Stop the server; the claws go on
     Down(down::DownArgs),
     /// See what works here, and what would mend the rest

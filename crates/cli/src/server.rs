@@ -132,6 +132,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let targets = targets(&folder, claws.port()).await?;
     let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };
     let control = Control::begin(parts).await?;
+    control.keep_house(args.retention());
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     if let Some(manager) = Manager::from_environment() {

@@ -10,6 +10,7 @@ mod core;
 mod doctor;
 mod events;
 mod faulty;
+mod housekeeping;
 mod instances;
 mod keys;
 mod operations;
@@ -30,7 +31,7 @@ use clawfarm_model::{Context, Instance, Operation, Result};
 use clawfarm_runtime::Runtime;
 use clawfarm_store::Store;
 
-pub use clawfarm_store::{Idempotency, InstanceFilter, Page};
+pub use clawfarm_store::{Idempotency, InstanceFilter, Page, Retention};
 pub use events::Follower;
 pub use instances::change::Change;
 pub use instances::create::NewInstance;

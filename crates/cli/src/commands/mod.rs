@@ -3,6 +3,7 @@
 pub(crate) mod completion;
 pub(crate) mod context;
 pub(crate) mod dataset;
+pub(crate) mod db;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod events;
@@ -55,6 +56,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Token(command) => token::run(app, &command).await,
         Command::Secret(command) => secret::run(app, &command).await,
         Command::Dataset(command) => dataset::run(app, &command).await,
+        Command::Db(command) => db::run(app, &command).await,
         Command::Context(command) => context::run(app, &command),
         Command::Target(command) => target::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,

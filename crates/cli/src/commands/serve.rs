@@ -10,6 +10,7 @@ use clawfarm_api::{ServerInfo, Shutdown};
 use clawfarm_client::Client;
 use clawfarm_model::{Code, Error};
 use clawfarm_server::Tls;
+use clawfarm_store::Retention;
 use tokio::time::{Instant, sleep};
 
 use crate::app::App;
@@ -44,6 +45,15 @@ pub(crate) struct ServeArgs {
     allow_plaintext: bool,
     #[command(flatten)]
     database: DatabaseArgs,
+    /// For how many days events, ended operations and removed instances are kept
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_days: u32,
+    /// How many events of an instance are kept, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..))]
+    keep_events: u64,
+    /// How many ended operations of an instance are kept, the newest
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    keep_operations: u64,
     /// Replace the server that runs; the new one runs in the background
     #[arg(long)]
     restart: bool,
@@ -100,6 +110,12 @@ impl ServeArgs {
         self.allow_plaintext
     }
 
+    /// How much history is kept.
+    pub(crate) fn retention(&self) -> Retention {
+        let age = Duration::from_secs(u64::from(self.keep_days) * 24 * 3600);
+        Retention { age, events: self.keep_events, operations: self.keep_operations, ..Retention::default() }
+    }
+
     /// Where its state is kept.
     pub(crate) const fn database(&self) -> &DatabaseArgs {
         &self.database
@@ -117,6 +133,13 @@ impl ServeArgs {
                     .map_err(|e| Error::invalid(option, format!("{} can't be used: {e}", file.display())))?;
                 arguments.extend([option.into(), file.into()]);
             }
+        }
+        for (option, value) in [
+            ("--keep-days", u64::from(self.keep_days)),
+            ("--keep-events", self.keep_events),
+            ("--keep-operations", self.keep_operations),
+        ] {
+            arguments.extend([option.into(), value.to_string().into()]);
         }
         if self.allow_plaintext {
             arguments.push("--allow-plaintext".into());

@@ -2,6 +2,7 @@
 
 mod browser;
 mod contexts;
+mod database;
 mod fake;
 mod farm;
 mod forward;

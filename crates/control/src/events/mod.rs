@@ -16,7 +16,8 @@ impl Control {
     /// one instance when it is given. With the number to ask on from.
     ///
     /// # Errors
-    /// `NotFound` when there is no such instance.
+    /// `NotFound` when there is no such instance; `Gone` when events after number `after` were
+    /// pruned, so that the answer would have a hole in it.
     pub async fn events(
         &self,
         context: &Context,
@@ -28,6 +29,9 @@ impl Control {
             Some(text) => Some(self.core.store.resolve(context, text).await?),
             None => None,
         };
+        if let Some(after) = after.filter(|after| *after > 0) {
+            self.core.store.check_events_after(context, instance.as_ref(), after).await?;
+        }
         let filter = EventFilter { instance, after_seq: after, newest: after.is_none() };
         let events = self.core.store.events(context, &filter, limit).await?;
         let last = events.last().map_or(after.unwrap_or(0), |e| e.seq);

@@ -29,7 +29,7 @@ fn rows_of_the_first() -> Vec<String> {
              run, port, version, spec, intent, observed, observed_at, unknown_since, health, restarts, memory_mib, \
              restarts_total, attempts, not_before, phase_since, last_error, labels, created_at, updated_at) VALUES \
              ('alice-x7k2m', 'default', 'default', 'alice', 'openclaw', 'process', 'local', 'ready', 'running', 3, 2, \
-             21000, 9, '{spec}', '{intent}', NULL, NULL, NULL, 'healthy', 1, 1024, 4, 0, NULL, 1, NULL, '{{}}', 1, 2)"
+             21000, 9, '{spec}', '{intent}', NULL, NULL, NULL, 'passing', 1, 1024, 4, 0, NULL, 1, NULL, '{{}}', 1, 2)"
         ),
         "INSERT INTO instance_labels VALUES ('alice-x7k2m', 'team', 'blue')".into(),
         "INSERT INTO events (at, tenant, instance, level, reason, message) VALUES \
