@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps, rm,
-    secret, send, serve, service, shell, status, target, token, version,
+    completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps,
+    rm, secret, send, serve, service, shell, status, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;

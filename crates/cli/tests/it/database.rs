@@ -44,9 +44,9 @@ fn a_farm_moves_from_sqlite_to_postgres_and_is_not_begun_anew_by_mistake() {
     home.run(&["restart", "alice"]).ends(0);
     assert!(!home.run(&["send", "alice", "hello"]).ends(0).out.trim().is_empty());
     assert!(postgres.sql("SELECT count(*) FROM events").parse::<u32>().expect("a number") > 0);
+    home.run(&["rm", "alice", "--purge"]).ends(0);
+    home.run(&["down"]).ends(0);
     let wrong = home.run(&["serve", "--database", "postgres://u:s3cret-4711@h/d"]);
     assert!(wrong.code != Some(0) && wrong.err.contains("must not be an argument"), "{wrong:?}");
     assert!(!wrong.err.contains("s3cret-4711"), "{wrong:?}");
-    home.run(&["rm", "alice", "--purge"]).ends(0);
-    home.run(&["down"]).ends(0);
 }
