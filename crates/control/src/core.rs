@@ -54,7 +54,7 @@ impl Core {
             feed: Feed::new(),
             store: parts.store,
             adapters: parts.adapters,
-            targets: parts.targets.into_iter().map(|(t, r)| (t, crate::faulty::around(r))).collect(),
+            targets: parts.targets.into_iter().map(|(t, r)| (t, crate::boundary::around(r))).collect(),
             reconciler: Reconciler::default(),
             admission: Admission::default(),
             keys: tokio::sync::Mutex::default(),
@@ -146,6 +146,9 @@ impl Core {
     ) -> Result<T> {
         let mut wake = Wake { core: self, id, due: true };
         let outcome = write.await;
+        if outcome.is_ok() {
+            self.reconciler.let_up(id);
+        }
         wake.due = outcome.as_ref().err().is_none_or(|e| e.code().class() != Class::User);
         outcome
     }

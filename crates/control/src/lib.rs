@@ -6,10 +6,10 @@
 //! is wanted and what is there, decides, acts through the runtime, and writes what it saw.
 
 mod admission;
+mod boundary;
 mod core;
 mod doctor;
 mod events;
-mod faulty;
 mod housekeeping;
 mod instances;
 mod keys;

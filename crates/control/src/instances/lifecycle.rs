@@ -192,7 +192,9 @@ impl Core {
             let id = self.store.resolve(context, id).await?;
             let present = self.store.instance(context, &id).await?;
             may(context, Action::InstanceChange, &present)?;
-            self.runtime(&present.spec.target)?.kill(&id).await
+            let seen = self.runtime(&present.spec.target)?.kill(&id).await?;
+            self.reconciler.keep_down(&id);
+            Ok::<_, Error>(seen)
         };
         match ending.await {
             Ok(_) => {
@@ -201,7 +203,7 @@ impl Core {
                     Code::Unavailable,
                     format!("it was ended, but that can't be written down: {}", why.message()),
                 )
-                .fix(format!("{fix}; then kill it once more, or it is started again"))
+                .fix(format!("{fix}; it stays down while this server runs, and that is written down as soon as it can be"))
                 .source(why)
             }
             Err(error) => {

@@ -15,7 +15,7 @@ pub(crate) mod queue;
 pub(crate) mod reach;
 mod settle;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,6 +47,9 @@ pub(crate) struct Reconciler {
     /// the server: the next one keeps each once more.
     kept: Mutex<HashMap<ClawId, i64>>,
     pub(crate) failures: probe::Failures,
+    /// What was ended by a kill that could not be written down: it is not started again before
+    /// that is.
+    kept_down: Mutex<HashSet<ClawId>>,
 }
 
 /// A turn that is under way.
@@ -73,6 +76,20 @@ impl Reconciler {
 
     fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<ClawId, Arc<Turning>>> {
         self.under_way.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Starts `id` no more, although the store says that it is to be up.
+    pub(crate) fn keep_down(&self, id: &ClawId) {
+        self.kept_down.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id.clone());
+    }
+
+    /// Goes by the store again: something was written.
+    pub(crate) fn let_up(&self, id: &ClawId) {
+        self.kept_down.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+    }
+
+    fn is_kept_down(&self, id: &ClawId) -> bool {
+        self.kept_down.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(id)
     }
 
     /// Whether the record of this generation has been kept beside the instance.

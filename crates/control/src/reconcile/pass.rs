@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clawfarm_model::event::NewEvent;
-use clawfarm_model::{ClawId, Desired};
+use clawfarm_model::{Action, ClawId, Desired};
 use clawfarm_model::{
     Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, Timestamp, is_fenced,
 };
+use clawfarm_store::Changes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -18,7 +19,7 @@ use super::decide::{Act, Decision, LIVENESS_EVERY, decide};
 use super::launch;
 use super::probe::{self, Probed};
 use super::queue::Priority;
-use crate::core::Core;
+use crate::core::{Core, may};
 use crate::sharing::held::{Claim, Hold};
 
 /// How long a target may take to say what it sees.
@@ -123,6 +124,9 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
         Decision::No if instance.phase == Phase::Destroyed => Ok(Again::Never),
         Decision::No => Ok(asleep(core, &instance, now)),
         Decision::Wait(until) => Ok(Again::At(at_rest(core, &instance, now).unwrap_or(until))),
+        Decision::Act(Act::Start, _) if core.reconciler.is_kept_down(&instance.id) => {
+            write_kill(core, &instance).await
+        }
         Decision::Act(what, why) => act::act(core, hold, &instance, what, why, interrupt).await,
     }
 }
@@ -175,6 +179,20 @@ fn asleep(core: &Core, instance: &Instance, now: Timestamp) -> Again {
 fn at_rest(core: &Core, instance: &Instance, now: Timestamp) -> Option<Timestamp> {
     let well = instance.phase == Phase::Ready && instance.health == Health::Passing;
     well.then(|| now.after(core.reconciler.rest(&instance.id, LIVENESS_EVERY)))
+}
+
+/// Writes down the kill that could not be written when it was asked for (the disk was full):
+/// so it stays down, as whoever killed it wanted.
+async fn write_kill(core: &Core, instance: &Instance) -> Result<Again> {
+    let grant = may(&Context::system("kill"), Action::InstanceChange, instance)?;
+    let writing = core.store.update_instance(&grant, &instance.id, None, |it| {
+        it.intent.desired = Desired::Stopped;
+        it.intent.generation += 1;
+        let text = "kill was asked for while nothing could be written down";
+        Ok(Changes::event(NewEvent::info("asked", text)))
+    });
+    core.wishing(&instance.id, Box::pin(writing)).await?;
+    Ok(Again::Now)
 }
 
 async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {

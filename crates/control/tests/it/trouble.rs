@@ -201,4 +201,8 @@ async fn a_claw_can_be_killed_although_nothing_can_be_written_down() {
     assert_eq!(refused.code(), Code::Unavailable);
     assert!(refused.message().contains("it was ended"), "{refused}");
     assert_eq!(fleet.count(&alice, ActKind::Kill), 1);
+    // The store can be written again: the kill is, and nothing is started.
+    fleet.until_phase("alice", Phase::Stopped).await;
+    assert_eq!(fleet.count(&alice, ActKind::Start), 1);
+    fleet.reached(fleet.control.start(&owner(), "alice").await.unwrap()).await;
 }

@@ -35,7 +35,9 @@ while True:
 "#;
 
 pub(crate) struct Farm {
-    dir: tempfile::TempDir,
+    /// Removed at the end, where it is this test's own.
+    own: Option<tempfile::TempDir>,
+    dir: PathBuf,
     pub(crate) rt: ProcessRuntime,
     config: ProcessConfig,
 }
@@ -47,16 +49,33 @@ impl Farm {
 
     /// A farm whose settings are changed before it is opened.
     pub(crate) async fn with(change: impl FnOnce(&mut ProcessConfig)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("npm"), fake_npm(dir.path())).unwrap();
-        std::fs::set_permissions(dir.path().join("npm"), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut config = ProcessConfig::new(dir.path().join("home"));
+        let own = tempfile::tempdir().unwrap();
+        let npm = own.path().join("npm");
+        std::fs::write(&npm, fake_npm(own.path())).unwrap();
+        std::fs::set_permissions(&npm, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let dir = own.path().to_owned();
+        let mut farm = Self::open(&dir, change).await;
+        farm.own = Some(own);
+        farm
+    }
+
+    /// The farm of another process of this test.
+    pub(crate) async fn at(dir: &Path) -> Self {
+        Self::open(dir, |_| {}).await
+    }
+
+    async fn open(dir: &Path, change: impl FnOnce(&mut ProcessConfig)) -> Self {
+        let mut config = ProcessConfig::new(dir.join("home"));
         config.shim_command = vec![env!("CARGO_BIN_EXE_clawfarm-shim-for-tests").into()];
-        config.npm = dir.path().join("npm").into();
+        config.npm = dir.join("npm").into();
         config.claw_port = 7;
         change(&mut config);
         let rt = ProcessRuntime::open(config.clone()).await.unwrap();
-        Self { dir, rt, config }
+        Self { own: None, dir: dir.to_owned(), rt, config }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.dir
     }
 
     /// Ends the server's part and begins it anew, as after a restart of the server.
@@ -71,7 +90,7 @@ impl Farm {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 
     pub(crate) fn home(&self) -> PathBuf {
@@ -141,13 +160,16 @@ impl Farm {
 
 impl Drop for Farm {
     fn drop(&mut self) {
+        if self.own.is_none() {
+            return;
+        }
         for entry in std::fs::read_dir(self.home().join("claws")).into_iter().flatten().flatten() {
             if let Ok(mut client) = clawfarm_shim::client::Client::connect(&entry.path(), LIMIT) {
                 let _ = client.ask(&clawfarm_shim::protocol::Request::Kill);
             }
         }
         // Installations are read-only: their owner has to open them to remove them.
-        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(self.dir.path()).status();
+        let _ = std::process::Command::new("chmod").args(["-R", "u+w"]).arg(&self.dir).status();
     }
 }
 

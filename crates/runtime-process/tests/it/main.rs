@@ -4,5 +4,6 @@ mod data;
 mod farm;
 mod hostile;
 mod install;
+mod killed;
 mod life;
 mod recover;

@@ -64,6 +64,11 @@ impl Farm {
         Self { router, _dir: dir }
     }
 
+    /// Asks, and leaves the answer's body unread: the request holds its place.
+    pub(crate) async fn hold(&self, path: &str) -> Response<Body> {
+        self.raw(request(Method::GET, path).body(Body::empty()).unwrap()).await
+    }
+
     /// Sends a request as it is.
     async fn raw(&self, request: Request<Body>) -> Response<Body> {
         tokio::time::timeout(LIMIT, self.router.clone().oneshot(request)).await.expect("an answer").unwrap()

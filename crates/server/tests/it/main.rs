@@ -6,4 +6,5 @@ mod description;
 mod farm;
 mod inputs;
 mod listening;
+mod overload;
 mod streams;

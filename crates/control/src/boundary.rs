@@ -1,28 +1,47 @@
-//! A runtime with a failpoint before and after each of its verbs, for tests.
+//! The boundary to a runtime: a limit on how long each of its verbs may take, and a failpoint
+//! before and after it.
 //!
-//! In one place, so that no runtime is without them and none can forget one.
+//! In one place, so that no runtime is without them and none can forget one. Preparing and
+//! importing have their limit with the whole start, observing with the turn.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use clawfarm_failpoint::point;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
-use clawfarm_model::{ClawId, Observation, Result};
+use clawfarm_model::{ClawId, Code, Error, Observation, Result};
 use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Runtime, Stats, Suspend};
 use tokio::sync::broadcast;
 
-/// The runtime itself; with points around it where a test may arm them.
+/// What only looks or answers at once.
+const LOOK: Duration = Duration::from_secs(15);
+/// What changes one small thing: a file, a frozen state, the end of a process.
+const TOUCH: Duration = Duration::from_secs(60);
+/// What moves or removes all of a claw's data, or saves its memory.
+const MOVE: Duration = Duration::from_secs(30 * 60);
+
+/// A runtime behind its boundary.
 pub(crate) fn around(runtime: Arc<dyn Runtime>) -> Arc<dyn Runtime> {
-    if clawfarm_failpoint::ON { Arc::new(Faulty(runtime)) } else { runtime }
+    Arc::new(Bounded(runtime))
 }
 
-struct Faulty(Arc<dyn Runtime>);
+/// Waits so long and no longer. What was begun is left where it is: every verb is idempotent,
+/// and the next attempt looks at the world first.
+async fn within<T>(limit: Duration, verb: &str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Error::new(Code::Timeout, format!("its target did not {verb} within {} s", limit.as_secs()))
+            .fix("it is tried again by itself; see clawfarm doctor, and the load of the target's machine"))
+    })
+}
+
+struct Bounded(Arc<dyn Runtime>);
 
 #[async_trait]
-impl Runtime for Faulty {
+impl Runtime for Bounded {
     fn kind(&self) -> RuntimeKind {
         self.0.kind()
     }
@@ -33,7 +52,7 @@ impl Runtime for Faulty {
 
     async fn capacity(&self) -> Result<Capacity> {
         point!(CapacityBefore);
-        self.0.capacity().await
+        within(LOOK, "say what it has", self.0.capacity()).await
     }
 
     async fn ensure(&self, placement: &Placement, progress: &dyn Progress) -> Result<Place> {
@@ -45,14 +64,14 @@ impl Runtime for Faulty {
 
     async fn keep_record(&self, id: &ClawId, record: &serde_json::Value) -> Result<()> {
         point!(KeepRecordBefore);
-        self.0.keep_record(id, record).await?;
+        within(TOUCH, "keep a record", self.0.keep_record(id, record)).await?;
         point!(KeepRecordAfter);
         Ok(())
     }
 
     async fn start(&self, launch: &Launch) -> Result<Observation> {
         point!(StartBefore);
-        let seen = self.0.start(launch).await?;
+        let seen = within(TOUCH * 2, "start it", self.0.start(launch)).await?;
         point!(StartAfter);
         Ok(seen)
     }
@@ -74,40 +93,40 @@ impl Runtime for Faulty {
 
     async fn stop(&self, id: &ClawId, options: StopOptions) -> Result<Observation> {
         point!(StopBefore);
-        let seen = self.0.stop(id, options).await?;
+        let seen = within(options.grace + TOUCH, "stop it", self.0.stop(id, options)).await?;
         point!(StopAfter);
         Ok(seen)
     }
 
     async fn kill(&self, id: &ClawId) -> Result<Observation> {
         point!(KillBefore);
-        let seen = self.0.kill(id).await?;
+        let seen = within(TOUCH, "end it", self.0.kill(id)).await?;
         point!(KillAfter);
         Ok(seen)
     }
 
     async fn destroy(&self, id: &ClawId, data: DataFate) -> Result<u64> {
         point!(DestroyBefore);
-        let size = self.0.destroy(id, data).await?;
+        let size = within(MOVE, "remove it", self.0.destroy(id, data)).await?;
         point!(DestroyAfter);
         Ok(size)
     }
 
     async fn remove_dataset(&self, id: &ClawId) -> Result<()> {
         point!(RemoveDatasetBefore);
-        self.0.remove_dataset(id).await?;
+        within(MOVE, "remove a dataset", self.0.remove_dataset(id)).await?;
         point!(RemoveDatasetAfter);
         Ok(())
     }
 
     async fn pick_port(&self, taken: &BTreeSet<u16>) -> Result<u16> {
         point!(PickPortBefore);
-        self.0.pick_port(taken).await
+        within(LOOK, "find a port", self.0.pick_port(taken)).await
     }
 
     async fn dial(&self, id: &ClawId, port: u16) -> Result<Box<dyn Connection>> {
         point!(DialBefore);
-        let connection = self.0.dial(id, port).await?;
+        let connection = within(LOOK, "connect to it", self.0.dial(id, port)).await?;
         point!(DialAfter);
         Ok(connection)
     }
@@ -141,7 +160,7 @@ impl Runtime for Faulty {
     }
 }
 
-/// What [`Faulty`] offers only where the runtime within does.
+/// What [`Bounded`] offers only where the runtime within does.
 fn offered<T>(capability: Option<T>) -> Result<T> {
     capability.ok_or_else(|| {
         clawfarm_model::Error::internal("a capability went away", "it is offered or not for good")
@@ -149,46 +168,46 @@ fn offered<T>(capability: Option<T>) -> Result<T> {
 }
 
 #[async_trait]
-impl Freeze for Faulty {
+impl Freeze for Bounded {
     async fn freeze(&self, id: &ClawId) -> Result<Observation> {
         point!(FreezeBefore);
-        let seen = offered(self.0.freeze())?.freeze(id).await?;
+        let seen = within(TOUCH, "freeze it", offered(self.0.freeze())?.freeze(id)).await?;
         point!(FreezeAfter);
         Ok(seen)
     }
 
     async fn thaw(&self, id: &ClawId) -> Result<Observation> {
         point!(ThawBefore);
-        let seen = offered(self.0.freeze())?.thaw(id).await?;
+        let seen = within(TOUCH, "thaw it", offered(self.0.freeze())?.thaw(id)).await?;
         point!(ThawAfter);
         Ok(seen)
     }
 }
 
 #[async_trait]
-impl Suspend for Faulty {
+impl Suspend for Bounded {
     async fn suspend(&self, id: &ClawId) -> Result<Observation> {
         point!(SuspendBefore);
-        let seen = offered(self.0.suspend())?.suspend(id).await?;
+        let seen = within(MOVE, "save it", offered(self.0.suspend())?.suspend(id)).await?;
         point!(SuspendAfter);
         Ok(seen)
     }
 
     async fn resume(&self, id: &ClawId) -> Result<Observation> {
-        offered(self.0.suspend())?.resume(id).await
+        within(MOVE, "restore it", offered(self.0.suspend())?.resume(id)).await
     }
 }
 
 #[async_trait]
-impl Files for Faulty {
+impl Files for Bounded {
     async fn read(&self, id: &ClawId, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         point!(ReadBefore);
-        offered(self.0.files())?.read(id, path, limit).await
+        within(TOUCH, "read its file", offered(self.0.files())?.read(id, path, limit)).await
     }
 
     async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
         point!(WriteBefore);
-        offered(self.0.files())?.write(id, path, contents).await?;
+        within(TOUCH, "write its file", offered(self.0.files())?.write(id, path, contents)).await?;
         point!(WriteAfter);
         Ok(())
     }
@@ -198,5 +217,19 @@ impl Files for Faulty {
         let bytes = offered(self.0.files())?.import(id, from, progress).await?;
         point!(ImportAfter);
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_answers_is_told_and_may_be_tried_again() {
+        let stuck = std::future::pending::<Result<()>>();
+        let error = within(TOUCH, "stop it", stuck).await.unwrap_err();
+        assert_eq!(error.code(), Code::Timeout);
+        assert!(error.message().contains("within 60 s") && error.fix_text().is_some(), "{error}");
+        assert_eq!(within(TOUCH, "stop it", async { Ok(1) }).await.unwrap(), 1);
     }
 }
