@@ -1,6 +1,7 @@
 //! The server itself.
 
 use clawfarm_model::Timestamp;
+use clawfarm_model::server::Peer;
 use clawfarm_model::target::{Check, Diagnosis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,4 +40,21 @@ pub struct Doctor {
     pub server: Vec<Check>,
     /// Of each runtime.
     pub runtimes: Vec<Diagnosis>,
+}
+
+/// `GET /servers`: the servers that share one database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerList {
+    /// The servers, by name.
+    pub items: Vec<ServerView>,
+}
+
+/// One of the servers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServerView {
+    /// What it says of itself, and what the others heard of it.
+    #[serde(flatten)]
+    pub server: Peer,
+    /// Whether it is the one that answers.
+    pub this: bool,
 }

@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps,
-    rm, secret, send, serve, service, shell, status, target, token, version,
+    rm, secret, send, serve, server, service, shell, status, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -153,6 +153,9 @@ pub(crate) enum Command {
     /// The places that instances run on
     #[command(subcommand, after_help = target::EXAMPLES)]
     Target(target::TargetCommand),
+    /// The servers that share one database
+    #[command(subcommand, after_help = server::EXAMPLES)]
+    Server(server::ServerCommand),
     /// Run the server in the foreground
     Serve(Box<serve::ServeArgs>),
     /// Have systemd run the server

@@ -11,7 +11,10 @@ mod database;
 #[cfg(test)]
 mod docs;
 mod errors;
+mod node;
 mod output;
+mod peers;
+mod place;
 mod server;
 mod service;
 mod terminal;

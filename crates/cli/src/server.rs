@@ -16,7 +16,7 @@ use clawfarm_model::{Code, Error};
 use clawfarm_runtime::Runtime;
 use clawfarm_runtime_process::{ProcessConfig, ProcessRuntime};
 use clawfarm_runtime_sim::{SimConfig, SimRuntime};
-use clawfarm_server::{ClawListener, HomeLock, ServerConfig, load_or_create_admin_token};
+use clawfarm_server::{ApiListener, ClawListener, HomeLock, ServerConfig};
 use clawfarm_store::{MasterKey, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ use crate::connect::{self, VERSION};
 use crate::context::{self, Choice, choose};
 use crate::database::remember;
 use crate::errors::{Failure, OK, Outcome, tell_error};
+use crate::node::Node;
+use crate::place::Place;
 use crate::service::notify::Manager;
 
 /// The exit code of a server in the background that found another one on its home: whoever
@@ -121,16 +123,22 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     clawfarm_failpoint::arm_from_env();
     clawfarm_failpoint::point!(HomeLocked);
     let folder = home.path().to_owned();
-    let admin_token = load_or_create_admin_token(&folder)?;
+    let place = Place::of(&folder, args)?;
     let master_key = MasterKey::load_or_create(&folder.join("master.key"))?;
-    let database = args.database().choose(&folder)?;
-    let store = Store::open(StoreConfig::new(database.clone(), master_key)).await?;
-    remember(&folder, &database, store.description())?;
+    let store = Store::open(StoreConfig::new(place.database.clone(), master_key)).await?;
+    remember(&folder, &place.database, store.description())?;
     clawfarm_failpoint::point!(StoreOpened);
+    let admin_token = place.admin_token(&folder, &store).await?;
     let claws = ClawListener::bind(&folder).await?;
     clawfarm_failpoint::point!(ClawsBound);
-    let targets = targets(&folder, claws.port()).await?;
-    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };
+    // Bound before the others are told where it is.
+    let listener = match args.listen() {
+        Some(address) => Some(ApiListener::bind(address).await?),
+        None => None,
+    };
+    let targets = targets(&folder, claws.port(), place.node.as_ref()).await?;
+    let (sharing, peers) = place.sharing(args, &store, listener.as_ref())?;
+    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing };
     let control = Control::begin(parts).await?;
     control.keep_house(args.retention());
     clawfarm_failpoint::point!(Begun);
@@ -147,6 +155,8 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         tls: args.tls(),
         allow_plaintext: args.allows_plaintext(),
         admin_token,
+        peers,
+        listener,
         claws,
         shutdown,
     })
@@ -170,29 +180,34 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<(), Error> {
 }
 
 /// The places that instances run on here. The first is the default.
-async fn targets(home: &Path, claw_port: u16) -> Result<Vec<(Target, Arc<dyn Runtime>)>, Error> {
+async fn targets(
+    home: &Path,
+    claw_port: u16,
+    node: Option<&Node>,
+) -> Result<Vec<(Target, Arc<dyn Runtime>)>, Error> {
     let mut config = ProcessConfig::new(home);
     config.claw_port = claw_port;
     if let Some(folder) = folder_from_env(CACHE_DIR)? {
         config.cache_dir = folder;
     }
     let process = ProcessRuntime::open(config).await?;
-    let mut targets: Vec<(Target, Arc<dyn Runtime>)> =
-        vec![(target("local", RuntimeKind::Process)?, Arc::new(process))];
+    let mut targets: Vec<(Target, Arc<dyn Runtime>)> = vec![(
+        target(node.map_or("local", |n| n.name.as_str()), RuntimeKind::Process, node)?,
+        Arc::new(process),
+    )];
     if let Some(world) = folder_from_env(SIM_WORLD)? {
         let sim = SimRuntime::open(SimConfig::new(world))?;
-        targets.push((target("sim", RuntimeKind::Sim)?, Arc::new(sim)));
+        targets.push((target("sim", RuntimeKind::Sim, None)?, Arc::new(sim)));
     }
     Ok(targets)
 }
 
-fn target(name: &str, runtime: RuntimeKind) -> Result<Target, Error> {
+fn target(name: &str, runtime: RuntimeKind, of: Option<&Node>) -> Result<Target, Error> {
     Ok(Target {
         name: TargetName::new(name)?,
         runtime,
         labels: Default::default(),
-        // One server has one store here; with several, these are this machine's alone.
-        reachable_from: None,
+        reachable_from: of.map(|node| node.id.clone()),
         settings: serde_json::Value::Null,
     })
 }

@@ -12,15 +12,18 @@ use crate::endpoint::Endpoint;
 use crate::{CONNECT_TIMEOUT, tls};
 
 /// A byte stream to a server.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug> Io for T {}
 
 /// The longest path the kernel takes in a socket address: 108 bytes with the ending NUL
 /// (`sun_path` in unix(7)).
 const SUN_PATH_MAX: usize = 107;
 
-/// Connects within [`CONNECT_TIMEOUT`].
-pub(crate) async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Io>> {
+/// Connects within [`CONNECT_TIMEOUT`]: TCP, and TLS where the endpoint says so.
+///
+/// # Errors
+/// `Unavailable` when nobody answers there.
+pub async fn connect(endpoint: &Endpoint) -> Result<Box<dyn Io>> {
     match tokio::time::timeout(CONNECT_TIMEOUT, open(endpoint)).await {
         Ok(result) => result,
         Err(_) => Err(Error::new(

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-pub use connect::connect_unix;
+pub use connect::{Io, connect, connect_unix};
 pub use console::{Console, ConsoleInput, ConsoleOutput, ConsoleReader, ConsoleWriter};
 pub use endpoint::Endpoint;
 pub use forward::Tunnel;

@@ -96,8 +96,14 @@ impl Consoles {
         context: Context,
         instance: String,
         request: ExecRequest,
+        node: Option<&str>,
     ) -> Result<(String, Timestamp)> {
-        let text = random_hex::<32>()?;
+        // Of several servers each knows its own tickets only, and the others have to know whose
+        // one is. With the node's name in it, it has room for 192 bits.
+        let text = match node {
+            Some(node) => format!("{node}-{}", random_hex::<24>()?),
+            None => random_hex::<32>()?,
+        };
         let now = Timestamp::now();
         let expires_at = now.after(TICKET_LIFE);
         let mut open = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,7 +229,7 @@ mod tests {
     fn issue(tickets: &Consoles) -> Result<(String, Timestamp)> {
         let context = Context::owner("t".into(), TenantName::default_tenant(), "r".into());
         let request = ExecRequest { argv: vec!["true".into()], tty: None, term: None };
-        tickets.issue(context, "alice-x7k2b".into(), request)
+        tickets.issue(context, "alice-x7k2b".into(), request, None)
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::console::Consoles;
 use crate::forward::Forwards;
 use crate::metrics::Metrics;
+use crate::peers::{Peers, PeersConfig};
 
 /// What a [`ServerState`] is made of.
 pub struct StateConfig {
@@ -25,6 +26,8 @@ pub struct StateConfig {
     pub admin_token: SecretString,
     /// Where it listens besides its socket, to be shown.
     pub listen: Option<SocketAddr>,
+    /// How the other servers of its database are reached, and reach it; `None` when it is alone.
+    pub peers: Option<PeersConfig>,
     /// Cancelled when the server is to end: streams end with it. `POST /server/shutdown`
     /// cancels it.
     pub shutdown: CancellationToken,
@@ -46,6 +49,7 @@ struct Inner {
     consoles: Consoles,
     forwards: Forwards,
     metrics: Metrics,
+    peers: Option<Peers>,
 }
 
 impl ServerState {
@@ -63,6 +67,7 @@ impl ServerState {
                 consoles: Consoles::default(),
                 forwards: Forwards::default(),
                 metrics: Metrics::install(),
+                peers: config.peers.map(Peers::new),
             }),
         }
     }
@@ -93,6 +98,10 @@ impl ServerState {
 
     pub(crate) fn forwards(&self) -> &Forwards {
         &self.inner.forwards
+    }
+
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.inner.peers.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

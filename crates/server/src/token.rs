@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use clawfarm_model::{Code, Error, Result};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// The token's file in the home folder.
 const FILE: &str = "admin.token";
@@ -25,6 +25,45 @@ pub fn load_or_create_admin_token(home: &Path) -> Result<SecretString> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(home, &path),
         Err(error) => Err(failed("read", &path, error)),
     }
+}
+
+/// Reads the admin's token from `home`; `None` when it has none yet.
+///
+/// # Errors
+/// As [`load_or_create_admin_token`].
+pub fn load_admin_token(home: &Path) -> Result<Option<SecretString>> {
+    let path = home.join(FILE);
+    match File::open(&path) {
+        Ok(file) => load(file, &path).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", &path, error)),
+    }
+}
+
+/// Keeps the token that the servers of one database have in common in `home`, which has none.
+///
+/// # Errors
+/// As [`load_or_create_admin_token`]; `Conflict` when the home has another one.
+pub fn keep_admin_token(home: &Path, token: &SecretString) -> Result<()> {
+    let path = home.join(FILE);
+    let kept = place(home, &path, token.expose_secret())?;
+    if kept.expose_secret() == token.expose_secret() {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Conflict,
+        format!("{} is not the token of this database's other servers", path.display()),
+    )
+    .field("admin.token")
+    .fix(format!("remove it, so that theirs is taken at the next start: rm {}", path.display())))
+}
+
+/// A new token: 256 random bits.
+///
+/// # Errors
+/// `Internal` when the operating system gives no random bytes.
+pub fn new_admin_token() -> Result<SecretString> {
+    random_hex::<32>().map(SecretString::from)
 }
 
 fn load(file: File, path: &Path) -> Result<SecretString> {
@@ -49,9 +88,12 @@ fn load(file: File, path: &Path) -> Result<SecretString> {
 /// Writes the whole token under another name and links it into place, so that a reader sees
 /// all of it or nothing, and that of two makers one wins and the other reads the winner's.
 fn create(home: &Path, path: &Path) -> Result<SecretString> {
-    let token = random_hex::<32>()?;
-    let temporary = home.join(format!(".{FILE}.{}.{}", std::process::id(), &token[..8]));
-    let written = write(&temporary, &token).and_then(|()| match std::fs::hard_link(&temporary, path) {
+    place(home, path, &random_hex::<32>()?)
+}
+
+fn place(home: &Path, path: &Path, token: &str) -> Result<SecretString> {
+    let temporary = home.join(format!(".{FILE}.{}.{}", std::process::id(), random_hex::<4>()?));
+    let written = write(&temporary, token).and_then(|()| match std::fs::hard_link(&temporary, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     });
@@ -87,7 +129,6 @@ pub(crate) fn random_hex<const N: usize>() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

@@ -7,6 +7,9 @@ use aes_gcm::{Aes256Gcm, Key, KeyInit};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use clawfarm_model::{Code, Error, Result};
+use hmac::{Hmac, Mac};
+use secrecy::SecretBox;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::key::{KEY_LEN, MasterKey};
@@ -53,6 +56,17 @@ pub(crate) fn proof(master: &MasterKey) -> Result<String> {
 /// Whether this master key made the proof.
 pub(crate) fn proves(master: &MasterKey, proof: &str) -> bool {
     decrypt(master.bytes(), &bind("proof", ["", "", ""]), proof).is_ok()
+}
+
+/// A key for another purpose, which tells nothing of the master key: HMAC-SHA-256 of the
+/// purpose under it (HKDF's expansion, RFC 5869, of one block; the master key is random already).
+pub(crate) fn derive(master: &MasterKey, purpose: &str) -> Result<SecretBox<[u8; KEY_LEN]>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(master.bytes())
+        .map_err(|e| Error::internal("a key can't be derived", e))?;
+    mac.update(b"clawfarm ");
+    mac.update(purpose.as_bytes());
+    mac.update(&[1]);
+    Ok(SecretBox::new(Box::new(mac.finalize().into_bytes().into())))
 }
 
 /// The associated data. Each part goes with its length, so that no two lists of parts come

@@ -6,17 +6,20 @@
 use std::time::Duration;
 
 use clawfarm_model::server::{Lease, Member, Peer};
-use clawfarm_model::{Code, Context, Error, Phase, Result};
+use clawfarm_model::{Code, Context, Error, Phase, Result, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, Statement,
 };
 
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+
 use crate::convert::{from_json, name, number, time, to_json};
-use crate::entity::{instance, lease, server, target};
+use crate::crypto::{self, Sealed};
+use crate::entity::{instance, lease, meta, server, target};
 use crate::error::{db, unique_violation, unreadable};
 use crate::guard::server_only;
-use crate::store::Store;
+use crate::store::{Store, fact};
 use crate::tx::Tx;
 
 /// How long a server that is gone stays in the list, for whoever looks for it.
@@ -29,6 +32,8 @@ pub struct Beat {
     pub servers: Vec<Peer>,
     /// Every lease there is.
     pub leases: Vec<Lease>,
+    /// What the database's clock says.
+    pub now: Timestamp,
 }
 
 impl Store {
@@ -104,7 +109,7 @@ impl Store {
         let leases = tx.leases(now).await?;
         let servers = peers(tx.on(), now, &leases).await?;
         tx.commit().await?;
-        Ok(Beat { servers, leases })
+        Ok(Beat { servers, leases, now: time(now) })
     }
 
     /// Gives back a server's leases and says that it is gone.
@@ -136,6 +141,49 @@ impl Store {
         let now = database_now(&self.0.reader).await?;
         let leases = read_leases(&self.0.reader, now).await?;
         peers(&self.0.reader, now, &leases).await
+    }
+
+    /// The key under which the servers of this database sign what they pass on to one another.
+    ///
+    /// # Errors
+    /// None that is to be expected.
+    pub fn peer_key(&self) -> Result<SecretBox<[u8; 32]>> {
+        crypto::derive(&self.0.master_key, "peers v1")
+    }
+
+    /// A secret that all servers of this database have in common: the one that is kept, or
+    /// `offered` when none is, which is kept from then on.
+    ///
+    /// # Errors
+    /// When the kept one can't be opened, or the database does not answer.
+    pub async fn agree_on(
+        &self,
+        context: &Context,
+        name: &str,
+        offered: SecretString,
+    ) -> Result<SecretString> {
+        server_only(context, "a secret of the servers")?;
+        let key = format!("store.agreed.{name}");
+        let tx = Tx::begin(&self.0).await?;
+        let belongs = ["", "servers", name];
+        let sealed = crypto::seal(&self.0.master_key, belongs, offered.expose_secret().as_bytes())?;
+        let row = meta::Model {
+            key: key.clone(),
+            value: to_json(&(sealed.wrapped_key, sealed.value))?,
+            updated_at: tx.now.as_millis(),
+        };
+        let there = OnConflict::column(meta::Column::Key).do_nothing().to_owned();
+        meta::Entity::insert(row.into_active_model())
+            .on_conflict(there)
+            .exec_without_returning(tx.on())
+            .await
+            .map_err(db)?;
+        let kept = fact(tx.on(), &key).await?.unwrap_or_default();
+        tx.commit().await?;
+        let (wrapped_key, value) = from_json("secret", name, &kept)?;
+        let plain = crypto::unseal(&self.0.master_key, belongs, &Sealed { wrapped_key, value })?;
+        let text = std::str::from_utf8(&plain).map_err(|e| unreadable("secret", name, e))?;
+        Ok(SecretString::from(text))
     }
 
     async fn why_not_listed(&self, node: &str) -> Result<Error> {

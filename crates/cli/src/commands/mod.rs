@@ -18,6 +18,7 @@ pub(crate) mod rm;
 pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod serve;
+pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod status;
@@ -59,6 +60,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Db(command) => db::run(app, &command).await,
         Command::Context(command) => context::run(app, &command),
         Command::Target(command) => target::run(app, &command).await,
+        Command::Server(command) => server::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,
         Command::Service(command) => Box::pin(service::run(app, &command)).await,
         Command::Down(args) => down::run(app, &args).await,

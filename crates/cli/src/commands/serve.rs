@@ -54,6 +54,15 @@ pub(crate) struct ServeArgs {
     /// How many ended operations of an instance are kept, the newest
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     keep_operations: u64,
+    /// The name of this server among those that share the database, and of its own target
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// Where the other servers reach this one, when that is not where it listens
+    #[arg(long, value_name = "URL")]
+    peer_address: Option<String>,
+    /// Whom to trust when other servers are reached over TLS, as PEM; the system's by default
+    #[arg(long, value_name = "FILE")]
+    peer_ca: Option<PathBuf>,
     /// Replace the server that runs; the new one runs in the background
     #[arg(long)]
     restart: bool,
@@ -121,13 +130,37 @@ impl ServeArgs {
         &self.database
     }
 
+    /// Its name among the servers of its database.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// Where the others reach it.
+    pub(crate) fn peer_address(&self) -> Option<&str> {
+        self.peer_address.as_deref()
+    }
+
+    /// Whom to trust at the others.
+    pub(crate) fn peer_ca(&self) -> Option<PathBuf> {
+        self.peer_ca.clone()
+    }
+
     /// The same options for a server in the background.
     pub(crate) fn pass_on(&self) -> Result<Vec<OsString>, Error> {
         let mut arguments: Vec<OsString> = self.database.pass_on()?;
         if let Some(listen) = &self.listen {
             arguments.extend(["--listen".into(), listen.to_string().into()]);
         }
-        for (option, file) in [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key)] {
+        for (option, text) in
+            [("--node", &self.node), ("--peer-address", &self.peer_address)]
+        {
+            if let Some(text) = text {
+                arguments.extend([option.into(), text.into()]);
+            }
+        }
+        let files =
+            [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key), ("--peer-ca", &self.peer_ca)];
+        for (option, file) in files {
             if let Some(file) = file {
                 let file = std::path::absolute(file)
                     .map_err(|e| Error::invalid(option, format!("{} can't be used: {e}", file.display())))?;

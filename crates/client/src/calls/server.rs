@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clawfarm_api::{Doctor, ServerInfo, Shutdown, TargetList};
+use clawfarm_api::{Doctor, ServerInfo, ServerList, Shutdown, TargetList};
 use clawfarm_model::{Code, Error, Result};
 use http::Method;
 
@@ -65,6 +65,14 @@ impl Client {
     /// See [`Client`].
     pub async fn targets(&self) -> Result<TargetList> {
         self.call(Call::get(&["targets"])).await
+    }
+
+    /// The servers that share its database.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn servers(&self) -> Result<ServerList> {
+        self.call(Call::get(&["servers"])).await
     }
 
     /// The server's measurements, in Prometheus' text format.

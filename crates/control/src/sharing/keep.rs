@@ -1,12 +1,13 @@
 //! Keeping a share of the work: the heartbeat, and what follows from it.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use clawfarm_model::fence::Fence;
 use clawfarm_model::name::TargetName;
-use clawfarm_model::{Code, Context, Error, Result};
+use clawfarm_model::{Code, Context, Error, Result, Timestamp};
 use clawfarm_store::Beat;
 use metrics::{counter, gauge};
 
@@ -44,6 +45,7 @@ pub(super) async fn once(core: &Arc<Core>, shared: &Shared) -> Result<()> {
     let asked = boot_millis();
     let beat = limited(shared.ttl, core.store.beat(&system(), &shared.member, shared.ttl)).await?;
     let mut news = shared.table.follow(&shared.member.node, &beat.leases, good_until(asked, shared.ttl));
+    shared.ahead.store(beat.now.as_millis() - Timestamp::now().as_millis(), Ordering::Relaxed);
     tell_versions(shared, &beat);
     let plan = plan(&shared.member.node, &shared.member.targets, &beat.servers, &beat.leases);
     *shared.peers.write().unwrap_or_else(PoisonError::into_inner) = beat.servers;

@@ -15,13 +15,14 @@ mod keep;
 mod plan;
 mod wakes;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use clawfarm_model::name::TargetName;
 use clawfarm_model::server::{Member, Peer};
 use clawfarm_model::target::Target;
-use clawfarm_model::{ClawId, Code, Context, Error, Instance, Result};
+use clawfarm_model::{ClawId, Code, Context, Error, Instance, Result, Timestamp};
 
 use self::held::{Claim, Hold, Table};
 use crate::core::Core;
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     ttl: Duration,
     table: Table,
     peers: RwLock<Vec<Peer>>,
+    /// The database's clock less this machine's, in milliseconds.
+    ahead: AtomicI64,
 }
 
 impl Shares {
@@ -57,6 +60,7 @@ impl Shares {
             ttl: sharing.ttl,
             table: Table::default(),
             peers: RwLock::default(),
+            ahead: AtomicI64::new(0),
         }))
     }
 
@@ -215,6 +219,19 @@ impl crate::Control {
     #[must_use]
     pub fn node(&self) -> Option<&str> {
         self.core.shares.node()
+    }
+
+    /// What the database's clock says, by this machine's: the servers' own clocks may differ.
+    #[must_use]
+    pub fn database_time(&self) -> Timestamp {
+        let ahead = self.core.shares.shared().map_or(0, |s| s.ahead.load(Ordering::Relaxed));
+        Timestamp::from_millis(Timestamp::now().as_millis().saturating_add(ahead))
+    }
+
+    /// The targets that are reached from here.
+    #[must_use]
+    pub fn own_targets(&self) -> Vec<TargetName> {
+        self.core.targets().iter().map(|(t, _)| t.name.clone()).collect()
     }
 
     /// The server with this node id, as it was last heard of.

@@ -35,7 +35,8 @@ pub(super) async fn ticket(
 ) -> ApiResult<axum::Json<ConsoleTicket>> {
     let request = exec_request(request)?;
     let instance = state.control().get(&context, &id.0).await?;
-    let (text, expires_at) = state.consoles().issue(context, instance.id.to_string(), request)?;
+    let (text, expires_at) =
+        state.consoles().issue(context, instance.id.to_string(), request, state.control().node())?;
     Ok(axum::Json(ConsoleTicket { path: format!("{PREFIX}/consoles/{text}"), expires_at }))
 }
 

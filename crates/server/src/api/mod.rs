@@ -15,16 +15,18 @@ mod operations;
 mod secrets;
 mod send;
 mod server;
+mod servers;
 mod targets;
 mod token;
 
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use clawfarm_api::query::{DEFAULT_LIMIT, MAX_LIMIT};
 use clawfarm_model::{Error, Result};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::layers::{self, Load};
+use crate::peers;
 use crate::state::ServerState;
 
 /// The whole API over `state`, with its layers.
@@ -36,8 +38,12 @@ pub fn router(state: &ServerState) -> axum::Router {
 
 /// Every route that is part of the API's description.
 pub(crate) fn documented() -> OpenApiRouter<ServerState> {
-    let plain = plain().layer(from_fn_with_state(Load::plain(), Load::check));
-    let waiting = waiting().layer(from_fn_with_state(Load::waiting(), Load::check));
+    // The limit is around it: what is passed on takes a place here, too.
+    let plain =
+        plain().layer(from_fn(peers::forward::around)).layer(from_fn_with_state(Load::plain(), Load::check));
+    let waiting = waiting()
+        .layer(from_fn(peers::forward::around))
+        .layer(from_fn_with_state(Load::waiting(), Load::check));
     OpenApiRouter::new().merge(plain).merge(waiting).merge(health())
 }
 
@@ -65,6 +71,7 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(targets::list))
         .routes(routes!(operations::list))
         .routes(routes!(server::info))
+        .routes(routes!(servers::list))
 }
 
 /// What may take long: streams, consoles, long polls, and what tries things out.

@@ -4,6 +4,7 @@
 //! but can't read the token. What is open is listed here, so that a new route is closed
 //! until somebody writes it down.
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -11,8 +12,11 @@ use clawfarm_model::name::TenantName;
 use clawfarm_model::{Code, Context, Error};
 use http::header::AUTHORIZATION;
 
+use super::BODY_MAX;
 use super::frame::RequestId;
 use crate::error::ApiError;
+use crate::peers::PassedOn;
+use crate::peers::sign::{HEADER, Signed, Signer};
 use crate::state::ServerState;
 
 /// Health for load balancers, and the API's description, which is published anyway and
@@ -22,6 +26,14 @@ const OPEN: [&str; 4] = ["/healthz", "/readyz", "/api/docs", "/api/v1/openapi.js
 const TICKETS: &str = "/api/v1/consoles/";
 
 pub(super) async fn check(State(state): State<ServerState>, mut request: Request, next: Next) -> Response {
+    if request.headers().contains_key(HEADER)
+        && let Some(peers) = state.peers()
+    {
+        return match passed_on(&state, &peers.signer, request).await {
+            Ok(request) => next.run(request).await,
+            Err(error) => ApiError::from(error).into_response(),
+        };
+    }
     let path = request.uri().path();
     if OPEN.contains(&path) || path.starts_with(TICKETS) {
         return next.run(request).await;
@@ -33,6 +45,29 @@ pub(super) async fn check(State(state): State<ServerState>, mut request: Request
         }
         Err(error) => error.into_response(),
     }
+}
+
+/// A request that another server of the database vouches for, in its caller's name.
+async fn passed_on(state: &ServerState, signer: &Signer, request: Request) -> Result<Request, Error> {
+    let (mut parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_MAX)
+        .await
+        .map_err(|_| Error::invalid("body", "the request is too long, or was cut off"))?;
+    let value = parts.headers.get(HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    let signed = Signed { method: parts.method.as_str(), target, body: &body };
+    let control = state.control();
+    let own = control.node().unwrap_or_default();
+    match signer.check(value, own, control.database_time(), signed)? {
+        Some(context) => {
+            parts.extensions.insert(context);
+        }
+        // Nobody asks: then what is asked for must be its own credential.
+        None if parts.uri.path().starts_with(TICKETS) => {}
+        None => return Err(Error::new(Code::Unauthenticated, "nobody is named who asks for this")),
+    }
+    parts.extensions.insert(PassedOn);
+    Ok(Request::from_parts(parts, Body::from(body)))
 }
 
 fn context(state: &ServerState, request: &Request) -> Result<Context, ApiError> {

@@ -8,6 +8,7 @@ mod load;
 
 use std::any::Any;
 
+use axum::Extension;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -19,13 +20,14 @@ use crate::state::ServerState;
 pub(crate) use load::{Load, held};
 
 /// The largest body that is taken, in bytes. The largest that is of use is a configuration.
-const BODY_MAX: usize = 1 << 20;
+pub(crate) const BODY_MAX: usize = 1 << 20;
 
 /// Puts the layers around every route.
 pub(crate) fn around(router: axum::Router, state: &ServerState) -> axum::Router {
     // The last one added is the outermost.
     router
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(Extension(state.clone()))
         .layer(from_fn_with_state(state.clone(), auth::check))
         .layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| panicked(panic.as_ref())))
         .layer(from_fn(frame::around))

@@ -23,6 +23,7 @@ use crate::listen::claws::ClawListener;
 use crate::listen::connection::{API_MAX, CLAWS_MAX, Connections, Places, tcp};
 use crate::listen::home::HomeLock;
 use crate::listen::unix::Socket;
+use crate::peers::PeersConfig;
 use crate::state::{ServerState, StateConfig};
 
 pub use tls::Tls;
@@ -47,10 +48,35 @@ pub struct ServerConfig {
     pub allow_plaintext: bool,
     /// The token that requests must present.
     pub admin_token: SecretString,
+    /// How the other servers of its database are reached; `None` when it is alone.
+    pub peers: Option<PeersConfig>,
+    /// Where to listen on TCP, bound before, so that its port could be told to the others; for
+    /// `listen`.
+    pub listener: Option<ApiListener>,
     /// The listener for claws, bound: its port went into the runtimes.
     pub claws: ClawListener,
     /// Cancel it to end the server. `POST /server/shutdown` cancels it too.
     pub shutdown: CancellationToken,
+}
+
+/// A TCP listener for the API that is bound already.
+#[derive(Debug)]
+pub struct ApiListener(TcpListener);
+
+impl ApiListener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// `Conflict` when it is taken.
+    pub async fn bind(address: SocketAddr) -> Result<Self> {
+        bind(address).await.map(Self)
+    }
+
+    /// Where it is, with the port that was chosen.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.local_addr().ok()
+    }
 }
 
 /// Serves until `shutdown` is cancelled; then finishes within about ten seconds: nothing more is
@@ -63,9 +89,10 @@ pub struct ServerConfig {
 pub async fn serve(config: ServerConfig) -> Result<()> {
     check_listen(&config)?;
     let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
-    let listener = match config.listen {
-        Some(address) => Some(bind(address).await?),
-        None => None,
+    let listener = match (config.listener, config.listen) {
+        (Some(bound), _) => Some(bound.0),
+        (None, Some(address)) => Some(bind(address).await?),
+        (None, None) => None,
     };
     let listen = listener.as_ref().and_then(|l| l.local_addr().ok());
     let socket = Socket::bind(&config.socket)?;
@@ -74,6 +101,7 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
         home: config.home.path().to_owned(),
         admin_token: config.admin_token,
         listen,
+        peers: config.peers,
         shutdown: config.shutdown.clone(),
     });
     tracing::info!(socket = %config.socket.display(), listen = ?listen, claws = config.claws.port(), "serving");

@@ -60,6 +60,7 @@ impl Farm {
             admin_token: SecretString::from(TOKEN),
             listen: None,
             shutdown: CancellationToken::new(),
+            peers: None,
         }));
         Self { router, _dir: dir }
     }
@@ -220,6 +221,8 @@ pub(crate) async fn config(home: &std::path::Path) -> ServerConfig {
         tls: None,
         allow_plaintext: false,
         admin_token: SecretString::from(TOKEN),
+        peers: None,
+        listener: None,
         shutdown: CancellationToken::new(),
     }
 }
