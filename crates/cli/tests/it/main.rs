@@ -8,6 +8,7 @@ mod farm;
 mod forward;
 mod handshake;
 mod hostile;
+mod many;
 mod pages;
 mod real;
 mod service;

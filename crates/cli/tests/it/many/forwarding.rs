@@ -1,0 +1,85 @@
+//! What only one server reaches is asked of another.
+
+use nix::sys::signal::Signal;
+
+use super::servers::{Farm, Node, Options, until_servers};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2e_what_another_server_reaches_is_passed_on_to_it() {
+    let farm = Farm::new();
+    let mut reaches = Node::start(&farm, "reaches", Options::default()).await;
+    // This one has no simulated world: its `sim` target is the other's alone.
+    let asked = Node::start(&farm, "asked", Options { blind: true, ..Options::default() }).await;
+    until_servers(&asked, "it knows of the other", |s| s.len() == 2).await;
+    let servers = asked.home().run(&["server", "ls"]).ends(0).out;
+    assert!(servers.contains("reaches") && servers.contains("asked (this)"), "{servers}");
+
+    let home = asked.home();
+    let made = home.run(&["new", "openclaw", "alice", "--runtime", "sim", "--json"]).ends(0).json();
+    assert_eq!(made["instance"]["phase"], "ready", "{made}");
+    let id = made["instance"]["id"].as_str().expect("an id");
+    assert!(!home.run(&["send", id, "hello"]).ends(0).out.trim().is_empty());
+    assert_eq!(home.run(&["exec", id, "--", "echo", "a  b"]).ends(0).out, "a  b\n");
+    home.run(&["exec", id, "--", "exit", "7"]).ends(7);
+    assert_eq!(home.run_with_input(&["exec", "-i", id, "--", "cat"], "over two hops").ends(0).out, "over two hops");
+    assert!(home.run(&["logs", id]).ends(0).out.contains("started"));
+    assert!(asked.client().metrics(id).await.expect("measured").id.as_str() == id);
+    for (verb, state) in [
+        (&["suspend", id, "--warm"][..], "warm"),
+        (&["resume", id], "ready"),
+        (&["stop", id], "stopped"),
+        (&["start", id], "ready"),
+    ] {
+        assert_eq!(home.run(verb).ends(0).out, format!("{id} is {state}\n"), "{verb:?}");
+    }
+    // What is wrong is told as if it were asked there.
+    home.run(&["exec", "nobody", "--", "true"]).ends(3);
+    let refused = home.run(&["new", "openclaw", "x", "--runtime", "sim", "--memory-mib", "999999999"]);
+    assert!(refused.code != Some(0) && refused.err.contains("memory"), "{refused:?}");
+
+    // With the other gone, its name and what to do are told; wishes are kept for it.
+    reaches.end(Signal::SIGTERM).await;
+    until_servers(&asked, "the other is gone", |s| s.iter().any(|s| !s.server.live)).await;
+    let refused = home.run(&["exec", id, "--", "true"]);
+    assert!(refused.code != Some(0), "{refused:?}");
+    assert!(refused.err.contains("'reaches'") && refused.err.contains("fix:"), "{refused:?}");
+    let stopping = home.run(&["stop", id, "--detach", "--json"]).ends(0).json();
+    assert_eq!(stopping["operation"]["state"], "running", "{stopping}");
+    reaches.run(&farm).await;
+    let waited = home.run(&["start", id]).ends(0).out;
+    assert_eq!(waited, format!("{id} is ready\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2e_servers_of_one_database_have_one_key_one_token_and_names_of_their_own() {
+    let farm = Farm::new();
+    let one = Node::start(&farm, "one", Options { deaf: true, ..Options::default() }).await;
+    let two = Node::start(&farm, "two", Options { deaf: true, ..Options::default() }).await;
+    let token = |node: &Node| std::fs::read_to_string(node.home().farm().join("admin.token")).expect("a token");
+    assert_eq!(token(&one), token(&two), "any server knows the callers of the others");
+    let url = farm.database.url();
+    let refused = |prepare: &dyn Fn(&std::path::Path), arguments: &[&str], words: &[&str]| {
+        let home = crate::support::Home::new();
+        std::fs::create_dir_all(home.farm()).expect("a folder");
+        prepare(&home.farm());
+        let mut all = vec!["serve", "--database", &url];
+        all.extend(arguments);
+        let done = home.run(&all);
+        assert!(done.code != Some(0) && words.iter().all(|w| done.err.contains(w)), "{words:?}: {done:?}");
+    };
+    refused(&|_| {}, &["--node", "three"], &["master key", "fix:"]);
+    let key = one.home().farm().join("master.key");
+    let copy = |home: &std::path::Path| drop(std::fs::copy(&key, home.join("master.key")).expect("copied"));
+    refused(&copy, &["--node", "one"], &["--node", "another server"]);
+    let other_token = |home: &std::path::Path| {
+        copy(home);
+        std::fs::copy(&key, home.join("admin.token")).expect("copied");
+        std::fs::write(home.join("admin.token"), "0".repeat(64)).expect("written");
+    };
+    refused(&other_token, &["--node", "three"], &["admin.token", "rm "]);
+    // Without an address, what only it reaches is refused with its name.
+    let targets = one.home().run(&["target", "ls"]).ends(0).out;
+    assert!(targets.contains("one") && targets.contains("two") && targets.contains("sim"), "{targets}");
+    let refused = one.home().run(&["new", "openclaw", "x", "--target", "two"]);
+    assert!(refused.err.contains("'two'") && refused.err.contains("--listen"), "{refused:?}");
+}

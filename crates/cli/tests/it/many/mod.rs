@@ -1,0 +1,7 @@
+//! Several servers on one PostgreSQL database, as processes of their own.
+
+mod chaos;
+mod forwarding;
+mod frozen;
+mod load;
+mod servers;
