@@ -1,6 +1,6 @@
 # Every command a person needs; what each does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint docs rustdoc demo demo-down bench bench-compare integration-001 integration-001-run integration-002 clean
+.PHONY: help build test lint docs rustdoc demo demo-down chaos bench bench-compare integration-001 integration-001-run integration-002 clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ demo: ## from nothing to a real OpenClaw that answers, on this machine, without 
 
 demo-down: ## stop and remove what `make demo` made
 	@scripts/demo down
+
+chaos: ## two minutes of servers killed under load: 1,000 simulated instances on three servers
+	CLAWFARM_TEST_CHAOS=full cargo nextest run -p clawfarm --no-capture e2e_three_servers
 
 bench: ## the figures of docs/benchmarks.md
 	@scripts/bench

@@ -151,9 +151,7 @@ impl ServeArgs {
         if let Some(listen) = &self.listen {
             arguments.extend(["--listen".into(), listen.to_string().into()]);
         }
-        for (option, text) in
-            [("--node", &self.node), ("--peer-address", &self.peer_address)]
-        {
+        for (option, text) in [("--node", &self.node), ("--peer-address", &self.peer_address)] {
             if let Some(text) = text {
                 arguments.extend([option.into(), text.into()]);
             }

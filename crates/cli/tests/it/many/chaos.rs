@@ -175,8 +175,15 @@ async fn e2e_servers_are_replaced_by_a_newer_version_one_after_the_other() {
         nodes[number].set_version(None);
         nodes[number].run(&farm).await;
         load.tell(number, &nodes[number], true);
-        let mut versions: Vec<String> =
-            nodes[0].client().servers().await.expect("servers").items.into_iter().map(|s| s.server.version).collect();
+        let mut versions: Vec<String> = nodes[0]
+            .client()
+            .servers()
+            .await
+            .expect("servers")
+            .items
+            .into_iter()
+            .map(|s| s.server.version)
+            .collect();
         versions.sort();
         assert_eq!(versions.iter().filter(|v| *v == "0.0.9").count(), 2 - number, "{versions:?}");
     }

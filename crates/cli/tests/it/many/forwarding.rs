@@ -21,7 +21,10 @@ async fn e2e_what_another_server_reaches_is_passed_on_to_it() {
     assert!(!home.run(&["send", id, "hello"]).ends(0).out.trim().is_empty());
     assert_eq!(home.run(&["exec", id, "--", "echo", "a  b"]).ends(0).out, "a  b\n");
     home.run(&["exec", id, "--", "exit", "7"]).ends(7);
-    assert_eq!(home.run_with_input(&["exec", "-i", id, "--", "cat"], "over two hops").ends(0).out, "over two hops");
+    assert_eq!(
+        home.run_with_input(&["exec", "-i", id, "--", "cat"], "over two hops").ends(0).out,
+        "over two hops"
+    );
     assert!(home.run(&["logs", id]).ends(0).out.contains("started"));
     assert!(asked.client().metrics(id).await.expect("measured").id.as_str() == id);
     for (verb, state) in [
@@ -55,7 +58,8 @@ async fn e2e_servers_of_one_database_have_one_key_one_token_and_names_of_their_o
     let farm = Farm::new();
     let one = Node::start(&farm, "one", Options { deaf: true, ..Options::default() }).await;
     let two = Node::start(&farm, "two", Options { deaf: true, ..Options::default() }).await;
-    let token = |node: &Node| std::fs::read_to_string(node.home().farm().join("admin.token")).expect("a token");
+    let token =
+        |node: &Node| std::fs::read_to_string(node.home().farm().join("admin.token")).expect("a token");
     assert_eq!(token(&one), token(&two), "any server knows the callers of the others");
     let url = farm.database.url();
     let refused = |prepare: &dyn Fn(&std::path::Path), arguments: &[&str], words: &[&str]| {
@@ -69,7 +73,9 @@ async fn e2e_servers_of_one_database_have_one_key_one_token_and_names_of_their_o
     };
     refused(&|_| {}, &["--node", "three"], &["master key", "fix:"]);
     let key = one.home().farm().join("master.key");
-    let copy = |home: &std::path::Path| drop(std::fs::copy(&key, home.join("master.key")).expect("copied"));
+    let copy = |home: &std::path::Path| {
+        std::fs::copy(&key, home.join("master.key")).expect("copied");
+    };
     refused(&copy, &["--node", "one"], &["--node", "another server"]);
     let other_token = |home: &std::path::Path| {
         copy(home);

@@ -50,7 +50,8 @@ async fn e2e_a_server_that_was_frozen_and_thawed_can_neither_write_nor_act() {
     for accepted in &made {
         let never = Timestamp::from_millis(i64::MAX);
         let limit = Duration::from_secs(40);
-        let ended = other.client().operation_changed(&accepted.operation.id, never, limit).await.expect("ended");
+        let ended =
+            other.client().operation_changed(&accepted.operation.id, never, limit).await.expect("ended");
         assert_eq!(ended.state, OperationState::Succeeded, "{ended:?}");
     }
     let dump = || farm.database.sql("SELECT id, version, phase, run, observed FROM instances ORDER BY id");
@@ -77,5 +78,8 @@ async fn e2e_a_server_that_was_frozen_and_thawed_can_neither_write_nor_act() {
         assert_eq!(other.client().instance(id).await.expect("there").phase, Phase::Stopped);
     }
     assert_eq!(acts(ActKind::Stop), COUNT);
-    println!("{COUNT} instances, {starts} started before the freeze; refused: {}", frozen.measured("clawfarm_fenced_total").await);
+    println!(
+        "{COUNT} instances, {starts} started before the freeze; refused: {}",
+        frozen.measured("clawfarm_fenced_total").await
+    );
 }

@@ -81,7 +81,11 @@ impl User {
     }
 
     /// Asks servers until one answers; an answer that was lost is asked for again, elsewhere.
-    async fn ask<T, F: Future<Output = Result<T>>>(&mut self, what: &str, ask: impl Fn(Client) -> F) -> Result<T> {
+    async fn ask<T, F: Future<Output = Result<T>>>(
+        &mut self,
+        what: &str,
+        ask: impl Fn(Client) -> F,
+    ) -> Result<T> {
         let begun = Instant::now();
         loop {
             if let Some(client) = self.client() {
@@ -164,7 +168,12 @@ impl User {
         match (it.phase, self.draws.below(10)) {
             (_, 0) => {
                 let query = RemoveQuery { purge: true, ..RemoveQuery::default() };
-                let gone = self.wish("rm", |c| { let id = id.clone(); async move { c.remove(&id, query).await } }).await;
+                let gone = self
+                    .wish("rm", |c| {
+                        let id = id.clone();
+                        async move { c.remove(&id, query).await }
+                    })
+                    .await;
                 match gone {
                     Ok((_, operations)) => it.operations.extend(operations),
                     // The first asking was heard, though not answered.
@@ -177,7 +186,8 @@ impl User {
                 return self.create().await;
             }
             (Phase::Ready, 1..=3) => {
-                self.verb("stop", &mut it, |c, id| async move { c.stop(&id, StopRequest::default()).await }).await;
+                self.verb("stop", &mut it, |c, id| async move { c.stop(&id, StopRequest::default()).await })
+                    .await;
                 it.phase = Phase::Stopped;
             }
             (Phase::Ready, 4..=5) => {
@@ -188,7 +198,8 @@ impl User {
             }
             (Phase::Ready, 6..=7) => {
                 let sleep = SuspendRequest { warm: true, force: true };
-                self.verb("suspend --warm", &mut it, |c, id| async move { c.suspend(&id, sleep).await }).await;
+                self.verb("suspend --warm", &mut it, |c, id| async move { c.suspend(&id, sleep).await })
+                    .await;
                 it.phase = Phase::Warm;
                 it.freezes += 1;
             }
@@ -207,9 +218,12 @@ impl User {
             _ => {
                 let asleep = it.phase;
                 self.wishes += 1;
-                self.ask("send", |c| { let id = id.clone(); async move { answer(&c, &id).await } })
-                    .await
-                    .unwrap_or_else(|e| panic!("send to {id}: {e:?}"));
+                self.ask("send", |c| {
+                    let id = id.clone();
+                    async move { answer(&c, &id).await }
+                })
+                .await
+                .unwrap_or_else(|e| panic!("send to {id}: {e:?}"));
                 self.sent += 1;
                 it.phase = Phase::Ready;
                 it.starts += usize::from(asleep == Phase::Suspended);
@@ -271,7 +285,8 @@ pub(super) async fn check(users: &[User], client: &Client, world: &World) -> usi
             (ActKind::Suspend, it.saves),
             (ActKind::Destroy, removed),
         ];
-        let runs: BTreeSet<i64> = acts.iter().filter(|(a, _)| *a == ActKind::Start).map(|(_, run)| *run).collect();
+        let runs: BTreeSet<i64> =
+            acts.iter().filter(|(a, _)| *a == ActKind::Start).map(|(_, run)| *run).collect();
         if expected.iter().any(|(kind, times)| count(*kind) != *times) || runs.len() != it.starts {
             wrong.push(format!("{}: expected {expected:?}, there was {acts:?}", it.id));
         }

@@ -83,8 +83,7 @@ pub(super) struct Node {
 impl Node {
     /// Starts a server and waits until it serves.
     pub(super) async fn start(farm: &Farm, name: &str, options: Options) -> Self {
-        let mut node =
-            Self { name: name.to_owned(), home: Home::new(), options, child: None, client: None };
+        let mut node = Self { name: name.to_owned(), home: Home::new(), options, child: None, client: None };
         node.run(farm).await;
         // What the first one made the others are given.
         farm.share_key(&node.home.farm());
