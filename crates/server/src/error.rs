@@ -14,6 +14,8 @@ use clawfarm_model::{Code, Error};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
+use crate::peers::PassedOn;
+
 /// What a handler answers with.
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
@@ -81,7 +83,8 @@ impl IntoResponse for ApiError {
 /// Writes the problem of a response that is an error, whoever made it.
 pub(crate) fn render(response: Response, request_id: &str) -> Response {
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
+    let told = response.extensions().get::<PassedOn>().is_some();
+    if told || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (mut parts, _) = response.into_parts();

@@ -160,7 +160,12 @@ impl Core {
             return Ok(Place::Here);
         }
         let target = self.store.target(context, name).await?;
-        let peers = shared.peers();
+        let mut peers = shared.peers();
+        let answers = |p: &Peer| p.live && p.address.is_some() && p.targets.contains(name);
+        if !peers.iter().any(answers) {
+            // One may have come since the last heartbeat.
+            peers = self.store.servers(context).await?;
+        }
         let reaches = |p: &&Peer| p.node != shared.member.node && p.targets.contains(&target.name);
         let candidates: Vec<&Peer> = peers.iter().filter(reaches).collect();
         let with_address = candidates.iter().filter(|p| p.live).find_map(|p| Some((p, p.address.clone()?)));

@@ -50,15 +50,17 @@ pub(super) async fn check(State(state): State<ServerState>, mut request: Request
 /// A request that another server of the database vouches for, in its caller's name.
 async fn passed_on(state: &ServerState, signer: &Signer, request: Request) -> Result<Request, Error> {
     let (mut parts, body) = request.into_parts();
+    let value = parts.headers.get(HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    let signed = Signed { method: parts.method.as_str(), target };
+    let control = state.control();
+    let own = control.node().unwrap_or_default();
+    let vouched = signer.check(value, own, control.database_time(), signed)?;
     let body = axum::body::to_bytes(body, BODY_MAX)
         .await
         .map_err(|_| Error::invalid("body", "the request is too long, or was cut off"))?;
-    let value = parts.headers.get(HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    let signed = Signed { method: parts.method.as_str(), target, body: &body };
-    let control = state.control();
-    let own = control.node().unwrap_or_default();
-    match signer.check(value, own, control.database_time(), signed)? {
+    vouched.check_body(&body)?;
+    match vouched.context {
         Some(context) => {
             parts.extensions.insert(context);
         }

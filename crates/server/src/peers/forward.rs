@@ -105,10 +105,11 @@ impl There<'_> {
         context: Option<&Context>,
     ) -> Result<hyper::Response<hyper::body::Incoming>> {
         let target = request.uri.path_and_query().map_or("/", |p| p.as_str());
-        let signed = Signed { method: request.method.as_str(), target, body: &body };
+        let signed = Signed { method: request.method.as_str(), target };
         let control = self.state.control();
         let own = control.node().unwrap_or_default();
-        let value = self.peers.signer.sign(own, self.node, control.database_time(), signed, context)?;
+        let value =
+            self.peers.signer.sign(own, self.node, control.database_time(), signed, &body, context)?;
         let host = self.address.parse::<Uri>().ok().and_then(|u| u.authority().map(ToString::to_string));
         let mut passed = hyper::Request::builder()
             .method(request.method.clone())
@@ -164,6 +165,8 @@ fn answer(
     }
     let (mut parts, body) = response.into_parts();
     hop_by_hop(&mut parts.headers);
+    // What is wrong was told by the server that answers.
+    parts.extensions.insert(PassedOn);
     Ok(Response::from_parts(parts, Body::new(body)))
 }
 

@@ -49,6 +49,7 @@ impl Peers {
     }
 }
 
-/// Put into a request that another server passed on.
+/// Put into a request that another server passed on, and into the answer to one that was
+/// passed on to another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassedOn;

@@ -47,12 +47,26 @@ struct Who {
     request: String,
 }
 
-/// A request, as far as it is signed.
+/// The head of a request, as far as it is signed.
 #[derive(Clone, Copy)]
 pub(crate) struct Signed<'a> {
     pub(crate) method: &'a str,
     pub(crate) target: &'a str,
-    pub(crate) body: &'a [u8],
+}
+
+/// What another server vouched for.
+#[derive(Debug)]
+pub(crate) struct Vouched {
+    /// Who asks; nobody for what is its own credential.
+    pub(crate) context: Option<Context>,
+    body: String,
+}
+
+impl Vouched {
+    /// Checks that this is the body it was said for.
+    pub(crate) fn check_body(&self, body: &[u8]) -> Result<()> {
+        if self.body == hex(&Sha256::digest(body)) { Ok(()) } else { Err(refused("its body was changed")) }
+    }
 }
 
 /// Signs what is passed on, and checks what was.
@@ -73,6 +87,7 @@ impl Signer {
         to: &str,
         now: Timestamp,
         request: Signed<'_>,
+        body: &[u8],
         context: Option<&Context>,
     ) -> Result<String> {
         let claims = Claims {
@@ -82,7 +97,7 @@ impl Signer {
             nonce: random_hex::<16>()?,
             method: request.method.to_owned(),
             target: request.target.to_owned(),
-            body: hex(&Sha256::digest(request.body)),
+            body: hex(&Sha256::digest(body)),
             who: context.map(who).transpose()?,
         };
         let text = serde_json::to_vec(&claims)
@@ -93,14 +108,15 @@ impl Signer {
     }
 
     /// Checks a header's value: signed by a server of this database, for this server and this
-    /// very request, not long ago and never before. Tells who asks.
+    /// very request, not long ago and never before. Before the body is read: a stranger must not
+    /// make this server hold one.
     pub(crate) fn check(
         &self,
         value: &str,
         own: &str,
         now: Timestamp,
         request: Signed<'_>,
-    ) -> Result<Option<Context>> {
+    ) -> Result<Vouched> {
         let (text, mac) = value.split_once('.').ok_or_else(|| refused("it has no signature"))?;
         let mac = unhex(mac).ok_or_else(|| refused("it has no signature"))?;
         self.mac(text)?
@@ -110,8 +126,7 @@ impl Signer {
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .ok_or_else(|| refused("a server of another version wrote it"))?;
         let same = (claims.to.as_str(), claims.method.as_str(), claims.target.as_str())
-            == (own, request.method, request.target)
-            && claims.body == hex(&Sha256::digest(request.body));
+            == (own, request.method, request.target);
         if !same {
             return Err(refused("it was signed for another request, or another server"));
         }
@@ -120,7 +135,7 @@ impl Signer {
             return Err(refused("it is too old, or the clock of one of the servers is wrong"));
         }
         self.once(claims.nonce, now)?;
-        claims.who.map(context).transpose()
+        Ok(Vouched { context: claims.who.map(context).transpose()?, body: claims.body })
     }
 
     fn once(&self, nonce: String, now: Timestamp) -> Result<()> {
@@ -188,7 +203,7 @@ mod tests {
         Signer::new(SecretBox::new(Box::new([byte; 32])))
     }
 
-    const REQUEST: Signed<'static> = Signed { method: "POST", target: "/api/v1/x?y=1", body: b"{}" };
+    const REQUEST: Signed<'static> = Signed { method: "POST", target: "/api/v1/x?y=1" };
 
     fn owner() -> Context {
         Context::owner("admin".into(), TenantName::new("t").unwrap(), "r-1".into())
@@ -200,20 +215,23 @@ mod tests {
 
     #[test]
     fn who_asks_arrives_once() {
-        let value = signer(1).sign("a", "b", now(), REQUEST, Some(&owner())).unwrap();
+        let value = signer(1).sign("a", "b", now(), REQUEST, b"{}", Some(&owner())).unwrap();
         let receiver = signer(1);
-        let context = receiver.check(&value, "b", now(), REQUEST).unwrap().unwrap();
+        let vouched = receiver.check(&value, "b", now(), REQUEST).unwrap();
+        vouched.check_body(b"{}").unwrap();
+        assert_eq!(vouched.check_body(b"{ }").unwrap_err().code(), Code::Unauthenticated);
+        let context = vouched.context.unwrap();
         assert_eq!((context.actor(), context.request_id()), (owner().actor(), "r-1"));
         assert_eq!(context.tenant().unwrap().as_str(), "t");
         let again = receiver.check(&value, "b", now(), REQUEST).unwrap_err();
         assert!(again.message().contains("used before"), "{again}");
-        let nobody = signer(1).sign("a", "b", now(), REQUEST, None).unwrap();
-        assert!(receiver.check(&nobody, "b", now(), REQUEST).unwrap().is_none());
+        let nobody = signer(1).sign("a", "b", now(), REQUEST, b"{}", None).unwrap();
+        assert!(receiver.check(&nobody, "b", now(), REQUEST).unwrap().context.is_none());
     }
 
     #[test]
     fn what_was_signed_for_something_else_or_by_somebody_else_is_refused() {
-        let value = signer(1).sign("a", "b", now(), REQUEST, Some(&owner())).unwrap();
+        let value = signer(1).sign("a", "b", now(), REQUEST, b"{}", Some(&owner())).unwrap();
         let check = |signer: &Signer, value: &str, own: &str, at: i64, request: Signed<'_>| {
             let error = signer.check(value, own, Timestamp::from_millis(at), request).unwrap_err();
             assert_eq!(error.code(), Code::Unauthenticated, "{error}");
@@ -226,7 +244,6 @@ mod tests {
         check(&it, &value, "b", at - 61_000, REQUEST);
         check(&it, &value, "b", at, Signed { method: "DELETE", ..REQUEST });
         check(&it, &value, "b", at, Signed { target: "/api/v1/x?y=2", ..REQUEST });
-        check(&it, &value, "b", at, Signed { body: b"{ }", ..REQUEST });
         let mut altered = value.clone();
         altered.replace_range(10..11, if &value[10..11] == "0" { "1" } else { "0" });
         check(&it, &altered, "b", at, REQUEST);

@@ -17,11 +17,12 @@ struct Size {
     users: usize,
     /// Instances of each.
     instances: usize,
+    /// After all of them are made.
     lasts: Duration,
 }
 
 impl Size {
-    const SHORT: Self = Self { users: 10, instances: 20, lasts: Duration::from_secs(20) };
+    const SHORT: Self = Self { users: 10, instances: 20, lasts: Duration::from_secs(15) };
     const FULL: Self = Self { users: 25, instances: 40, lasts: Duration::from_secs(120) };
 }
 
@@ -44,15 +45,13 @@ struct Load {
 impl Load {
     fn begin(nodes: &[Node], seed: u64, size: &Size) -> Self {
         let clients: Clients = Arc::new(RwLock::new(nodes.iter().map(|n| n.client.clone()).collect()));
-        let until = Instant::now() + size.lasts;
-        let mine = size.instances;
+        let (mine, lasts) = (size.instances, size.lasts);
         let users = (0..size.users)
             .map(|number| {
                 let mut user = User::new(number, seed, Arc::clone(&clients));
                 tokio::spawn(async move {
-                    for _ in 0..mine {
-                        user.create().await;
-                    }
+                    user.create(mine).await;
+                    let until = Instant::now() + lasts;
                     while Instant::now() < until {
                         user.step().await;
                     }

@@ -44,12 +44,12 @@ pub(super) struct Known {
     starts: usize,
     freezes: usize,
     saves: usize,
-    pub(super) operations: Vec<String>,
 }
 
 /// One user: has instances of its own, and does one thing after the other with them.
 pub(super) struct User {
     number: usize,
+    made: usize,
     draws: Draws,
     clients: Clients,
     pub(super) instances: Vec<Known>,
@@ -63,6 +63,7 @@ impl User {
     pub(super) fn new(number: usize, seed: u64, clients: Clients) -> Self {
         Self {
             number,
+            made: 0,
             draws: Draws::new(seed ^ (number as u64) << 32),
             clients,
             instances: Vec::new(),
@@ -126,41 +127,50 @@ impl User {
         &mut self,
         what: &str,
         ask: impl Fn(Client) -> F,
-    ) -> Result<(ClawId, Vec<String>)> {
+    ) -> Result<()> {
         self.wishes += 1;
-        let mut operations = Vec::new();
         let accepted = self.ask(what, &ask).await?;
         let id = accepted.instance.id;
         let ended = self.end_of(&format!("{what} of {id}"), accepted.operation).await;
-        operations.push(ended.id.clone());
         assert_eq!(ended.state, OperationState::Succeeded, "{what} of {id}: {ended:?}");
-        Ok((id, operations))
+        Ok(())
     }
 
-    pub(super) async fn create(&mut self) {
-        let name = format!("u{}-{}", self.number, self.instances.len() + self.removed.len());
-        let new = CreateInstance {
-            claw_type: "openclaw".into(),
-            name: Some(name.parse().expect("a name")),
-            runtime: Some(RuntimeKind::Sim),
-            ..CreateInstance::default()
-        };
-        // Asked twice, it is made once.
-        let key = format!("{name}-{}", self.draws.below(usize::MAX));
-        let made = self
-            .wish("create", |client| {
-                let (new, key) = (new.clone(), key.clone());
-                async move { client.create(&new, Some(&key)).await }
-            })
-            .await;
-        let (id, operations) = made.unwrap_or_else(|e| panic!("create: {e:?}"));
-        self.instances.push(Known { id, phase: Phase::Ready, starts: 1, freezes: 0, saves: 0, operations });
+    /// Makes instances, all at once.
+    pub(super) async fn create(&mut self, count: usize) {
+        let mut under_way = Vec::new();
+        for _ in 0..count {
+            let name = format!("u{}-{}", self.number, self.made);
+            self.made += 1;
+            let new = CreateInstance {
+                claw_type: "openclaw".into(),
+                name: Some(name.parse().expect("a name")),
+                runtime: Some(RuntimeKind::Sim),
+                ..CreateInstance::default()
+            };
+            // Asked twice, it is made once.
+            let key = format!("{name}-{}", self.draws.below(usize::MAX));
+            self.wishes += 1;
+            let made = self
+                .ask("create", |client| {
+                    let (new, key) = (new.clone(), key.clone());
+                    async move { client.create(&new, Some(&key)).await }
+                })
+                .await;
+            under_way.push(made.unwrap_or_else(|e| panic!("create: {e:?}")));
+        }
+        for accepted in under_way {
+            let id = accepted.instance.id;
+            let ended = self.end_of(&format!("create of {id}"), accepted.operation).await;
+            assert_eq!(ended.state, OperationState::Succeeded, "create of {id}: {ended:?}");
+            self.instances.push(Known { id, phase: Phase::Ready, starts: 1, freezes: 0, saves: 0 });
+        }
     }
 
     /// Does one thing with one of its instances.
     pub(super) async fn step(&mut self) {
         if self.instances.is_empty() {
-            return self.create().await;
+            return self.create(1).await;
         }
         let number = self.draws.below(self.instances.len());
         let mut it = self.instances[number].clone();
@@ -175,7 +185,7 @@ impl User {
                     })
                     .await;
                 match gone {
-                    Ok((_, operations)) => it.operations.extend(operations),
+                    Ok(()) => {}
                     // The first asking was heard, though not answered.
                     Err(error) if matches!(error.code(), Code::NotFound | Code::Gone) => {}
                     Err(error) => panic!("rm of {id}: {error:?}"),
@@ -183,34 +193,33 @@ impl User {
                 it.phase = Phase::Destroyed;
                 self.instances.remove(number);
                 self.removed.push(it);
-                return self.create().await;
+                return self.create(1).await;
             }
             (Phase::Ready, 1..=3) => {
-                self.verb("stop", &mut it, |c, id| async move { c.stop(&id, StopRequest::default()).await })
+                self.verb("stop", &it, |c, id| async move { c.stop(&id, StopRequest::default()).await })
                     .await;
                 it.phase = Phase::Stopped;
             }
             (Phase::Ready, 4..=5) => {
                 let sleep = SuspendRequest { warm: false, force: true };
-                self.verb("suspend", &mut it, |c, id| async move { c.suspend(&id, sleep).await }).await;
+                self.verb("suspend", &it, |c, id| async move { c.suspend(&id, sleep).await }).await;
                 it.phase = Phase::Suspended;
                 it.saves += 1;
             }
             (Phase::Ready, 6..=7) => {
                 let sleep = SuspendRequest { warm: true, force: true };
-                self.verb("suspend --warm", &mut it, |c, id| async move { c.suspend(&id, sleep).await })
-                    .await;
+                self.verb("suspend --warm", &it, |c, id| async move { c.suspend(&id, sleep).await }).await;
                 it.phase = Phase::Warm;
                 it.freezes += 1;
             }
             (Phase::Stopped, _) => {
-                self.verb("start", &mut it, |c, id| async move { c.start(&id).await }).await;
+                self.verb("start", &it, |c, id| async move { c.start(&id).await }).await;
                 it.phase = Phase::Ready;
                 it.starts += 1;
             }
             (Phase::Suspended | Phase::Warm, 1..=4) => {
                 let asleep = it.phase;
-                self.verb("resume", &mut it, |c, id| async move { c.resume(&id).await }).await;
+                self.verb("resume", &it, |c, id| async move { c.resume(&id).await }).await;
                 it.phase = Phase::Ready;
                 it.starts += usize::from(asleep == Phase::Suspended);
             }
@@ -235,13 +244,12 @@ impl User {
     async fn verb<F: Future<Output = Result<Accepted>>>(
         &mut self,
         what: &str,
-        it: &mut Known,
+        it: &Known,
         ask: impl Fn(Client, String) -> F,
     ) {
         let id = it.id.to_string();
         let done = self.wish(what, |client| ask(client, id.clone())).await;
-        let (_, operations) = done.unwrap_or_else(|e| panic!("{what} of {id}: {e:?}"));
-        it.operations.extend(operations);
+        done.unwrap_or_else(|e| panic!("{what} of {id}: {e:?}"));
     }
 }
 
