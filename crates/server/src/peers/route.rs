@@ -46,6 +46,7 @@ pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/instances/{id}/metrics", Needs::Instance),
     (Method::GET, "/api/v1/instances/{id}/logs", Needs::Instance),
     (Method::POST, "/api/v1/instances/{id}/send", Needs::Instance),
+    (Method::GET, "/api/v1/instances/{id}/port-forward", Needs::Instance),
     (Method::GET, "/api/v1/instances/{id}/events", Needs::Nothing),
     (Method::POST, "/api/v1/instances/{id}/token/reveal", Needs::Nothing),
     (Method::POST, "/api/v1/instances/{id}/token/rotate", Needs::Nothing),
