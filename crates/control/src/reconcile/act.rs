@@ -133,15 +133,23 @@ async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) ->
     steps.step("thaw", "letting it go on", None, "");
     let runtime = core.acting(hold, &instance.spec.target)?;
     let seen = freezer(runtime.as_ref(), instance)?.thaw(&instance.id).await?;
+    // Before it is written down: a server killed in between finds it frozen in the store.
+    undrain(core, hold, instance).await?;
     saw(core, hold, &instance.id, seen).await?;
-    // It was drained before it was frozen. A claw that forgot it meanwhile (the drain's
-    // lease ran out) answers that nothing is drained, which is as well.
+    Ok(Again::Now)
+}
+
+/// It was drained before it was frozen. A claw that forgot it meanwhile (the drain's lease ran
+/// out) answers that nothing is drained, which is as well.
+pub(super) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
     let reach = Reach::acting(core, hold, instance).await?;
     if let Err(error) = reach.adapter().undrain(&reach.access()).await {
+        if is_fenced(&error) {
+            return Err(error);
+        }
         tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
     }
-    clawfarm_failpoint::point!(Undrained);
-    Ok(Again::Now)
+    Ok(())
 }
 
 async fn freeze(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {

@@ -102,6 +102,9 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
         Ok(seen) => seen,
         Err(error) => return unknown(core, hold, instance, &error).await,
     };
+    if thawed_unwritten(&instance, &seen) {
+        act::undrain(core, hold, &instance).await?;
+    }
     let probed = probe(core, &instance, &seen).await;
     let now = Timestamp::now();
     let instance = if is_news(&instance, &seen, &probed, now) {
@@ -129,6 +132,14 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
         }
         Decision::Act(what, why) => act::act(core, hold, &instance, what, why, interrupt).await,
     }
+}
+
+/// Whether it goes on after a freeze, and whoever let it died before that was written down: the
+/// drain may not have been taken back.
+fn thawed_unwritten(instance: &Instance, seen: &Observation) -> bool {
+    instance.intent.desired == Desired::Running
+        && seen.state == ObservedState::Running
+        && instance.observed.as_ref().is_some_and(|o| o.state == ObservedState::Frozen)
 }
 
 /// Keeps beside the instance what the store knows of it, once for each change of it, so that

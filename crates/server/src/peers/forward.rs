@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::route::{Needs, needs, other};
 use super::sign::{HEADER, Signed};
-use super::{PassedOn, Peers};
+use super::{PassedOn, PeerStream, Peers};
 use crate::console;
 use crate::error::ApiError;
 use crate::layers::BODY_MAX;
@@ -85,7 +85,15 @@ async fn decide(state: &ServerState, wanted: Needs, request: Request) -> Result<
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let there = There { state, peers, node: &node, address: &address };
-    let response = there.ask(&parts, body, context.as_ref()).await?;
+    let stream = match peers.connect.connect(&address).await {
+        Ok(stream) => stream,
+        // It ended since its last heartbeat; this can be answered here as well.
+        Err(_) if wanted == Needs::RatherInstance => {
+            return Ok(Way::Here(Request::from_parts(parts, Body::from(body))));
+        }
+        Err(error) => return Err(there.silent(error)),
+    };
+    let response = there.ask(stream, &parts, body, context.as_ref()).await?;
     Ok(Way::Answered(answer(state, response, upgrade)?))
 }
 
@@ -100,6 +108,7 @@ struct There<'a> {
 impl There<'_> {
     async fn ask(
         &self,
+        stream: Box<dyn PeerStream>,
         request: &Parts,
         body: Bytes,
         context: Option<&Context>,
@@ -133,7 +142,6 @@ impl There<'_> {
         {
             headers.insert("x-request-id", id);
         }
-        let stream = self.peers.connect.connect(self.address).await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broke(e))?;
         tokio::spawn(async move {
@@ -143,8 +151,18 @@ impl There<'_> {
         sender.send_request(passed).await.map_err(|e| self.broke(e))
     }
 
+    fn name(&self) -> String {
+        self.state.control().peer(self.node).map_or_else(|| self.node.to_owned(), |p| p.name)
+    }
+
+    fn silent(&self, error: Error) -> Error {
+        Error::new(Code::Unavailable, format!("server '{}', which this is for, does not answer", self.name()))
+            .fix("see 'clawfarm server ls'; start that server again if it is gone")
+            .source(error)
+    }
+
     fn broke(&self, error: hyper::Error) -> Error {
-        let name = self.state.control().peer(self.node).map_or_else(|| self.node.to_owned(), |p| p.name);
+        let name = self.name();
         Error::new(Code::Unavailable, format!("the connection to server '{name}', which this is for, broke"))
             .fix("look whether it was done, then try again; see 'clawfarm server ls'")
             .source(error)
