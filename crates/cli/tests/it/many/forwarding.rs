@@ -47,7 +47,7 @@ async fn e2e_what_another_server_reaches_is_passed_on_to_it() {
     assert!(refused.code != Some(0), "{refused:?}");
     assert!(refused.err.contains("'reaches'") && refused.err.contains("fix:"), "{refused:?}");
     let stopping = home.run(&["stop", id, "--detach", "--json"]).ends(0).json();
-    assert_eq!(stopping["operation"]["state"], "running", "{stopping}");
+    assert_eq!(stopping[0]["operation"]["state"], "running", "{stopping}");
     reaches.run(&farm).await;
     let waited = home.run(&["start", id]).ends(0).out;
     assert_eq!(waited, format!("{id} is ready\n"));
