@@ -1,6 +1,6 @@
 # Every command a person needs; what each does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint docs rustdoc demo demo-down chaos bench bench-compare integration-001 integration-001-run integration-002 clean
+.PHONY: help build test lint docs rustdoc demo demo-down chaos fuzz bench bench-compare integration-001 integration-001-run integration-002 clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -10,6 +10,9 @@ build: ## the release binary: target/release/clawfarm
 
 test: ## set up what the tests need (a real OpenClaw from npm), and run them all
 	@scripts/test
+
+fuzz: ## longer runs of what the tests do briefly: FUZZ_SECS=60 a parser, then the API against its description
+	@scripts/fuzz
 
 lint: ## formatting, clippy, dependencies, the repository's own checks, the book
 	@scripts/lint

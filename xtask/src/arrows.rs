@@ -26,12 +26,18 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-model", &[]),
     // A database server for tests and the benchmark; it knows nothing of clawfarm.
     ("clawfarm-test-postgres", &[]),
+    ("clawfarm-fuzz", &[]),
 ];
 
 /// What any crate's tests may use beside: the simulated runtime is made for that, which is
 /// itself held against the adapters; and the server is tested through the client.
-const FOR_TESTS: &[&str] =
-    &["clawfarm-runtime-sim", "clawfarm-adapters", "clawfarm-client", "clawfarm-test-postgres"];
+const FOR_TESTS: &[&str] = &[
+    "clawfarm-runtime-sim",
+    "clawfarm-adapters",
+    "clawfarm-client",
+    "clawfarm-fuzz",
+    "clawfarm-test-postgres",
+];
 
 pub(crate) fn problems(packages: &[Package]) -> Vec<String> {
     check(TABLE, packages)

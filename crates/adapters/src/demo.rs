@@ -409,4 +409,19 @@ mod tests {
             prop_assert_eq!(text, answer.text);
         }
     }
+
+    #[test]
+    fn fuzz_requests_to_the_demo_model() {
+        let seeds: [&[u8]; 2] = [
+            br#"{"model":"demo","messages":[{"role":"user","content":"hello"}],"stream":true}"#,
+            br#"{"model":"demo","messages":[{"role":"user","content":[{"type":"text","text":"[wait 3s] hi ```x```"}]}],"stream_options":{"include_usage":true}}"#,
+        ];
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            let Ok(request) = serde_json::from_slice::<ChatRequest>(bytes) else { return };
+            let answer = answer(&request);
+            assert!(answer.text.len() < 100_000);
+            let steps = answer.steps(&request, "id", 0);
+            assert!(steps.last() == Some(&Step::Send("data: [DONE]\n\n".to_owned())));
+        });
+    }
 }

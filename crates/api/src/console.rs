@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleRequest {
     /// The program and its arguments; no shell is put in between. Empty: an interactive shell.
+    #[schema(schema_with = clawfarm_model::schema::argv)]
     pub argv: Vec<String>,
     /// Give it a terminal.
     pub tty: bool,
@@ -24,6 +25,7 @@ pub struct ConsoleRequest {
     #[schema(minimum = 1, maximum = 1000)]
     pub rows: Option<u16>,
     /// The terminal's type, as in `TERM`.
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9+._-]+$")]
     pub term: Option<String>,
 }
 

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields, default)]
 pub struct CreateInstance {
     /// The claw type, such as `openclaw`.
-    #[schema(value_type = ClawType)]
+    #[schema(value_type = ClawType, required = true)]
     pub claw_type: String,
     /// Its name; the claw type's name when absent.
     pub name: Option<InstanceName>,
@@ -37,15 +37,17 @@ pub struct CreateInstance {
     /// Its configuration; the demo model when no model is given.
     pub config: ClawConfig,
     /// Values for secrets of this instance alone, which `config` refers to by name.
-    #[schema(value_type = BTreeMap<String, String>)]
+    #[schema(schema_with = clawfarm_model::schema::secrets)]
     pub secrets: BTreeMap<SecretName, String>,
     /// Who has the last word on its configuration file.
     pub config_mode: Option<ConfigMode>,
     /// What happens when it ends by itself.
     pub restart: Option<RestartPolicy>,
     /// How long its start may take, in seconds.
+    #[schema(minimum = 1, maximum = 86_400)]
     pub ready_timeout_secs: Option<u32>,
     /// Labels, to select it by.
+    #[schema(schema_with = clawfarm_model::schema::labels)]
     pub labels: BTreeMap<String, String>,
     /// A dataset to start from.
     pub dataset: Option<ClawId>,
@@ -84,8 +86,10 @@ pub struct UpdateInstance {
     /// What happens when it ends by itself.
     pub restart: Option<RestartPolicy>,
     /// How long its start may take, in seconds.
+    #[schema(minimum = 1, maximum = 86_400)]
     pub ready_timeout_secs: Option<u32>,
     /// Labels, to select it by.
+    #[schema(schema_with = clawfarm_model::schema::labels)]
     pub labels: BTreeMap<String, String>,
 }
 

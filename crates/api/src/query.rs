@@ -22,7 +22,7 @@ pub struct InstanceQuery {
     pub phase: Option<Phase>,
     /// Only those of this claw type.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>, example = "openclaw")]
+    #[param(inline, example = "openclaw")]
     pub claw_type: Option<ClawType>,
     /// Only those of this runtime.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,11 +30,11 @@ pub struct InstanceQuery {
     pub runtime: Option<RuntimeKind>,
     /// Only those on this target.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub target: Option<TargetName>,
     /// Only those of this project.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub project: Option<ProjectName>,
     /// Only those with this label, as `key=value`. May be given several times: all must match.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -102,6 +102,7 @@ pub struct EventsQuery {
     /// Only events with a greater number than this (`last_seq` of the answer before); the
     /// newest ones when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(minimum = 0)]
     pub after: Option<i64>,
     /// Go on with events as they happen; the answer is an event stream.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -120,6 +121,7 @@ pub struct EventsQuery {
 pub struct OperationsQuery {
     /// Only those of this instance: its id, its name when that is unique, or a unique prefix.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_-]+$")]
     pub instance: Option<String>,
     /// Where the page before this one ended (its `next`).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +155,6 @@ pub struct OperationQuery {
 pub struct SecretQuery {
     /// The instance it belongs to, when it is not the whole tenant's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[param(value_type = Option<String>)]
+    #[param(inline)]
     pub instance: Option<ClawId>,
 }

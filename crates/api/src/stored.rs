@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 pub struct SetSecret {
     /// Its value: 1 byte to 64 KiB of text.
-    #[schema(min_length = 1, max_length = 65536)]
+    #[schema(schema_with = clawfarm_model::schema::secret_value)]
     pub value: String,
     /// The instance it is for, when it is not for the whole tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]

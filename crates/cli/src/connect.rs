@@ -159,15 +159,13 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn read_token(path: &Path) -> Result<SecretString, Error> {
     let text = fs::read_to_string(path).map_err(|e| {
-        Error::new(Code::Unauthenticated, format!("the token can't be read from {}: {e}", path.display()))
-            .field("--token-file")
+        Error::invalid("--token-file", format!("the token can't be read from {}: {e}", path.display()))
             .fix("give the file that holds the server's token with --token-file; it is CLAWFARM_HOME/admin.token on the server's machine")
             .source(e)
     })?;
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(Error::new(Code::Unauthenticated, format!("{} holds no token", path.display()))
-            .field("--token-file")
+        return Err(Error::invalid("--token-file", format!("{} holds no token", path.display()))
             .fix("a token file holds one word"));
     }
     Ok(SecretString::from(token.to_owned()))

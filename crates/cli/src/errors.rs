@@ -145,4 +145,44 @@ mod tests {
         let text = describe(&Ui::plain(), &error);
         assert_eq!(text, "error: it said hi\n    more\n  field: ab\n  fix: look");
     }
+
+    /// The page of all codes, as `docs/errors.md` has it.
+    fn page() -> String {
+        let mut text = include_str!("errors.md").to_owned();
+        text.push_str("\n| code | status | exit | means | what to do |\n|---|---|---|---|---|\n");
+        for code in Code::ALL {
+            let (name, status, exit) = (code.as_str(), clawfarm_api::problem::status(code), exit_code(code));
+            let (means, advice) = code.explained();
+            text.push_str(&format!("| `{name}` | {status} | {exit} | {means} | {advice} |\n"));
+        }
+        text
+    }
+
+    #[test]
+    fn the_page_of_errors_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors.md");
+        let now = page();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, &now).expect("written");
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == now,
+            "docs/errors.md is out of date: UPDATE_DOCS=1 cargo nextest run -p clawfarm the_page_of_errors"
+        );
+    }
+
+    #[test]
+    fn no_code_is_left_out() {
+        let named: std::collections::BTreeSet<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(named.len(), Code::ALL.len());
+        // What the API's description lists is made from the type itself.
+        let description = include_str!("../../../docs/openapi.json");
+        let description: serde_json::Value = serde_json::from_str(description).expect("a document");
+        let listed = &description["components"]["schemas"]["Code"]["enum"];
+        assert_eq!(listed.as_array().map(Vec::len), Some(named.len()), "{listed}");
+        let listed = listed.to_string();
+        for name in &named {
+            assert!(listed.contains(&format!("\"{name}\"")), "{name} is missing in {listed}");
+        }
+    }
 }

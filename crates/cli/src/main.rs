@@ -18,11 +18,10 @@ mod place;
 mod server;
 mod service;
 mod terminal;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-
-use clap::error::ErrorKind;
 
 use crate::app::App;
 use crate::cli::{Cli, Command};
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
     }
     let cli = match Cli::read() {
         Ok(cli) => cli,
-        Err(refused) => return ExitCode::from(tell_usage(&refused)),
+        Err(refused) => return ExitCode::from(usage::tell(&refused)),
     };
     let app = App::new(cli.global);
     let outcome = match cli.command {
@@ -64,28 +63,4 @@ fn run_client(app: &App, command: Command) -> Outcome {
     // wait for the next key.
     runtime.shutdown_background();
     outcome
-}
-
-/// Prints what clap says: help on standard output, a refusal on standard error.
-fn tell_usage(refused: &clap::Error) -> u8 {
-    let json = std::env::args_os().take_while(|a| a != "--").any(|a| a == "--json");
-    let is_help = matches!(
-        refused.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    );
-    if json && !is_help {
-        let text = refused.render().to_string();
-        let mut paragraphs = text.trim().splitn(2, "\n\n");
-        let message = paragraphs.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let fix = paragraphs.next().unwrap_or_default().trim().to_owned();
-        let error = clawfarm_model::Error::invalid("arguments", message).fix(fix);
-        let ui = output::Ui::new(true, output::ColourMode::Never);
-        errors::tell_error(&ui, &error);
-    } else if refused.print().is_err() {
-        // Whoever would read it has gone.
-        return errors::OK;
-    }
-    u8::try_from(refused.exit_code()).unwrap_or(errors::USAGE)
 }

@@ -258,4 +258,13 @@ mod tests {
         assert!(read(&[5, 1]).is_err());
         assert_eq!(read(b"\x06gone").unwrap_err().message(), "gone");
     }
+
+    #[test]
+    fn fuzz_frames_of_a_console() {
+        clawfarm_fuzz::fuzz(&[b"\x01out", b"\x02err", b"\x05\0\0\0\x07", b"\x06why"], |bytes| {
+            if let Ok(Some(ConsoleOutput::Stdout(text))) = decode(Bytes::copy_from_slice(bytes)) {
+                assert_eq!(text, bytes[1..]);
+            }
+        });
+    }
 }

@@ -126,6 +126,12 @@ impl Call {
     }
 
     fn request(&self, inner: &Inner) -> Result<Request<Full<Bytes>>> {
+        let path = self.target.split('?').next().unwrap_or_default();
+        if path.ends_with('/') || path.contains("//") {
+            // An empty segment would be another path.
+            return Err(Error::invalid("id", "it is empty")
+                .fix("give an id, a name, or the beginning of one: 'clawfarm ps' lists them"));
+        }
         let mut request = Request::builder()
             .method(self.method.clone())
             .uri(&self.target)
@@ -306,5 +312,14 @@ mod tests {
         let given = Error::invalid("port", "taken").fix("another");
         let body = serde_json::to_vec(&Problem::new(&given, "r")).unwrap();
         assert_eq!(problem(StatusCode::BAD_REQUEST, &body).report(), given.report());
+    }
+
+    #[test]
+    fn fuzz_problems() {
+        let given = Error::invalid("port", "taken").fix("another");
+        let body = serde_json::to_vec(&Problem::new(&given, "r")).unwrap();
+        clawfarm_fuzz::fuzz(&[&body, b"<html>", b"{}"], |bytes| {
+            assert!(!problem(StatusCode::BAD_REQUEST, bytes).message().is_empty() || bytes.len() > 2);
+        });
     }
 }

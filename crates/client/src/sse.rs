@@ -162,4 +162,21 @@ mod tests {
         let refused = (0..17).find_map(|_| parser.push(&chunk, &mut events).err());
         assert!(refused.is_some_and(|e| e.contains("longer than")));
     }
+
+    #[test]
+    fn fuzz_event_streams() {
+        clawfarm_fuzz::fuzz(
+            &[SAMPLE.as_bytes(), b"event: end\ndata: {}\n\n", b"id: 7\r\ndata: a\r\ndata: b\r\n\r\n"],
+            |bytes| {
+                // However it is cut, it says the same.
+                let whole = |pieces: &[&[u8]]| {
+                    let (mut parser, mut events) = (Parser::new(), Vec::new());
+                    let outcome = pieces.iter().try_for_each(|piece| parser.push(piece, &mut events));
+                    (outcome.is_ok(), events)
+                };
+                let (a, b) = bytes.split_at(bytes.len() / 2);
+                assert_eq!(whole(&[bytes]), whole(&[a, b]));
+            },
+        );
+    }
 }

@@ -85,7 +85,7 @@ impl FromStr for ClawId {
 
 impl<'de> Deserialize<'de> for ClawId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        Self::new(String::deserialize(deserializer)?).map_err(Error::into_serde)
     }
 }
 

@@ -21,6 +21,7 @@ pub struct ClawConfig {
     pub channels: Channels,
     /// Further environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = crate::schema::env)]
     pub env: BTreeMap<String, EnvValue>,
     /// Passed into the claw type's own configuration as it is, below what clawfarm owns.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
@@ -138,13 +139,30 @@ pub struct Discord {
 }
 
 /// The value of an environment variable.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum EnvValue {
     /// A secret's value.
     Secret(SecretRef),
     /// This text.
     Plain(String),
+}
+
+impl<'de> Deserialize<'de> for EnvValue {
+    /// By hand, because what is derived tries each form in turn and says of neither why not,
+    /// and takes a list for a reference.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Self::Plain(text)),
+            value @ serde_json::Value::Object(_) => {
+                SecretRef::deserialize(value).map(Self::Secret).map_err(D::Error::custom)
+            }
+            _ => Err(Error::invalid("env", "a variable is text, or a reference to a secret")
+                .fix(r#"give "text", or {"secret": "name"}"#)
+                .into_serde()),
+        }
+    }
 }
 
 /// Whether clawfarm or the claw's user has the last word on its configuration file.
@@ -174,9 +192,12 @@ impl ClawConfig {
         // both readings are tried, the typed one first.
         self.with_value(key, parsed)
             .or_else(|first| self.with_value(key, value.into()).map_err(|_| first))
-            .map_err(|e| Error::invalid(field, e.message().to_owned()).fix(
-                "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, env.<NAME> and native.<path>",
-            ))
+            .map_err(|e| {
+                let error = Error::of_serde(field, e.message());
+                if error.fix_text().is_some() { error } else { error.fix(
+                    "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, env.<NAME> and native.<path>",
+                ) }
+            })
     }
 
     fn with_value(&self, key: &str, value: serde_json::Value) -> Result<Self> {
@@ -247,5 +268,26 @@ mod tests {
             assert_eq!(error.field_name(), Some(format!("config.{key}").as_str()));
             assert!(error.fix_text().is_some());
         }
+    }
+
+    #[test]
+    fn fuzz_settings() {
+        let seeds = [
+            "model.provider=demo",
+            "model={\"provider\":\"openai\"}",
+            "channels.telegram.bot_token.secret=tg",
+            "env.RETRIES=3",
+            "native.agents.defaults.timeoutSeconds=60",
+        ];
+        clawfarm_fuzz::fuzz_text(&seeds, |text| {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            match ClawConfig::default().with(key, value) {
+                Ok(config) => {
+                    let json = serde_json::to_value(&config).unwrap();
+                    assert_eq!(serde_json::from_value::<ClawConfig>(json).unwrap(), config);
+                }
+                Err(error) => assert!(error.field_name().is_some() && error.fix_text().is_some()),
+            }
+        });
     }
 }

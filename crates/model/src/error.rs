@@ -12,6 +12,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// What stands between reason and fix in the text of a serde error.
+const FIX_MARK: &str = "\nfix: ";
+
 /// A result with clawfarm's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -66,6 +69,82 @@ pub enum Class {
 }
 
 impl Code {
+    /// Every code, in the order in which they are told of.
+    pub const ALL: [Self; 15] = [
+        Self::InvalidInput,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Conflict,
+        Self::PreconditionFailed,
+        Self::Busy,
+        Self::Insufficient,
+        Self::Unsupported,
+        Self::Gone,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::Timeout,
+        Self::ClawFailed,
+        Self::Internal,
+    ];
+
+    /// What it means, and what to do about it, for the reference. An error's own `fix` says
+    /// more.
+    #[must_use]
+    pub const fn explained(self) -> (&'static str, &'static str) {
+        match self {
+            Self::InvalidInput => (
+                "Something that was typed or sent can't be accepted; `field` names it. Nothing was changed",
+                "mend that field; the same again is refused again",
+            ),
+            Self::Unauthenticated => (
+                "The token is missing, or is not this server's",
+                "send the one in the server's `admin.token`",
+            ),
+            Self::Forbidden => ("Known, but not allowed", "ask whoever owns it"),
+            Self::NotFound => (
+                "There is nothing by that name, or it is another tenant's",
+                "list what there is: `clawfarm ps`, `clawfarm secret ls`, `clawfarm dataset ls`",
+            ),
+            Self::Conflict => (
+                "It exists already, is in use, or another change is under way",
+                "wait for the change, or choose another name or port",
+            ),
+            Self::PreconditionFailed => {
+                ("It was changed since the version in `If-Match`", "read it again, and change what it is now")
+            }
+            Self::Busy => ("The claw is working; the message says what on", "wait, or say `--force`"),
+            Self::Insufficient => (
+                "Not enough memory, disk, ports or quota is left; the message has the figures",
+                "ask for less, remove something, or accept less room with `--overcommit`",
+            ),
+            Self::Unsupported => (
+                "The runtime, the claw type, the kernel or the server's version can't do this",
+                "see `clawfarm doctor`",
+            ),
+            Self::Gone => ("It was here, and was removed or has ended for good", "make another, or start it"),
+            Self::Overloaded => {
+                ("As many requests as can be served are under way", "try again after `Retry-After`")
+            }
+            Self::Unavailable => (
+                "Something that is needed does not answer at the moment",
+                "try again; `clawfarm status` and `clawfarm doctor` say what is missing",
+            ),
+            Self::Timeout => (
+                "A wait reached its limit; what was accepted goes on",
+                "look at the instance or the operation before trying again",
+            ),
+            Self::ClawFailed => (
+                "The claw itself ended, crashed, or refused its configuration",
+                "read `clawfarm logs`; what it says last is in the message as a rule",
+            ),
+            Self::Internal => (
+                "A defect, or a broken machine: a full disk, a state that can't be read",
+                "read the server's log at `request_id`; free some disk; report it",
+            ),
+        }
+    }
+
     /// How an error of this code is handled. Exhaustive, so that a new code must decide.
     #[must_use]
     pub const fn class(self) -> Class {
@@ -204,6 +283,25 @@ impl Error {
         }
     }
 
+    /// This error for serde, which carries text only: the reason, and the fix behind
+    /// [`FIX_MARK`], so that [`Self::of_serde`] can tell them apart again.
+    pub fn into_serde<E: serde::de::Error>(self) -> E {
+        match &self.fix {
+            Some(fix) => E::custom(format_args!("{}{FIX_MARK}{fix}", self.message)),
+            None => E::custom(&self.message),
+        }
+    }
+
+    /// The error of a field that serde refused: with the fix of the field's own type where
+    /// that gave one ([`Self::into_serde`]).
+    #[must_use]
+    pub fn of_serde(field: impl Into<String>, text: &str) -> Self {
+        match text.split_once(FIX_MARK) {
+            Some((message, fix)) => Self::invalid(field, message).fix(fix),
+            None => Self::invalid(field, text),
+        }
+    }
+
     /// The inner causes on one line, for the log. `None` when there is no inner cause.
     #[must_use]
     pub fn inner(&self) -> Option<String> {
@@ -294,6 +392,14 @@ mod tests {
         assert_eq!(shown, "instances: the store could not be written (free some disk space)");
         assert!(!serde_json::to_string(&error.report()).unwrap().contains("SELECT"));
         assert!(format!("{error:?}").contains("SELECT"));
+    }
+
+    #[test]
+    fn a_fix_survives_serde() {
+        let inner: serde_json::Error = Error::invalid("name", "too long").fix("shorten it").into_serde();
+        let error = Error::of_serde("name", &inner.to_string());
+        assert_eq!((error.message(), error.fix_text()), ("too long", Some("shorten it")));
+        assert_eq!(Error::of_serde("name", "no such type").fix_text(), None);
     }
 
     #[test]

@@ -85,6 +85,15 @@ impl InstanceSpec {
             )
             .fix("give 1 to 86400 seconds"));
         }
+        for (field, given) in [
+            ("restart.max_restarts", self.restart.max_restarts),
+            ("restart.window_secs", self.restart.window_secs),
+        ] {
+            if given > RestartPolicy::MOST {
+                return Err(Error::invalid(field, format!("{given} is too much"))
+                    .fix(format!("give at most {}", RestartPolicy::MOST)));
+            }
+        }
         for (name, value) in &self.config.env {
             let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -112,13 +121,18 @@ pub struct RestartPolicy {
     pub mode: RestartMode,
     /// Ends within `window_secs` after which no further start is tried and it is `failed`.
     #[serde(default = "RestartPolicy::default_max")]
+    #[schema(maximum = 2_147_483_647)]
     pub max_restarts: u32,
     /// A claw that stayed up this long, in seconds, has its count begun anew.
     #[serde(default = "RestartPolicy::default_window")]
+    #[schema(maximum = 2_147_483_647)]
     pub window_secs: u32,
 }
 
 impl RestartPolicy {
+    /// The most that either number may be: 68 years, and more ends than fit into them.
+    pub const MOST: u32 = 2_147_483_647;
+
     const fn default_max() -> u32 {
         5
     }

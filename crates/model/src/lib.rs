@@ -18,6 +18,7 @@ pub mod observed;
 pub mod operation;
 pub mod phase;
 pub mod resources;
+pub mod schema;
 pub mod secret;
 pub mod server;
 pub mod target;

@@ -87,7 +87,7 @@ macro_rules! label {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+                Self::new(String::deserialize(deserializer)?).map_err(Error::into_serde)
             }
         }
 
@@ -171,5 +171,23 @@ mod tests {
     fn a_refused_name_is_shown_escaped() {
         let error = InstanceName::new("a\u{1b}[31m\n").unwrap_err();
         assert!(!error.message().contains('\u{1b}') && !error.message().contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn fuzz_names() {
+        clawfarm_fuzz::fuzz_text(&["alice", "a-1", "openclaw", "../etc"], |text| {
+            match InstanceName::new(text) {
+                Ok(name) => {
+                    assert_eq!(name.as_str(), text);
+                    let again = serde_json::to_string(&name).and_then(|json| serde_json::from_str(&json));
+                    assert_eq!(again.ok(), Some(name));
+                }
+                Err(error) => {
+                    assert!(error.fix_text().is_some());
+                    assert!(!error.to_string().contains(char::is_control), "{error}");
+                    assert!(error.to_string().len() < 1_500);
+                }
+            }
+        });
     }
 }

@@ -21,6 +21,9 @@ impl SecretName {
     /// The longest it may be, in characters.
     pub const MAX: usize = 63;
 
+    /// The rule as a regular expression, for descriptions.
+    pub const PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*$";
+
     /// Checks and takes a name.
     ///
     /// # Errors
@@ -68,7 +71,7 @@ impl FromStr for SecretName {
 
 impl<'de> Deserialize<'de> for SecretName {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+        Self::new(String::deserialize(deserializer)?).map_err(Error::into_serde)
     }
 }
 
@@ -76,7 +79,7 @@ impl PartialSchema for SecretName {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::Type::String)
-            .pattern(Some("^[A-Za-z0-9][A-Za-z0-9_.-]*$"))
+            .pattern(Some(Self::PATTERN))
             .max_length(Some(Self::MAX))
             .into()
     }

@@ -75,7 +75,7 @@ pub struct Target {
     pub reachable_from: Option<String>,
     /// What its runtime needs to know (a socket, a cluster); its form is the runtime's.
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     pub settings: serde_json::Value,
 }
 

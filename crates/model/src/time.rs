@@ -115,4 +115,14 @@ mod tests {
         assert_eq!(t.since(t.after(Duration::from_secs(5))), Duration::ZERO);
         assert!(Timestamp::from_millis(i64::MAX).to_string().starts_with("9999"));
     }
+
+    #[test]
+    fn fuzz_times() {
+        let seeds = ["2026-11-21T02:41:25.109Z", "2026-11-21T03:41:25+01:00", "-009999-01-02T01:59:59Z"];
+        clawfarm_fuzz::fuzz_text(&seeds, |text| {
+            if let Ok(time) = Timestamp::parse(text) {
+                assert_eq!(Timestamp::parse(&time.to_string()), Ok(time), "{text:?}");
+            }
+        });
+    }
 }

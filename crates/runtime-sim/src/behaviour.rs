@@ -434,4 +434,17 @@ mod tests {
         let hits = (0..10_000).filter(|n| one.happens(0.25, &["a"], *n)).count();
         assert!((2_300..2_700).contains(&hits), "{hits} of 10000 at 25 %");
     }
+
+    #[test]
+    fn fuzz_sim_json() {
+        let whole = serde_json::to_vec(&Behaviour::default()).unwrap();
+        let failing = br#"{"seed":7,"failures":[{"verb":"start","code":"timeout","on_calls":[1]}]}"#;
+        clawfarm_fuzz::fuzz(&[&whole, failing], |bytes| {
+            if let Ok(behaviour) = Behaviour::parse(bytes) {
+                let again = serde_json::to_vec(&behaviour).unwrap();
+                Behaviour::parse(&again).expect("what it wrote");
+                let _ = behaviour.claw("alice-x7k2m");
+            }
+        });
+    }
 }

@@ -137,4 +137,11 @@ mod tests {
         let text = format!("\n{}\n{whole}\n{whole}", &whole[..20]);
         assert_eq!(parse(text.as_bytes()).len(), 2);
     }
+
+    #[test]
+    fn fuzz_journals() {
+        clawfarm_fuzz::fuzz(&[b"{}\n{\"claw\":\"a-b\"}\n", b"\n\n"], |bytes| {
+            assert!(parse(bytes).len() <= bytes.split(|byte| *byte == b'\n').count());
+        });
+    }
 }

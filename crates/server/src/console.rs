@@ -269,4 +269,13 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong:?}");
         }
     }
+
+    #[test]
+    fn fuzz_frames_from_a_peer() {
+        clawfarm_fuzz::fuzz(&[b"\0keys", &[3, 0, 80, 0, 24], &[4]], |bytes| {
+            if let Some(ExecInput::Stdin(text)) = read(Bytes::copy_from_slice(bytes)) {
+                assert_eq!(text, bytes[1..]);
+            }
+        });
+    }
 }

@@ -101,12 +101,14 @@ pub(crate) fn render(response: Response, request_id: &str) -> Response {
 fn plain(status: StatusCode) -> ApiError {
     match status {
         StatusCode::NOT_FOUND => Error::new(Code::NotFound, "there is nothing at this path")
+            .field("path")
             .fix("GET /api/v1/openapi.json lists what there is")
             .into(),
         StatusCode::METHOD_NOT_ALLOWED => ApiError::http(
             status,
             "Method not allowed",
             Error::new(Code::InvalidInput, "this path does not know this method")
+                .field("method")
                 .fix("the header Allow lists those it knows"),
         ),
         _ => ApiError::http(

@@ -1,9 +1,11 @@
 //! The API's description, made without starting anything.
 
 use clawfarm_api::Problem;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{
+    ComponentsBuilder, ContentBuilder, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder,
+};
 use utoipa::{OpenApi as _, ToSchema};
 
 use crate::api::documented;
@@ -47,23 +49,28 @@ pub fn openapi() -> OpenApi {
         components.responses.insert(format!("problem-{name}"), RefOr::T(problem(description)));
     }
     for (path, item) in &mut document.paths.paths {
-        operations(item).for_each(|operation| add_problems(path, operation));
+        for operation in operations(item) {
+            add_problems(path, operation);
+            loosen(path, operation);
+        }
     }
     document
 }
 
 /// The errors that requests are answered with.
-const PROBLEMS: [(&str, &str); 15] = [
+const PROBLEMS: [(&str, &str); 17] = [
     ("400", "Something in the request can't be accepted; `field` names it"),
     ("401", "The token is missing or wrong"),
     ("403", "Known, but not allowed"),
     ("404", "There is no such thing, or it is not visible to the caller"),
+    ("408", "The body did not arrive in time"),
     ("409", "In conflict with what is there: taken, busy, under way, or not enough left"),
     ("410", "It is gone for good"),
     ("412", "`If-Match` names another version than the present one"),
     ("413", "The body is too large"),
     ("415", "The body is not JSON"),
     ("422", "The runtime, claw type or machine can't do this"),
+    ("426", "A console is a WebSocket"),
     ("429", "Too many requests at a time; `Retry-After` says when to try again"),
     ("500", "A defect, or a broken machine"),
     ("502", "The claw itself failed"),
@@ -83,6 +90,28 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .filter_map(Option::as_mut)
 }
 
+/// Where a body may be left out: it only changes what is done by default.
+const BODY_OPTIONAL: [&str; 4] = ["/stop", "/suspend", "/console", "/shutdown"];
+
+/// What the derive takes for required and is not, and what it can't say.
+fn loosen(path: &str, operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        let RefOr::T(parameter) = parameter else { continue };
+        if parameter.parameter_in == ParameterIn::Header {
+            parameter.required = Required::False;
+        }
+        // Given to the derive, it would take the place of the description.
+        if parameter.name == "label" {
+            parameter.schema = Some(clawfarm_model::schema::label_filter());
+        }
+    }
+    if let Some(RefOr::T(body)) = &mut operation.request_body
+        && BODY_OPTIONAL.iter().any(|end| path.ends_with(end))
+    {
+        body.required = Some(Required::False);
+    }
+}
+
 /// Says which errors an operation can be answered with, by what it takes.
 fn add_problems(path: &str, operation: &mut Operation) {
     let api = path.starts_with(clawfarm_api::PREFIX);
@@ -91,11 +120,12 @@ fn add_problems(path: &str, operation: &mut Operation) {
     let applies = |status: &str| match status {
         "400" | "429" | "504" => api,
         "401" => path != "/healthz" && path != "/readyz",
-        "404" => named,
+        "404" => named || path.ends_with("/operations"),
         "409" | "410" | "422" | "502" => named || body,
         "403" => api && (named || body),
         "412" => path.ends_with("/instances/{id}"),
-        "413" | "415" => body,
+        "408" | "413" | "415" => body,
+        "426" => path.starts_with("/api/v1/consoles/"),
         "500" | "503" => path != "/healthz",
         _ => false,
     };

@@ -95,4 +95,15 @@ mod tests {
             assert_eq!(LogRecord::parse(line), None, "{line}");
         }
     }
+
+    #[test]
+    fn fuzz_lines_of_a_log() {
+        let seeds = ["2026-11-21T02:41:25.109Z o hello", "2026-11-21T02:41:25.109Z e+half"];
+        clawfarm_fuzz::fuzz_text(&seeds, |text| {
+            if let Some(record) = LogRecord::parse(text) {
+                let again = record.to_string();
+                assert_eq!(LogRecord::parse(&again), Some(record), "{text:?}");
+            }
+        });
+    }
 }

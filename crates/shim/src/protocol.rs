@@ -340,4 +340,21 @@ mod tests {
         let Request::Exec(exec) = request else { panic!("not an exec") };
         assert_eq!((exec.argv.len(), exec.tty), (1, Some(TtySize { cols: 80, rows: 24 })));
     }
+
+    #[test]
+    fn fuzz_frames() {
+        let seeds = [
+            Frame::Stdin(b"ab".to_vec()),
+            Frame::Resize(TtySize { cols: 80, rows: 24 }),
+            Frame::Eof,
+            Frame::Exit(7),
+        ];
+        let seeds: Vec<Vec<u8>> = seeds.iter().map(Frame::encode).collect();
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            if let Ok(Some((frame, length))) = Frame::decode(bytes) {
+                assert_eq!(frame.encode(), bytes[..length]);
+            }
+        });
+    }
 }

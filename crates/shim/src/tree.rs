@@ -36,7 +36,7 @@ impl Process {
             pid: pid.parse().ok()?,
             parent: u32::try_from(number(4)?).ok()?,
             state: fields.first()?.chars().next()?,
-            ticks: (14..=17).filter_map(number).sum(),
+            ticks: (14..=17).filter_map(number).fold(0, u64::saturating_add),
             threads: number(20)?,
             start_ticks: number(22)?,
             resident_pages: number(24)?,
@@ -155,5 +155,13 @@ mod tests {
         child.wait().unwrap();
         assert!(!is_same_process(child.id(), started));
         assert!(!is_outside(child.id(), own) && !is_outside(0, own));
+    }
+
+    #[test]
+    fn fuzz_proc_stat() {
+        let seed = "4242 (no de) R) S 1 4242 4242 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 11 0 12345 67890 100 18446744073709551615 1 1";
+        clawfarm_fuzz::fuzz_text(&[seed], |text| {
+            let _ = Process::parse(text);
+        });
     }
 }

@@ -171,4 +171,16 @@ mod tests {
         assert!(proves(&key(1), &proof));
         assert!(!proves(&key(2), &proof));
     }
+
+    #[test]
+    fn fuzz_envelopes() {
+        let belongs = ["t", "", "key"];
+        let sealed = seal(&key(1), belongs, b"sesame").unwrap();
+        clawfarm_fuzz::fuzz_text(&[&sealed.value, &sealed.wrapped_key], |text| {
+            let changed = Sealed { value: text.to_owned(), ..sealed.clone() };
+            assert!(text == sealed.value || unseal(&key(1), belongs, &changed).is_err());
+            let changed = Sealed { wrapped_key: text.to_owned(), ..sealed.clone() };
+            assert!(text == sealed.wrapped_key || unseal(&key(1), belongs, &changed).is_err());
+        });
+    }
 }

@@ -157,4 +157,14 @@ mod tests {
             let _ = PageRequest::after(Some(text), 1).place("instances");
         }
     }
+
+    #[test]
+    fn fuzz_cursors() {
+        let place = Place { at: 1_795_228_885_109, id: "alice-x7k2m".into() };
+        clawfarm_fuzz::fuzz_text(&[&place.encode("instances")], |text| {
+            if let Ok(place) = Place::decode("instances", text) {
+                assert_eq!(Place::decode("instances", &place.encode("instances")).unwrap(), place);
+            }
+        });
+    }
 }

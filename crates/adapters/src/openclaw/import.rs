@@ -499,4 +499,16 @@ mod tests {
             assert_eq!(unquote(from), to);
         }
     }
+
+    #[test]
+    fn fuzz_homes() {
+        let seeds = [
+            r#"{"meta":{"lastTouchedVersion":"2026.9.6"},"models":{"providers":{"openai":{"apiKey":"sk-x"}}},"channels":{"telegram":{"botToken":"1:a"}}}"#,
+            "OPENAI_API_KEY=sk-x\n# c\nexport A='b'\nB=\"c\"\n",
+        ];
+        clawfarm_fuzz::fuzz_text(&seeds, |text| {
+            let _ = import_(&[("openclaw.json", text)]);
+            let _ = import_(&[("openclaw.json", "{}"), (".env", text)]);
+        });
+    }
 }

@@ -210,4 +210,19 @@ mod tests {
         assert_eq!(remove(&mut map, &["a", "b"]), Some(true.into()));
         assert_eq!(remove(&mut map, &["a", "b", "c"]), None);
     }
+
+    #[test]
+    fn fuzz_openclaw_json() {
+        let seeds: [&[u8]; 3] = [
+            br#"{"gateway":{"port":18789,"auth":{"token":"x"}},"agents":{"defaults":{"timeoutSeconds":60}}}"#,
+            b"// a comment\n{a: 1, 'b': [1, .5, +2, 0x10, Infinity,], /* c */ c: null}",
+            b"{a:{b:{c:[[[{}]]]}}}",
+        ];
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            if let Ok(map) = parse(bytes) {
+                let again = serde_json::to_vec(&map).unwrap();
+                assert_eq!(parse(&again).as_ref(), Ok(&map));
+            }
+        });
+    }
 }

@@ -69,4 +69,13 @@ mod tests {
         let draining = r#"{"ok":false,"status":"draining","version":"2026.9.6","uptimeMs":1}"#;
         assert_eq!(judged(503, draining), Probe::Failed("/startupz answers 503: draining".into()));
     }
+
+    #[test]
+    fn fuzz_answers_to_probes() {
+        clawfarm_fuzz::fuzz_text(&[r#"{"ok":true,"status":"started"}"#, "<!doctype html>"], |body| {
+            if let Probe::Failed(why) = judged(503, body) {
+                assert!(why.len() < 1_000 && !why.contains(char::is_control), "{why:?}");
+            }
+        });
+    }
 }

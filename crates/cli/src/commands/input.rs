@@ -53,6 +53,14 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A number that JSON can carry: `NaN` and `inf` would arrive as nothing at all.
+pub(crate) fn finite(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() => Ok(number),
+        _ => Err(format!("'{text}' is no number such as 1 or 0.5")),
+    }
+}
+
 /// A secret from an environment variable.
 pub(crate) fn secret_from_env(field: &str, variable: &str) -> Result<String, Error> {
     match std::env::var(variable) {
@@ -62,7 +70,8 @@ pub(crate) fn secret_from_env(field: &str, variable: &str) -> Result<String, Err
                 .fix(format!("name the variable, not the key itself; set it with: export {variable}=...")))
         }
         Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Error::invalid(field, format!("the variable {variable} holds no text")))
+            Err(Error::invalid(field, format!("the variable {variable} holds no text"))
+                .fix("give the value as UTF-8 text"))
         }
     }
 }
@@ -95,8 +104,9 @@ pub(crate) fn secret_from_prompt_or_stdin(field: &str, what: &str) -> Result<Str
 fn read(field: &str, from: &str, source: impl Read) -> Result<String, Error> {
     let mut bytes = Vec::new();
     source.take(MOST).read_to_end(&mut bytes).map_err(|e| unreadable(field, from, e))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| Error::invalid(field, format!("{from} holds no UTF-8 text")))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Error::invalid(field, format!("{from} holds no UTF-8 text")).fix("give the value as UTF-8 text")
+    })?;
     check(field, from, text)
 }
 
@@ -121,7 +131,10 @@ fn check(field: &str, from: &str, mut text: String) -> Result<String, Error> {
 }
 
 fn unreadable(field: &str, from: &str, error: std::io::Error) -> Error {
-    Error::new(Code::InvalidInput, format!("{from} can't be read: {error}")).field(field).source(error)
+    Error::new(Code::InvalidInput, format!("{from} can't be read: {error}"))
+        .field(field)
+        .fix("give a file that you may read, and that holds the value and nothing else")
+        .source(error)
 }
 
 #[cfg(test)]
@@ -157,5 +170,16 @@ mod tests {
         assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert_eq!(pair("a="), Ok(("a".into(), String::new())));
         assert!(pair("=b").is_err() && pair("a").is_err());
+    }
+
+    #[test]
+    fn fuzz_times_and_pairs() {
+        clawfarm_fuzz::fuzz_text(&["1h30m", "2026-11-21T02:41:25Z", "key=value", "0.5"], |text| {
+            let _ = since(text);
+            if let Ok((key, value)) = pair(text) {
+                assert_eq!(format!("{key}={value}"), text);
+            }
+            assert!(finite(text).is_ok_and(f64::is_finite) || finite(text).is_err());
+        });
     }
 }

@@ -11,7 +11,7 @@ use clawfarm_model::instance::{RestartMode, RestartPolicy};
 use clawfarm_model::name::{InstanceName, TargetName};
 use clawfarm_model::secret::{SecretName, SecretRef};
 use clawfarm_model::target::RuntimeKind;
-use clawfarm_model::{ClawId, Code, Error};
+use clawfarm_model::{ClawId, Error};
 
 use super::{input, wait};
 use crate::app::App;
@@ -48,13 +48,13 @@ pub(crate) struct NewArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<InstanceName>,
     /// Processor cores; fractions are fine
-    #[arg(long, value_name = "CORES")]
+    #[arg(long, value_name = "CORES", allow_negative_numbers = true, value_parser = input::finite)]
     cpus: Option<f64>,
     /// Memory, in MiB
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
     memory_mib: Option<u32>,
     /// The port its gateway must have [default: a free one]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     port: Option<u16>,
     /// A setting of its configuration, as KEY=VALUE (model.name=..., env.NAME=..., native.PATH=...)
     #[arg(long, value_name = "KEY=VALUE", value_parser = input::pair)]
@@ -96,7 +96,7 @@ pub(crate) struct NewArgs {
     #[arg(long, value_enum, value_name = "MODE")]
     config_mode: Option<Mode>,
     /// How long its start may take, in seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     ready_timeout_secs: Option<u32>,
     /// Make it even when there is no memory left for it
     #[arg(long)]
@@ -129,11 +129,10 @@ enum Mode {
 impl NewArgs {
     fn request(&self) -> Result<CreateInstance, Error> {
         if self.kind.contains(':') {
-            return Err(Error::new(
-                Code::Unsupported,
+            return Err(Error::invalid(
+                "claw_type",
                 format!("'{}' is an image, and images need the vm runtime, which this version does not have yet", clean_line(&self.kind)),
             )
-            .field("claw_type")
             .fix("give a claw type, such as 'clawfarm new openclaw'; for a certain version of it use --version"));
         }
         let mut secrets = BTreeMap::new();

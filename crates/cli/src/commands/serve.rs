@@ -251,5 +251,6 @@ async fn restart_service(app: &App, args: &ServeArgs, client: &Client, old: &Ser
 
 fn runs_already(info: &ServerInfo) -> Error {
     Error::new(Code::Conflict, format!("a server runs on {} already (pid {})", info.home, info.pid))
+        .field("--background")
         .fix("replace it with --restart, or stop it with 'clawfarm down'")
 }

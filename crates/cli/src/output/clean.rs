@@ -142,4 +142,14 @@ mod tests {
     fn one_line_stays_one_line() {
         assert_eq!(clean_line("a\nb\tc\r"), "a b c");
     }
+
+    #[test]
+    fn fuzz_what_claws_print() {
+        let seeds = ["\u{1b}]0;title\u{7}after", "\u{1b}[31mred\u{1b}[0m", "over\rwritten\u{8}"];
+        clawfarm_fuzz::fuzz_text(&seeds, |text| {
+            let clean = clean_block(text);
+            assert!(clean.chars().all(is_shown), "{text:?}");
+            assert_eq!(clean_block(&clean), clean);
+        });
+    }
 }

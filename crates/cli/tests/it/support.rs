@@ -110,7 +110,12 @@ impl Drop for Home {
 }
 
 /// Waits for a program's end, and ends it when it takes too long.
-pub(crate) fn finish(mut child: Child) -> Done {
+pub(crate) fn finish(child: Child) -> Done {
+    finish_within(child, LIMIT)
+}
+
+/// As [`finish`], for one that may take longer.
+pub(crate) fn finish_within(mut child: Child, limit: Duration) -> Done {
     let out = child.stdout.take().map(|pipe| thread::spawn(|| read(pipe)));
     let err = child.stderr.take().map(|pipe| thread::spawn(|| read(pipe)));
     let begun = Instant::now();
@@ -118,10 +123,10 @@ pub(crate) fn finish(mut child: Child) -> Done {
         if let Some(status) = child.try_wait().expect("waited") {
             break status;
         }
-        if begun.elapsed() > LIMIT {
+        if begun.elapsed() > limit {
             child.kill().expect("killed");
             child.wait().expect("waited");
-            panic!("the program did not end within {LIMIT:?}");
+            panic!("the program did not end within {limit:?}");
         }
         pause();
     };

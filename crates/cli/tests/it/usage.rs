@@ -7,15 +7,15 @@ fn what_is_typed_wrongly_is_refused_and_starts_no_server() {
     let home = Home::new();
     let table: &[(&[&str], i32, &[&str])] = &[
         (&[], 2, &["Usage: clawfarm"]),
-        (&["nonsense"], 2, &["unrecognized subcommand 'nonsense'"]),
-        (&["stpo"], 2, &["similar subcommand", "stop"]),
+        (&["nonsense"], 2, &["no command 'nonsense'", "fix: 'clawfarm --help'"]),
+        (&["stpo"], 2, &["no command 'stpo'", "fix: did you mean 'stop'?"]),
         (&["ps", "--filter", "colour=red"], 2, &["'colour' can't be filtered by", "fix: use phase, type"]),
         (&["ps", "--filter", "phase=happy"], 2, &["'happy' is no phase", "ready"]),
         (&["ps", "--filter", "phase"], 2, &["key=value"]),
         (&["status"], 2, &["<INSTANCE>"]),
         (&["stop"], 2, &["<INSTANCE>"]),
         (&["new"], 2, &["<CLAW TYPE OR IMAGE>"]),
-        (&["new", "debian:12"], 1, &["is an image", "vm runtime", "fix: give a claw type"]),
+        (&["new", "debian:12"], 2, &["is an image", "vm runtime", "fix: give a claw type"]),
         (&["new", "openclaw", "Alice"], 2, &["'Alice' contains 'A'"]),
         (&["new", "openclaw", "alice", "--name", "bob"], 2, &["two names", "--name", "fix: give one"]),
         (&["new", "openclaw", "--model", "m"], 2, &["--provider"]),
@@ -60,7 +60,7 @@ fn what_is_typed_wrongly_is_refused_and_starts_no_server() {
         (&["--host", "http://127.0.0.1:1", "ps"], 2, &["field: --token-file", "admin.token"]),
         (
             &["--token-file", "/nowhere", "--host", "http://127.0.0.1:1", "ps"],
-            1,
+            2,
             &["can't be read from /nowhere"],
         ),
         (&["shim"], 2, &["started by the server"]),
@@ -80,8 +80,8 @@ fn what_is_typed_wrongly_is_refused_and_starts_no_server() {
 fn refusals_are_documents_with_json() {
     let home = Home::new();
     for (arguments, code, field) in [
-        (&["--json", "new", "debian:12"][..], "unsupported", "claw_type"),
-        (&["ps", "--json", "--nonsense"], "invalid_input", "arguments"),
+        (&["--json", "new", "debian:12"][..], "invalid_input", "claw_type"),
+        (&["ps", "--json", "--nonsense"], "invalid_input", "--nonsense"),
         (&["new", "openclaw", "--json", "--set", "modle.x=1"], "invalid_input", "config.modle.x"),
     ] {
         let done = home.run(arguments);

@@ -23,7 +23,7 @@ const ARGV_MAX: usize = 64 << 10;
 /// minute.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/console", tag = "console",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     request_body(content = ConsoleRequest, example = json!({"argv": ["ls", "-l"]})),
     responses((status = 200, description = "A ticket", body = ConsoleTicket))
 )]
@@ -46,7 +46,7 @@ pub(super) async fn ticket(
 /// the bytes.
 #[utoipa::path(
     get, path = "/api/v1/consoles/{ticket}", tag = "console", security(()),
-    params(("ticket" = String, Path, description = "The ticket")),
+    params(("ticket" = inline(IdText), Path, description = "The ticket")),
     responses((status = 101, description = "The console is open"))
 )]
 pub(super) async fn open(

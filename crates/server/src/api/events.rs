@@ -37,7 +37,7 @@ pub(super) async fn all(
 #[utoipa::path(
     get, path = "/api/v1/instances/{id}/events", tag = "events",
     params(
-        ("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        ("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix"),
         EventsQuery,
     ),
     responses((status = 200, description = "The events", content(

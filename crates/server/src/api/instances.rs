@@ -41,7 +41,7 @@ pub(super) async fn list(
 /// nothing.
 #[utoipa::path(
     post, path = "/api/v1/instances", tag = "instances",
-    params(("idempotency-key" = Option<String>, Header, description = "The caller's name for this request")),
+    params(("idempotency-key" = inline(IdempotencyKey), Header, description = "The caller's name for this request")),
     request_body(content = CreateInstance, example = json!({"claw_type": "openclaw", "name": "alice"})),
     responses((status = 201, description = "It is being made", body = Accepted, headers(
         ("location" = String, description = "The instance"),
@@ -74,7 +74,7 @@ pub(super) async fn create(
 /// One instance.
 #[utoipa::path(
     get, path = "/api/v1/instances/{id}", tag = "instances",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 200, description = "The instance", body = InstanceView,
         headers(("etag" = String, description = "Its version, for `If-Match`"))))
 )]
@@ -92,8 +92,8 @@ pub(super) async fn get(
 #[utoipa::path(
     put, path = "/api/v1/instances/{id}", tag = "instances",
     params(
-        ("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix"),
-        ("if-match" = Option<String>, Header, description = "The ETag that the change is based on", example = "\"7\""),
+        ("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        ("if-match" = inline(IfMatch), Header, description = "The ETag that the change is based on", example = "\"7\""),
     ),
     request_body = UpdateInstance,
     responses((status = 202, description = "It is being changed", body = Accepted, headers(
@@ -114,7 +114,7 @@ pub(super) async fn update(
 #[utoipa::path(
     delete, path = "/api/v1/instances/{id}", tag = "instances",
     params(
-        ("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        ("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix"),
         RemoveQuery,
     ),
     responses((status = 202, description = "It is being removed", body = Accepted,

@@ -14,7 +14,7 @@ use crate::state::ServerState;
 /// Starts an instance that is down. Up already is a success.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/start", tag = "lifecycle",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 202, description = "It is being started", body = Accepted,
         headers(("location" = String, description = "The operation"))))
 )]
@@ -29,7 +29,7 @@ pub(super) async fn start(
 /// Stops an instance: it finishes its work first, unless `force`.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/stop", tag = "lifecycle",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     request_body = StopRequest,
     responses((status = 202, description = "It is being stopped", body = Accepted,
         headers(("location" = String, description = "The operation"))))
@@ -46,7 +46,7 @@ pub(super) async fn stop(
 /// Stops an instance and starts it again.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/restart", tag = "lifecycle",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 202, description = "It is being restarted", body = Accepted,
         headers(("location" = String, description = "The operation"))))
 )]
@@ -61,7 +61,7 @@ pub(super) async fn restart(
 /// Ends an instance at once, without asking it. It stays stopped.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/kill", tag = "lifecycle",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 202, description = "It is being ended", body = Accepted,
         headers(("location" = String, description = "The operation"))))
 )]
@@ -77,7 +77,7 @@ pub(super) async fn kill(
 /// works is refused with what it works on, unless `force`.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/suspend", tag = "lifecycle",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     request_body = SuspendRequest,
     responses((status = 202, description = "It is being put to sleep", body = Accepted,
         headers(("location" = String, description = "The operation"))))
@@ -94,7 +94,7 @@ pub(super) async fn suspend(
 /// Wakes an instance that sleeps. Awake already is a success.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/resume", tag = "lifecycle",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 202, description = "It is being woken", body = Accepted,
         headers(("location" = String, description = "The operation"))))
 )]

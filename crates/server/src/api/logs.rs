@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use clawfarm_api::stream::LOG;
 use clawfarm_api::{LogEntry, LogList, LogsQuery};
+use clawfarm_model::Error;
 use clawfarm_runtime::{LogLine, LogQuery, OutputStream};
 use futures::{StreamExt, TryStreamExt};
 
@@ -21,7 +22,7 @@ const LINES_MAX: u32 = 10_000;
 #[utoipa::path(
     get, path = "/api/v1/instances/{id}/logs", tag = "instances",
     params(
-        ("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        ("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix"),
         LogsQuery,
     ),
     responses((status = 200, description = "The lines", content(
@@ -34,11 +35,12 @@ pub(super) async fn instance(
     Query(query): Query<LogsQuery>,
     WantsStream(stream): WantsStream,
 ) -> ApiResult<Response> {
-    let tail = if stream || query.follow {
-        query.tail
-    } else {
-        Some(query.tail.unwrap_or(LINES_MAX).min(LINES_MAX))
-    };
+    if query.tail.is_some_and(|tail| tail > LINES_MAX) {
+        return Err(Error::invalid("tail", "so many lines are not answered at once")
+            .fix(format!("give at most {LINES_MAX}; 'since' leads further back"))
+            .into());
+    }
+    let tail = if stream || query.follow { query.tail } else { Some(query.tail.unwrap_or(LINES_MAX)) };
     let wanted = LogQuery { since: query.since, tail: tail.map(|n| n as usize), follow: query.follow };
     let lines = state.control().logs(&context, &id.0, wanted).await?.map_ok(view);
     if stream || query.follow {

@@ -14,7 +14,7 @@ use crate::state::ServerState;
 /// What an instance uses now.
 #[utoipa::path(
     get, path = "/api/v1/instances/{id}/metrics", tag = "instances",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 200, description = "What it uses", body = MetricsView))
 )]
 pub(super) async fn instance(

@@ -26,16 +26,23 @@ pub(super) async fn list(
     Query(query): Query<OperationsQuery>,
 ) -> ApiResult<Json<OperationList>> {
     let limit = limit(query.limit)?;
-    let instance = query.instance.map(|text| text.parse::<IdText>()).transpose()?.map(|id| id.0);
+    let instance = query.instance.map(|text| instance_id(&text)).transpose()?;
     let page =
         state.control().operations(&context, instance.as_deref(), query.cursor.as_deref(), limit).await?;
     Ok(Json(OperationList { items: page.items, next: page.next }))
 }
 
+/// The id of a query's `instance`, whose error names that.
+fn instance_id(text: &str) -> Result<String> {
+    text.parse::<IdText>().map(|id| id.0).map_err(|error| {
+        Error::invalid("instance", error.message()).fix(error.fix_text().unwrap_or_default().to_owned())
+    })
+}
+
 /// One operation: as it stands, or, with `wait`, when it has changed after `after`.
 #[utoipa::path(
     get, path = "/api/v1/operations/{id}", tag = "operations",
-    params(("id" = String, Path, description = "Its id"), OperationQuery),
+    params(("id" = inline(IdText), Path, description = "Its id"), OperationQuery),
     responses((status = 200, description = "The operation", body = Operation))
 )]
 pub(super) async fn get(

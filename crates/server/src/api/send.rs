@@ -16,7 +16,7 @@ use crate::stream::{Item, answer};
 /// `end`, or `error` with a problem when it breaks midway.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/send", tag = "instances",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     request_body(content = SendRequest, example = json!({"message": "Hello!"})),
     responses((status = 200, description = "The answer, as an event stream", body = SendEvent,
         content_type = "text/event-stream"))

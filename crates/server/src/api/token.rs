@@ -14,7 +14,7 @@ use crate::state::ServerState;
 /// Reads the gateway token. Its owner only; it is audited, and told as an event.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/token/reveal", tag = "instances",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 200, description = "The token", body = TokenView))
 )]
 pub(super) async fn reveal(
@@ -32,7 +32,7 @@ pub(super) async fn reveal(
 /// Gives the gateway a new token, which restarts the instance.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/token/rotate", tag = "instances",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 202, description = "It is being restarted with it", body = Accepted,
         headers(("location" = String, description = "The operation"))))
 )]
@@ -47,7 +47,7 @@ pub(super) async fn rotate(
 /// Where the dashboard is, without the token.
 #[utoipa::path(
     get, path = "/api/v1/instances/{id}/dashboard", tag = "instances",
-    params(("id" = String, Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
     responses((status = 200, description = "Its address", body = DashboardView))
 )]
 pub(super) async fn dashboard(

@@ -5,12 +5,24 @@ use clawfarm_control::Idempotency;
 use clawfarm_model::Error;
 use http::header::{ACCEPT, HeaderName, IF_MATCH};
 use http::request::Parts;
+use utoipa::PartialSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::error::ApiError;
 
 /// `If-Match`: the version that a change is based on; `None` for `*` and when it is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IfMatch(pub(crate) Option<i64>);
+
+impl PartialSchema for IfMatch {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        text.pattern(Some(r#"^(\*|"[0-9]{1,18}")$"#)).into()
+    }
+}
+
+impl utoipa::ToSchema for IfMatch {}
 
 impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
     type Rejection = ApiError;
@@ -28,7 +40,9 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 }
 
 fn version(tag: &str) -> Option<i64> {
-    tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok()
+    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+    // `parse` takes a sign as well, which no tag of ours has.
+    if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse().ok() } else { None }
 }
 
 fn no_tag() -> ApiError {
@@ -43,6 +57,9 @@ pub(crate) struct IdempotencyKey(Option<String>);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// The longest key: what the store takes.
+const IDEMPOTENCY_KEY_MAX: usize = 128;
+
 impl IdempotencyKey {
     /// With the hash that tells this request from another under the same key.
     pub(crate) fn with(self, request_hash: &str) -> Option<Idempotency> {
@@ -50,17 +67,30 @@ impl IdempotencyKey {
     }
 }
 
+impl PartialSchema for IdempotencyKey {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        text.pattern(Some("^[!-~]+$")).min_length(Some(1)).max_length(Some(IDEMPOTENCY_KEY_MAX)).into()
+    }
+}
+
+impl utoipa::ToSchema for IdempotencyKey {}
+
 impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let mut values = parts.headers.get_all(&IDEMPOTENCY_KEY).iter();
         let Some(value) = values.next() else { return Ok(Self(None)) };
-        let key = value.to_str().ok().filter(|k| (1..=255).contains(&k.len()) && values.next().is_none());
+        let key = value.to_str().ok().filter(|k| {
+            (1..=IDEMPOTENCY_KEY_MAX).contains(&k.len())
+                && k.bytes().all(|b| b.is_ascii_graphic())
+                && values.next().is_none()
+        });
         match key {
             Some(key) => Ok(Self(Some(key.to_owned()))),
             None => Err(Error::invalid("Idempotency-Key", "it is no key")
-                .fix("send it once, with 1 to 255 visible ASCII characters, such as a UUID")
+                .fix("send it once, with 1 to 128 visible ASCII characters, such as a UUID")
                 .into()),
         }
     }
@@ -93,13 +123,17 @@ impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         match parts.headers.get("last-event-id") {
             None => Ok(Self(None)),
-            Some(value) => {
-                value.to_str().ok().and_then(|v| v.parse().ok()).map(|seq| Self(Some(seq))).ok_or_else(|| {
+            Some(value) => value
+                .to_str()
+                .ok()
+                .and_then(|v| v.parse().ok())
+                .filter(|seq| *seq >= 0)
+                .map(|seq| Self(Some(seq)))
+                .ok_or_else(|| {
                     Error::invalid("Last-Event-ID", "it is no number of an event")
                         .fix("send the id of the last event that was seen, or none")
                         .into()
-                })
-            }
+                }),
         }
     }
 }

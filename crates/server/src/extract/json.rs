@@ -6,14 +6,16 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use clawfarm_model::{Code, Error};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::form::Form;
 use super::strict;
 use crate::error::{ApiError, ApiResult};
+use crate::layers::BODY_MAX;
 
 /// How long a body may take to arrive.
 const READ_LIMIT: Duration = Duration::from_secs(20);
@@ -54,22 +56,28 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for JsonOrDef
     }
 }
 
+fn refused(status: StatusCode, title: &'static str, message: &str, fix: &str) -> ApiError {
+    ApiError::http(status, title, Error::new(Code::InvalidInput, message).field("body").fix(fix))
+}
+
+fn too_large() -> ApiError {
+    let (title, message) = ("The body is too large", "the body is longer than 1 MiB");
+    refused(StatusCode::PAYLOAD_TOO_LARGE, title, message, "send less")
+}
+
 async fn body<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
+    // Said at once, instead of after what would have been sent up to the limit.
+    let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if told.is_some_and(|length| length > BODY_MAX as u64) {
+        return Err(too_large());
+    }
     let read = tokio::time::timeout(READ_LIMIT, Bytes::from_request(request, state)).await;
-    let refused = |status, title, message: &str, fix: &str| {
-        ApiError::http(status, title, Error::new(Code::InvalidInput, message).field("body").fix(fix))
-    };
     match read {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(BytesRejection::FailedToBufferBody(rejection)))
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE =>
         {
-            Err(refused(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-                "the body is longer than 1 MiB",
-                "send less",
-            ))
+            Err(too_large())
         }
         Ok(Err(_)) => Err(refused(
             StatusCode::BAD_REQUEST,
@@ -87,6 +95,20 @@ async fn body<S: Send + Sync>(request: Request, state: &S) -> ApiResult<Bytes> {
 }
 
 fn check_type(headers: &HeaderMap) -> ApiResult<()> {
+    let plain = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if let Some(coding) = headers.get(CONTENT_ENCODING).filter(|value| !plain(value)) {
+        // Unpacked, a small body could be of any size.
+        let shown: String = String::from_utf8_lossy(coding.as_bytes()).chars().take(60).collect();
+        return Err(ApiError::http(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Unsupported media type",
+            Error::invalid(
+                "Content-Encoding",
+                format!("a body packed as '{}' is not taken", shown.escape_default()),
+            )
+            .fix("send it as it is, without Content-Encoding"),
+        ));
+    }
     let given = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence == "application/json" || essence.starts_with("application/") && essence.ends_with("+json") {
@@ -109,15 +131,17 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<Json<T>> {
         }
     })?;
     if !value.is_object() {
-        // serde would take a list for an object, field by field.
         return Err(Error::invalid("body", "it is JSON, but no object").fix("send a JSON object").into());
     }
     let hash = hash(&value);
-    let value = serde_path_to_error::deserialize(value).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Form(value)).map_err(|error| {
         let (field, message) = field_error(&error.path().to_string(), &error.inner().to_string());
         let field = if field.is_empty() { "body".to_owned() } else { field };
-        Error::invalid(field, message)
-            .fix("the API's description has the fields and their forms: GET /api/v1/openapi.json")
+        let error = Error::of_serde(field, &message);
+        if error.fix_text().is_some() {
+            return error;
+        }
+        error.fix("the API's description has the fields and their forms: GET /api/v1/openapi.json")
     })?;
     Ok(Json { value, hash })
 }
@@ -231,5 +255,19 @@ mod tests {
         let hash = |text: &str| read::<CreateInstance>(text.as_bytes()).unwrap().hash;
         assert_eq!(hash(r#"{"claw_type":"a","name":"b"}"#), hash("{\"name\": \"b\",\n \"claw_type\":\"a\"}"));
         assert_ne!(hash(r#"{"claw_type":"a","name":"b"}"#), hash(r#"{"claw_type":"a","name":"c"}"#));
+    }
+
+    #[test]
+    fn fuzz_bodies() {
+        let seeds: [&[u8]; 2] = [
+            br#"{"claw_type":"openclaw","name":"a","resources":{"cpus":0.5},"config":{"model":{"provider":"openai","api_key":{"secret":"k"}}}}"#,
+            br#"{"claw_type":"openclaw","restart":{"mode":"never"},"secrets":{"k":"v"},"labels":{"a":"b"}}"#,
+        ];
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            if let Err(refused) = read::<CreateInstance>(bytes) {
+                let error = refused.error();
+                assert!(error.field_name().is_some() && error.fix_text().is_some(), "{error}");
+            }
+        });
     }
 }

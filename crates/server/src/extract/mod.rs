@@ -1,6 +1,7 @@
 //! What handlers take from a request, each refusing with a problem that names the field.
 
 mod context;
+mod form;
 mod headers;
 mod json;
 mod path;

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, RawPathParams};
 use clawfarm_model::{Code, Error};
 use http::request::Parts;
+use utoipa::PartialSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
 use crate::error::ApiError;
 
@@ -37,6 +39,20 @@ impl IdText {
     /// Longer than any id, name or ticket.
     const MAX: usize = 64;
 }
+
+/// The rule of [`IdText`], for the API's description.
+impl PartialSchema for IdText {
+    fn schema() -> utoipa::openapi::RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[A-Za-z0-9_-]+$"))
+            .min_length(Some(1))
+            .max_length(Some(Self::MAX))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for IdText {}
 
 impl FromStr for IdText {
     type Err = Error;

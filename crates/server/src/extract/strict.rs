@@ -11,6 +11,9 @@ use serde_json::{Map, Number, Value};
 /// claw type's and could be deeper, but no known one passes 12.
 const DEPTH_MAX: usize = 64;
 
+/// The largest whole number that a double tells from its neighbours: 2^53.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
 /// Why a text was refused: the path of the place, where there is one, and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -84,7 +87,13 @@ impl<'de> Visitor<'de> for Strict<'_> {
         Ok(Value::Number(value.into()))
     }
 
+    /// JSON knows one kind of number: `2.0` is the whole number 2 (JSON Schema says so too), and
+    /// serde would refuse it where one is wanted.
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        if value.fract() == 0.0 && value.abs() <= WHOLE_MAX {
+            #[expect(clippy::cast_possible_truncation, reason = "whole, and in range")]
+            return Ok(Value::Number((value as i64).into()));
+        }
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
     }
 
@@ -137,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_number_may_be_written_with_a_point() {
+        for (text, value) in [("2.0", 2.into()), ("-1e3", (-1000).into()), ("-0.0", 0.into())] {
+            assert_eq!(parse(text.as_bytes()).unwrap(), Value::Number(value), "{text}");
+        }
+        assert_eq!(parse(b"2.5").unwrap(), serde_json::json!(2.5));
+        assert_eq!(parse(b"1e300").unwrap(), serde_json::json!(1e300));
+    }
+
+    #[test]
     fn a_name_given_twice_is_refused_with_its_path() {
         let why = refused(r#"{"a":{"b":1,"c":2,"b":3}}"#);
         assert_eq!(why.path.as_deref(), Some("a.b"));
@@ -158,5 +176,21 @@ mod tests {
         assert!(refused("{} {}").reason.contains("trailing"));
         assert!(parse(b"\"\xff\"").is_err());
         assert!(parse(b"1e999").is_err());
+    }
+
+    #[test]
+    fn fuzz_json() {
+        let seeds: [&[u8]; 3] = [
+            br#"{"claw_type":"openclaw","resources":{"cpus":0.5},"labels":{"a":"b"},"config":{"env":{"A":"b"}}}"#,
+            br#"[1,-2.5e3,"x\n\u00e9",true,null,{}]"#,
+            br#"{"a":{"b":1,"b":2}}"#,
+        ];
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            if let Ok(value) = parse(bytes) {
+                let known: Value = serde_json::from_slice(bytes).expect("serde_json takes more");
+                let again = serde_json::to_vec(&value).unwrap();
+                assert_eq!(parse(&again).expect("what it wrote"), value, "{known}");
+            }
+        });
     }
 }

@@ -109,7 +109,7 @@ async fn every_mistake_has_its_status_and_field() {
         (&get, format!("{one}/events?after=-1"), "", 400, Some("after")),
         (&get, "/api/v1/events?limit=9999".into(), "", 400, Some("limit")),
         (&get, "/api/v1/operations/nothing".into(), "", 404, None),
-        (&get, "/api/v1/operations?instance=no/slash".into(), "", 400, Some("id")),
+        (&get, "/api/v1/operations?instance=no/slash".into(), "", 400, Some("instance")),
         (&get, "/api/v1/operations/x?wait=61".into(), "", 400, Some("wait")),
         (&put, "/api/v1/secrets/bad%20name".into(), r#"{"value":"x"}"#, 400, Some("secret")),
         (&put, "/api/v1/secrets/key".into(), r#"{"value":""}"#, 400, Some("value")),

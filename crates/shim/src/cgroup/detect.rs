@@ -126,4 +126,14 @@ mod tests {
         let outside = Hierarchies::parse("35 25 0:30 / /c rw - cgroup2 cgroup2 rw\n", "0::/../../x\n");
         assert_eq!(outside.v2_own, None);
     }
+
+    #[test]
+    fn fuzz_mountinfo_and_cgroup() {
+        let seed = "35 24 0:30 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n36 24 0:31 / /sys/fs/cgroup/me\\040mory rw - cgroup cgroup rw,memory,cpu\n0::/user.slice/x";
+        clawfarm_fuzz::fuzz_text(&[seed], |text| {
+            let found = Hierarchies::parse(text, text);
+            assert!(found.v2_own.is_none_or(|own| !own.to_string_lossy().contains("/../")));
+            assert!(found.v1.len() <= CONTROLLERS.len());
+        });
+    }
 }

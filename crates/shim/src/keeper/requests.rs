@@ -142,4 +142,18 @@ mod tests {
         assert_eq!(parse(b"x").unwrap_err().code(), Code::InvalidInput);
         assert_eq!(parse(br#"{"verb":"status","later":1}"#).unwrap(), Request::Status);
     }
+
+    #[test]
+    fn fuzz_requests() {
+        let seeds: [&[u8]; 3] = [
+            br#"{"verb":"stop","grace_ms":1000}"#,
+            br#"{"verb":"exec","argv":["ls"],"tty":null}"#,
+            br#"{"verb":"status"}"#,
+        ];
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            if let Err(error) = parse(bytes) {
+                assert!(error.field_name().is_some() && error.fix_text().is_some(), "{error}");
+            }
+        });
+    }
 }
