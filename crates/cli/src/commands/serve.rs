@@ -45,15 +45,15 @@ pub(crate) struct ServeArgs {
     allow_plaintext: bool,
     #[command(flatten)]
     database: DatabaseArgs,
-    /// For how many days events, ended operations and removed instances are kept
-    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    keep_days: u32,
-    /// How many events of an instance are kept, the newest
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..))]
-    keep_events: u64,
-    /// How many ended operations of an instance are kept, the newest
-    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    keep_operations: u64,
+    /// For how many days events, ended operations and removed instances are kept; 30 when not given
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    keep_days: Option<u32>,
+    /// How many events of an instance are kept, the newest; 1000 when not given
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(10..))]
+    keep_events: Option<u64>,
+    /// How many ended operations of an instance are kept, the newest; 100 when not given
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    keep_operations: Option<u64>,
     /// The name of this server among those that share the database, and of its own target
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -121,8 +121,13 @@ impl ServeArgs {
 
     /// How much history is kept.
     pub(crate) fn retention(&self) -> Retention {
-        let age = Duration::from_secs(u64::from(self.keep_days) * 24 * 3600);
-        Retention { age, events: self.keep_events, operations: self.keep_operations, ..Retention::default() }
+        let usual = Retention::default();
+        Retention {
+            age: self.keep_days.map_or(usual.age, |days| Duration::from_secs(u64::from(days) * 24 * 3600)),
+            events: self.keep_events.unwrap_or(usual.events),
+            operations: self.keep_operations.unwrap_or(usual.operations),
+            ..usual
+        }
     }
 
     /// Where its state is kept.
@@ -166,11 +171,13 @@ impl ServeArgs {
             }
         }
         for (option, value) in [
-            ("--keep-days", u64::from(self.keep_days)),
+            ("--keep-days", self.keep_days.map(u64::from)),
             ("--keep-events", self.keep_events),
             ("--keep-operations", self.keep_operations),
         ] {
-            arguments.extend([option.into(), value.to_string().into()]);
+            if let Some(value) = value {
+                arguments.extend([option.into(), value.to_string().into()]);
+            }
         }
         if self.allow_plaintext {
             arguments.push("--allow-plaintext".into());
