@@ -27,9 +27,18 @@ fn count_up(i: &mut Instance) -> clawfarm_model::Result<Changes> {
 async fn watch(store: Store, mut after: i64, until: usize) -> Vec<i64> {
     let mut signal = store.subscribe();
     let mut seen = Vec::new();
+    let begun = std::time::Instant::now();
     while seen.len() < until {
         let filter = EventFilter { after_seq: Some(after), ..EventFilter::default() };
-        let events = store.events(&system(), &filter, 7).await.unwrap();
+        let events = match store.events(&system(), &filter, 7).await {
+            Ok(events) => events,
+            // Its connection was ended under it: a watcher asks again.
+            Err(error) if error.code() == Code::Unavailable && begun.elapsed() < LIMIT => {
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            Err(error) => panic!("{error}"),
+        };
         if events.is_empty() {
             let heard = timeout(LIMIT, signal.changed()).await;
             heard
