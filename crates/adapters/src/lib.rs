@@ -115,9 +115,21 @@ pub trait ClawAdapter: Send + Sync + 'static {
         None
     }
 
+    /// The variables of a claw's environment that its launch has clawfarm's own keys in.
+    fn key_variables(&self) -> KeyVariables;
+
     /// The dashboard's address, given where its gateway can be reached from a browser; with
     /// the token it signs the browser in.
     fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String;
+}
+
+/// Where a launch has the keys that clawfarm made for its instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyVariables {
+    /// The variable with [`RenderInput::gateway_token`].
+    pub gateway_token: &'static str,
+    /// The variable with [`RenderInput::model_key`].
+    pub model_key: &'static str,
 }
 
 /// What [`ClawAdapter::render`] gets.

@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps,
-    rm, secret, send, serve, server, service, shell, status, target, token, version,
+    recover, rm, secret, send, serve, server, service, shell, status, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -95,8 +95,10 @@ impl Cli {
         let matches = Self::command().try_get_matches()?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.global.typed = Typed::of(&matches);
-        cli.global.local_only =
-            matches!(cli.command, Command::Serve(_) | Command::Service(_) | Command::Db(_));
+        cli.global.local_only = matches!(
+            cli.command,
+            Command::Serve(_) | Command::Service(_) | Command::Db(_) | Command::Recover(_)
+        );
         Ok(cli)
     }
 }
@@ -164,6 +166,8 @@ pub(crate) enum Command {
     /// Save the server's state to a file, and put it back
     #[command(subcommand, after_help = db::EXAMPLES)]
     Db(db::DbCommand),
+    /// Rebuild a lost database from what is kept beside the claws
+    Recover(recover::RecoverArgs),
     /// Stop the server; the claws go on
     Down(down::DownArgs),
     /// See what works here, and what would mend the rest

@@ -180,7 +180,7 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<(), Error> {
 }
 
 /// The places that instances run on here. The first is the default.
-async fn targets(
+pub(crate) async fn targets(
     home: &Path,
     claw_port: u16,
     node: Option<&Node>,

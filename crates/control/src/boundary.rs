@@ -14,7 +14,7 @@ use clawfarm_failpoint::point;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
-use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Runtime, Stats, Suspend};
+use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend};
 use tokio::sync::broadcast;
 
 /// What only looks or answers at once.
@@ -157,6 +157,10 @@ impl Runtime for Bounded {
 
     fn files(&self) -> Option<&dyn Files> {
         self.0.files().map(|_| self as &dyn Files)
+    }
+
+    fn recover(&self) -> Option<&dyn Recover> {
+        self.0.recover()
     }
 }
 

@@ -41,14 +41,8 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) async fn new(parts: Parts) -> Result<Arc<Self>> {
-        let system = Context::system("start");
         let names: Vec<TargetName> = parts.targets.iter().map(|(t, _)| t.name.clone()).collect();
-        for (target, _) in &parts.targets {
-            refuse_anothers(&parts, target).await?;
-            let resource = Resource::new(TenantName::default_tenant(), "target", target.name.as_str());
-            let grant = authorize(&system, Action::TargetWrite, &resource)?;
-            parts.store.put_target(&grant, target).await?;
-        }
+        put_targets(&parts).await?;
         Ok(Arc::new(Self {
             board: Board::new(parts.store.clone()),
             feed: Feed::new(),
@@ -166,6 +160,18 @@ impl Core {
         wakes.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(wakes.entry(id.clone()).or_default())
     }
+}
+
+/// Writes down which targets are reached from here.
+pub(crate) async fn put_targets(parts: &Parts) -> Result<()> {
+    let system = Context::system("start");
+    for (target, _) in &parts.targets {
+        refuse_anothers(parts, target).await?;
+        let resource = Resource::new(TenantName::default_tenant(), "target", target.name.as_str());
+        let grant = authorize(&system, Action::TargetWrite, &resource)?;
+        parts.store.put_target(&grant, target).await?;
+    }
+    Ok(())
 }
 
 /// Refuses a target that the store knows as another server's: its instances are on that

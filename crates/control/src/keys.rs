@@ -56,6 +56,11 @@ fn random_key() -> Result<SecretString> {
     Ok(SecretString::from(text))
 }
 
+/// Whether a text has the form of a key that is made here.
+pub(crate) fn is_random_key(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Compares without telling by its duration how much was right.
 pub(crate) fn same(a: &SecretString, b: &str) -> bool {
     let (a, b) = (a.expose_secret().as_bytes(), b.as_bytes());

@@ -15,6 +15,7 @@ mod instances;
 mod keys;
 mod operations;
 mod reconcile;
+mod recover;
 mod secrets;
 mod sharing;
 mod stored;
@@ -36,6 +37,7 @@ pub use events::Follower;
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;
+pub use recover::{Finding, Findings, LostInstance, Verdict};
 pub use sharing::{LEASE_TTL, Place, Sharing};
 
 use crate::core::Core;

@@ -23,7 +23,7 @@ use crate::tree::{Folder, NewFile, make_private, size_on_disk};
 /// What a dataset consists of.
 const PARTS: [&str; 2] = [STATE, VOLUMES];
 /// Its description, in its folder.
-const MANIFEST: &str = "dataset.json";
+pub(crate) const MANIFEST: &str = "dataset.json";
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// What is known of a dataset without the store.
@@ -46,12 +46,19 @@ pub struct DatasetRecord {
     pub record: serde_json::Value,
 }
 
-/// Every dataset here; one whose description is damaged is left out, with a warning in the log.
-pub(crate) fn list(inner: &Inner) -> Result<Vec<DatasetRecord>> {
+/// The ids of the datasets whose folders exist, in their order.
+pub(crate) fn ids(inner: &Inner) -> Result<Vec<ClawId>> {
     let Some(folder) = open(&inner.paths.datasets())? else { return Ok(Vec::new()) };
     let names = folder.names().map_err(|e| io_error("list the datasets", e))?;
-    let ids = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok());
-    Ok(ids
+    let mut ids: Vec<_> = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// Every dataset here; one whose description is damaged is left out, with a warning in the log.
+pub(crate) fn list(inner: &Inner) -> Result<Vec<DatasetRecord>> {
+    Ok(ids(inner)?
+        .into_iter()
         .filter_map(|id| match manifest(inner, &id) {
             Ok(found) => found,
             Err(error) => {
@@ -62,7 +69,7 @@ pub(crate) fn list(inner: &Inner) -> Result<Vec<DatasetRecord>> {
         .collect())
 }
 
-fn manifest(inner: &Inner, id: &ClawId) -> Result<Option<DatasetRecord>> {
+pub(crate) fn manifest(inner: &Inner, id: &ClawId) -> Result<Option<DatasetRecord>> {
     let Some(folder) = open(&inner.paths.dataset(id))? else { return Ok(None) };
     let bytes = folder
         .read(Path::new(MANIFEST), MANIFEST_LIMIT)

@@ -30,6 +30,7 @@ mod paths;
 mod port;
 mod prepare;
 mod record;
+mod recover;
 mod runtime;
 mod start;
 mod tree;

@@ -10,10 +10,11 @@ use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, StopOptions};
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, LogQuery, LogStream, Logs, Progress, Runtime,
-    Stats,
+    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream, Logs,
+    Progress, Recover, Runtime, Stats,
 };
 use clawfarm_shim::protocol::Request;
+use secrecy::SecretString;
 use tokio::sync::broadcast;
 
 use crate::client::LIMIT;
@@ -23,7 +24,7 @@ use crate::fault::{blocking, io_error};
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
 use crate::tree::make_private;
-use crate::{diagnose, dial, end, exec, files, host, logs, observe, prepare, start, watch};
+use crate::{diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, watch};
 
 /// Claws as local processes. Dropping it ends its watching, and no claw.
 pub struct ProcessRuntime {
@@ -195,6 +196,10 @@ impl Runtime for ProcessRuntime {
     fn files(&self) -> Option<&dyn Files> {
         Some(self)
     }
+
+    fn recover(&self) -> Option<&dyn Recover> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -205,6 +210,23 @@ impl Freeze for ProcessRuntime {
 
     async fn thaw(&self, id: &ClawId) -> Result<Observation> {
         end::freeze(&self.inner, id, &Request::Thaw).await
+    }
+}
+
+#[async_trait]
+impl Recover for ProcessRuntime {
+    async fn kept(&self) -> Result<Vec<Kept>> {
+        recover::kept(&self.inner).await
+    }
+
+    async fn kept_data(&self) -> Result<Vec<KeptData>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || recover::kept_data(&inner)).await
+    }
+
+    async fn environment(&self, seen: &Observation, names: &[&str]) -> Result<Vec<(String, SecretString)>> {
+        let (seen, names) = (seen.clone(), names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>());
+        blocking(move || Ok(recover::environment(&seen, &names))).await
     }
 }
 

@@ -20,6 +20,7 @@ mod exec;
 mod journal;
 mod ports;
 mod record;
+mod recover;
 mod runtime;
 mod states;
 mod watch;

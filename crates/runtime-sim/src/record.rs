@@ -69,6 +69,9 @@ pub(crate) struct Up {
     /// SHA-256 of the token that its gateway asks for, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_sha256: Option<String>,
+    /// The keys that clawfarm made for it, as a process has them in its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) keys: Vec<(String, String)>,
     /// The suspension its gateway was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) suspension: Option<Suspension>,
@@ -158,7 +161,7 @@ impl Record {
     pub(crate) fn start(
         &mut self,
         run: i64,
-        token_sha256: Option<String>,
+        (token_sha256, keys): (Option<String>, Vec<(String, String)>),
         now: i64,
         behaviour: &Behaviour,
         claw: &ClawBehaviour,
@@ -186,6 +189,7 @@ impl Record {
             ends,
             frozen_at: None,
             token_sha256,
+            keys,
             suspension: None,
         });
     }
@@ -389,7 +393,7 @@ mod tests {
 
     fn started(claw: &ClawBehaviour) -> Record {
         let mut record = record();
-        record.start(1, None, 1_000, &Behaviour::default(), claw);
+        record.start(1, (None, Vec::new()), 1_000, &Behaviour::default(), claw);
         record
     }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Fence, Observation, Result};
-use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Runtime, Stats, Suspend};
+use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
@@ -341,6 +341,10 @@ impl Runtime for SimRuntime {
     fn files(&self) -> Option<&dyn Files> {
         Some(self)
     }
+
+    fn recover(&self) -> Option<&dyn Recover> {
+        Some(self)
+    }
 }
 
 pub(crate) fn observe(world: &World, id: &ClawId) -> Result<Observation> {
@@ -405,7 +409,7 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
         }
         port_guard = Some(world.take_port(record.port, &record.id, now)?);
         world.write_launch(launch)?;
-        record.start(launch.run, token_sha256(launch), now, &behaviour, &claw);
+        record.start(launch.run, (token_sha256(launch), keys(launch)), now, &behaviour, &claw);
         world.print(&launch.id, &format!("simulated claw {} started, run {}", launch.id, launch.run));
         Ok((Step::Act(ActKind::Start), record.observe(now)))
     });
@@ -418,6 +422,13 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
 fn token_sha256(launch: &Launch) -> Option<String> {
     let (_, token) = launch.env.iter().find(|(name, _)| name.ends_with("_GATEWAY_TOKEN"))?;
     Some(sha256(token.expose_secret()))
+}
+
+/// The keys that clawfarm made for it. Those of its user are nowhere in the world.
+fn keys(launch: &Launch) -> Vec<(String, String)> {
+    let made = |name: &str| name.ends_with("_GATEWAY_TOKEN") || name.ends_with("_MODEL_KEY");
+    let of_ours = launch.env.iter().filter(|(name, _)| made(name));
+    of_ours.map(|(name, value)| (name.clone(), value.expose_secret().to_owned())).collect()
 }
 
 pub(crate) fn sha256(text: &str) -> String {

@@ -4,8 +4,8 @@
 //! decisions into acts. Its verbs are few, idempotent, and look at the world before they
 //! change it: doing one twice is doing it once, and a verb that was cut off by a crash is
 //! mended by doing it again. What only some runtimes can do is a capability with a trait
-//! of its own ([`Freeze`], [`Suspend`], [`Exec`], [`Stats`], [`Logs`], [`Files`]), so that
-//! no runtime has verbs that do nothing.
+//! of its own ([`Freeze`], [`Suspend`], [`Exec`], [`Stats`], [`Logs`], [`Files`], [`Recover`]),
+//! so that no runtime has verbs that do nothing.
 //!
 //! `docs/design/0002-runtimes.md` says how Docker, virtual machines and Kubernetes
 //! implement each verb.
@@ -14,6 +14,7 @@ mod exec;
 mod logs;
 mod port;
 mod progress;
+mod recover;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -31,6 +32,7 @@ pub use exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TermSize};
 pub use logs::{LogLine, LogQuery, LogStream, OutputStream};
 pub use port::PORTS;
 pub use progress::{NoProgress, Progress};
+pub use recover::{Kept, KeptData, KnownData, Recover};
 
 /// A byte stream to a port of an instance.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -178,6 +180,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Its files, where the runtime can get at them.
     fn files(&self) -> Option<&dyn Files> {
+        None
+    }
+
+    /// Telling of its instances without the store, where the runtime keeps their records.
+    fn recover(&self) -> Option<&dyn Recover> {
         None
     }
 }

@@ -23,6 +23,7 @@ mod sweep;
 mod tree;
 
 pub use layout::ShimState;
+pub use spawner::MARK;
 pub use spec::ShimSpec;
 pub use start::main;
 pub use sweep::sweep;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::confine::InForce;
 use crate::spec::ShimSpec;
-pub(crate) use inside::MARK;
+pub use inside::MARK;
 
 /// How long the spawner may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -126,6 +126,24 @@ impl Tx {
         if given.rows_affected == 1 { Ok(()) } else { Err(Error::not_found("dataset", id).field("dataset")) }
     }
 
+    /// Binds a free dataset to an instance that was to be made from it, where it is listed.
+    pub(crate) async fn bind_dataset(&self, id: &ClawId, instance: &Instance) -> Result<()> {
+        dataset::Entity::update_many()
+            .col_expr(dataset::Column::TakenBy, Expr::value(Some(instance.id.as_str())))
+            .filter(dataset::Column::Id.eq(id.as_str()))
+            .filter(dataset::Column::Tenant.eq(instance.tenant.as_str()))
+            .filter(dataset::Column::TakenBy.is_null())
+            .exec(self.on())
+            .await
+            .map_err(db)?;
+        Ok(())
+    }
+
+    /// Whether a dataset is listed, free or given.
+    pub(crate) async fn has_dataset(&self, id: &ClawId) -> Result<bool> {
+        Ok(dataset::Entity::find_by_id(id.as_str()).one(self.on()).await.map_err(db)?.is_some())
+    }
+
     /// Lists what an instance left behind; again, when the step that does so is repeated.
     pub(crate) async fn put_dataset(&self, dataset: &Dataset) -> Result<()> {
         use dataset::Column as C;

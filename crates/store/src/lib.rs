@@ -30,6 +30,7 @@ mod migration;
 mod operations;
 mod page;
 mod projects;
+mod recover;
 mod retention;
 mod secrets;
 mod servers;
@@ -46,6 +47,7 @@ pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance, 
 pub use key::MasterKey;
 pub use operations::{NewOperation, OperationEnd};
 pub use page::{Page, PageRequest};
+pub use recover::Recovered;
 pub use retention::{Pruned, Retention};
 pub use servers::Beat;
 pub use store::{Store, StoreConfig};

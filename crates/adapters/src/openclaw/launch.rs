@@ -114,7 +114,7 @@ fn environment(input: &RenderInput<'_>) -> Result<Vec<(String, SecretString)>> {
     env.set("OPENCLAW_STATE_DIR", text(&place.state_dir));
     env.set("OPENCLAW_CONFIG_PATH", text(&place.state_dir.join(config::FILE)));
     env.set("OPENCLAW_GATEWAY_PORT", place.port.to_string());
-    env.set_secret("OPENCLAW_GATEWAY_TOKEN", input.gateway_token.clone());
+    env.set_secret(secrets::GATEWAY_TOKEN, input.gateway_token.clone());
     env.set_secret(secrets::MODEL_KEY, input.model_key.clone());
     // A restart of its own making stays in the process that is watched.
     env.set("OPENCLAW_NO_RESPAWN", "1");

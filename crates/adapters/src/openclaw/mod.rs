@@ -27,7 +27,8 @@ use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software};
 use futures::stream::BoxStream;
 
 use crate::{
-    Access, Activity, ClawAdapter, Dial, Imported, Probe, RenderInput, Rendered, SendEvent, Warning,
+    Access, Activity, ClawAdapter, Dial, Imported, KeyVariables, Probe, RenderInput, Rendered, SendEvent,
+    Warning,
 };
 
 /// The version that was tested with this clawfarm.
@@ -155,6 +156,10 @@ impl ClawAdapter for OpenClaw {
                 .field("config")
                 .fix("see why with 'clawfarm logs <id>', mend openclaw.json or the instance's config, and start it again")
         })
+    }
+
+    fn key_variables(&self) -> KeyVariables {
+        KeyVariables { gateway_token: secrets::GATEWAY_TOKEN, model_key: secrets::MODEL_KEY }
     }
 
     fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String {

@@ -14,6 +14,7 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod open;
 pub(crate) mod ps;
+pub(crate) mod recover;
 pub(crate) mod rm;
 pub(crate) mod secret;
 pub(crate) mod send;
@@ -58,6 +59,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Secret(command) => secret::run(app, &command).await,
         Command::Dataset(command) => dataset::run(app, &command).await,
         Command::Db(command) => db::run(app, &command).await,
+        Command::Recover(args) => Box::pin(recover::run(app, &args)).await,
         Command::Context(command) => context::run(app, &command),
         Command::Target(command) => target::run(app, &command).await,
         Command::Server(command) => server::run(app, &command).await,

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::absorb::{absorb, jittered, moved};
 use super::decide::Act;
-use super::pass::Again;
+use super::pass::{Again, keep_record};
 use super::reach::Reach;
 use super::settle::outcome;
 use crate::core::{Core, may};
@@ -290,14 +290,17 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
 
 async fn give_up(core: &Core, hold: &Hold, id: &ClawId, error: &Error) -> Result<Again> {
     let report = error.report();
-    core.record(hold, id, |it| {
-        let mut events = vec![NewEvent::warning("gave-up", report.message.clone())];
-        it.last_error = Some(report);
-        it.not_before = None;
-        moved(it, Signal::GaveUp, Timestamp::now(), &mut events);
-        events
-    })
-    .await?;
+    let failed = core
+        .record(hold, id, |it| {
+            let mut events = vec![NewEvent::warning("gave-up", report.message.clone())];
+            it.last_error = Some(report);
+            it.not_before = None;
+            moved(it, Signal::GaveUp, Timestamp::now(), &mut events);
+            events
+        })
+        .await?;
+    // Nothing else may happen to it for long.
+    keep_record(core, hold, &failed).await?;
     Ok(Again::Never)
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clawfarm_adapters::RenderInput;
 use clawfarm_model::launch::{Launch, Placement};
 use clawfarm_model::secret::SecretName;
-use clawfarm_model::{Code, Context, Error, Instance, Result};
+use clawfarm_model::{Code, Context, Error, Instance, Phase, Result};
 use clawfarm_runtime::{Files, Progress};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -105,10 +105,10 @@ fn placement(core: &Core, instance: &Instance) -> Result<Placement> {
     })
 }
 
-/// What the store knows of an instance, for the day the store is lost. References to
-/// secrets, never their values.
-pub(super) fn record(instance: &Instance) -> serde_json::Value {
-    serde_json::json!({
+/// What the store knows of an instance, for the day the store is lost (`crate::recover` reads
+/// it). References to secrets, never their values.
+pub(crate) fn record(instance: &Instance) -> serde_json::Value {
+    let mut record = serde_json::json!({
         "id": instance.id,
         "tenant": instance.tenant,
         "project": instance.project,
@@ -117,7 +117,12 @@ pub(super) fn record(instance: &Instance) -> serde_json::Value {
         "intent": instance.intent,
         "port": instance.port,
         "created_at": instance.created_at,
-    })
+    });
+    // What was given up must not be tried again only because the store was lost.
+    if instance.phase == Phase::Failed {
+        record["failed"] = true.into();
+    }
+    record
 }
 
 async fn existing(

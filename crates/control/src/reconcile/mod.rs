@@ -8,7 +8,7 @@
 pub(crate) mod absorb;
 mod act;
 mod decide;
-mod launch;
+pub(crate) mod launch;
 mod pass;
 mod probe;
 pub(crate) mod queue;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clawfarm_model::{ClawId, Result};
+use clawfarm_model::{ClawId, Instance, Phase, Result};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -43,9 +43,9 @@ const DOUBT_AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Reconciler {
     pub(crate) queue: Queue,
     under_way: Mutex<HashMap<ClawId, Arc<Turning>>>,
-    /// The generation of each instance whose record was last kept beside it. Forgotten with
-    /// the server: the next one keeps each once more.
-    kept: Mutex<HashMap<ClawId, i64>>,
+    /// The generation of each instance whose record was last kept beside it, and whether it had
+    /// failed then. Forgotten with the server: the next one keeps each once more.
+    kept: Mutex<HashMap<ClawId, (i64, bool)>>,
     pub(crate) failures: probe::Failures,
     /// What was ended by a kill that could not be written down: it is not started again before
     /// that is.
@@ -92,15 +92,15 @@ impl Reconciler {
         self.kept_down.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(id)
     }
 
-    /// Whether the record of this generation has been kept beside the instance.
-    fn is_kept(&self, id: &ClawId, generation: i64) -> bool {
+    /// Whether the record of an instance as it is now has been kept beside it.
+    fn is_kept(&self, it: &Instance) -> bool {
         let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.get(id) == Some(&generation)
+        kept.get(&it.id) == Some(&(it.intent.generation, it.phase == Phase::Failed))
     }
 
-    fn set_kept(&self, id: &ClawId, generation: i64) {
+    fn set_kept(&self, it: &Instance) {
         let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.insert(id.clone(), generation);
+        kept.insert(it.id.clone(), (it.intent.generation, it.phase == Phase::Failed));
     }
 
     fn forget(&self, id: &ClawId) {

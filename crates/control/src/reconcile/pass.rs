@@ -144,14 +144,13 @@ fn thawed_unwritten(instance: &Instance, seen: &Observation) -> bool {
 
 /// Keeps beside the instance what the store knows of it, once for each change of it, so that
 /// a lost store can be rebuilt. That it can't be written now is no reason not to act.
-async fn keep_record(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
-    let generation = instance.intent.generation;
-    if core.reconciler.is_kept(&instance.id, generation) {
+pub(super) async fn keep_record(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
+    if core.reconciler.is_kept(instance) {
         return Ok(());
     }
     let runtime = core.acting(hold, &instance.spec.target)?;
     match runtime.keep_record(&instance.id, &launch::record(instance)).await {
-        Ok(()) => core.reconciler.set_kept(&instance.id, generation),
+        Ok(()) => core.reconciler.set_kept(instance),
         Err(error) if is_fenced(&error) => return Err(error),
         Err(error) => tracing::warn!(instance = %instance.id, ?error, "its record was not kept beside it"),
     }

@@ -59,6 +59,19 @@ impl Fleet {
         Self { control, ..self }
     }
 
+    /// As after the server was killed and its database was lost. `recover` gets what the next
+    /// server is made of, before it begins.
+    pub(crate) async fn store_lost(self, recover: impl AsyncFnOnce(&Parts)) -> Self {
+        self.control.shutdown(None, false).await.unwrap();
+        for file in ["clawfarm.db", "clawfarm.db-wal", "clawfarm.db-shm"] {
+            let _ = std::fs::remove_file(self.dir.path().join(file));
+        }
+        let parts = parts(self.dir.path()).await;
+        recover(&parts).await;
+        let control = Control::begin(parts).await.unwrap();
+        Self { control, ..self }
+    }
+
     pub(crate) async fn ready(&self, name: &str) -> Instance {
         let accepted = self.control.create(&owner(), claw(name), None).await.unwrap();
         self.reached(accepted).await
@@ -113,6 +126,19 @@ impl Fleet {
 }
 
 async fn begin(home: &std::path::Path) -> Control {
+    Control::begin(parts(home).await).await.unwrap()
+}
+
+/// What a server on an empty store of its own would be made of, in the same world.
+pub(crate) async fn parts_beside(home: &std::path::Path) -> Parts {
+    let beside = home.join("beside");
+    std::fs::create_dir_all(&beside).unwrap();
+    let key = MasterKey::load_or_create(&beside.join("master.key")).unwrap();
+    let store = Store::open(StoreConfig::sqlite(beside.join("clawfarm.db"), key)).await.unwrap();
+    Parts { store, ..parts(home).await }
+}
+
+async fn parts(home: &std::path::Path) -> Parts {
     let key = MasterKey::load_or_create(&home.join("master.key")).unwrap();
     let store = Store::open(StoreConfig::sqlite(home.join("clawfarm.db"), key)).await.unwrap();
     let target = Target {
@@ -123,12 +149,10 @@ async fn begin(home: &std::path::Path) -> Control {
         settings: serde_json::Value::Null,
     };
     let runtime = SimRuntime::open(SimConfig::new(home.join("world"))).unwrap();
-    Control::begin(Parts {
+    Parts {
         store,
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
         sharing: None,
-    })
-    .await
-    .unwrap()
+    }
 }

@@ -4,6 +4,7 @@
 mod faults;
 mod fleet;
 mod lifecycle;
+mod recover;
 mod server_killed;
 mod sharing;
 mod sleep;

@@ -18,7 +18,7 @@ use crate::spec::ShimSpec;
 const SOCKET: i32 = 3;
 
 /// The variable by which [`crate::sweep()`] knows a claw's processes when nothing better does.
-pub(crate) const MARK: &str = "CLAWFARM_INSTANCE";
+pub const MARK: &str = "CLAWFARM_INSTANCE";
 
 /// What the spawner knows of its claw.
 pub(super) struct Inside<'a> {

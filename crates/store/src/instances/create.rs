@@ -134,7 +134,8 @@ impl Store {
 }
 
 impl Tx {
-    async fn insert_instance(&self, instance: &Instance) -> Result<()> {
+    /// Writes the row of an instance, and its labels.
+    pub(crate) async fn insert_instance(&self, instance: &Instance) -> Result<()> {
         let (tenant, project) = (instance.tenant.as_str(), instance.project.as_str());
         if !self.has_project(tenant, project).await? {
             return Err(Error::invalid("project", format!("tenant '{tenant}' has no project '{project}'"))

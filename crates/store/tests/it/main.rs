@@ -10,6 +10,7 @@ mod lists;
 mod opening;
 mod parallel;
 mod postgres;
+mod recover;
 mod removal;
 mod retention;
 mod secrets;

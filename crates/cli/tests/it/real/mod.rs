@@ -6,6 +6,7 @@ mod farm;
 mod forward;
 mod hostile;
 mod life;
+mod recover;
 mod secrets;
 mod server;
 mod shell;
