@@ -4,9 +4,12 @@ use clawfarm_model::dataset::Dataset;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::{Action, Code, Error, Granted, Instance, ObservedState, Result};
+use sea_orm::EntityTrait;
 use secrecy::SecretString;
 
 use crate::audit::Outcome;
+use crate::entity::instance;
+use crate::error::db;
 use crate::guard::{about, fits, server_only};
 use crate::store::Store;
 use crate::tx::{Tries, Tx};
@@ -51,6 +54,11 @@ impl Store {
         instance.version = 1;
         instance.updated_at = tx.now;
         let tenant = instance.tenant.as_str();
+        // Asked before: of an id and a port that are both taken, the database names either.
+        let there = instance::Entity::find_by_id(instance.id.as_str()).one(tx.on()).await.map_err(db)?;
+        if there.is_some() {
+            return Err(known(&instance));
+        }
         tx.project(tenant, instance.project.as_str()).await?;
         tx.insert_instance(&instance).await.map_err(|error| {
             if error.field_name() == Some("id") { known(&instance).source(error) } else { error }
