@@ -182,7 +182,8 @@ async fn refuse_anothers(parts: &Parts, target: &Target) -> Result<()> {
         Err(error) if error.code() == Code::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
-    if parts.sharing.is_none() || known.reachable_from == target.reachable_from {
+    let alone = parts.sharing.is_none() && target.reachable_from.is_none();
+    if alone || known.reachable_from == target.reachable_from {
         return Ok(());
     }
     Err(Error::new(Code::Conflict, format!("target '{}' of this database is another server's", target.name))

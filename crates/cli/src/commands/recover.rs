@@ -9,12 +9,13 @@ use clawfarm_control::{Finding, Findings, LostInstance, Parts, Verdict};
 use clawfarm_model::dataset::Dataset;
 use clawfarm_model::{Code, Desired, Error, Phase};
 use clawfarm_server::HomeLock;
-use clawfarm_store::{MasterKey, Store, StoreConfig};
+use clawfarm_store::{Database, MasterKey, Store, StoreConfig};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::database::{DatabaseArgs, remember};
 use crate::errors::{FAILED, Failure, OK, Outcome};
+use crate::node::Node;
 use crate::output::{Column, Table, clean_line};
 use crate::server::targets;
 
@@ -50,7 +51,11 @@ pub(crate) async fn run(app: &App, args: &RecoverArgs) -> Outcome {
     let store = Store::open(StoreConfig::new(database.clone(), key)).await?;
     remember(&home, &database, store.description())?;
     // No claw is prepared or started here, so none calls a server.
-    let targets = targets(&home, 0).await?;
+    let node = match database {
+        Database::Postgres(_) => Some(Node::load_or_make(&home, None)?),
+        Database::Sqlite(_) => None,
+    };
+    let targets = targets(&home, 0, node.as_ref()).await?;
     let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };
     let outcome = recover(app, args, &home, &parts).await;
     store.close().await;

@@ -132,7 +132,7 @@ async fn what_can_not_be_believed_is_refused_and_lost_keys_cost_one_restart() {
             for it in &found.instances {
                 match &it.verdict {
                     Verdict::Recovered(lost) if it.id == alice.id => assert!(lost.restarts),
-                    Verdict::Recovered(lost) => assert_eq!(lost.secrets, [name.clone()]),
+                    Verdict::Recovered(lost) => assert_eq!(lost.secrets, std::slice::from_ref(&name)),
                     other => assert!(it.id == bob.id && matches!(other, Verdict::Refused(_)), "{other:?}"),
                 }
             }
