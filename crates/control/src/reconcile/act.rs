@@ -149,6 +149,7 @@ pub(super) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Re
         }
         tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
     }
+    clawfarm_failpoint::point!(Undrained);
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The hierarchies that are mounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,10 @@ impl Hierarchies {
     fn add_mount(&mut self, line: &str) -> Option<()> {
         let (before, after) = line.split_once(" - ")?;
         let point = unescape(before.split(' ').nth(4)?);
+        // The kernel tells whole paths; another one would lead who joins to it astray.
+        if point.components().any(|part| part == Component::ParentDir) {
+            return None;
+        }
         let mut after = after.split(' ');
         match after.next()? {
             "cgroup2" if self.v2.is_none() => self.v2 = Some(point),
