@@ -21,7 +21,7 @@ pub use query::{
     EventsQuery, ForwardQuery, InstanceQuery, LogsQuery, OperationQuery, OperationsQuery, RemoveQuery,
     SecretQuery,
 };
-pub use server::{Doctor, ServerInfo, ServerList, ServerView, Shutdown};
+pub use server::{Doctor, ServerInfo, ServerList, ServerView, Shutdown, SupportRequest};
 pub use stored::{
     DatasetList, EventList, LogEntry, LogList, OperationList, SecretList, SetSecret, TargetList, TargetView,
 };

@@ -33,6 +33,15 @@ pub struct Shutdown {
     pub claws: bool,
 }
 
+/// `POST /support-bundle`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupportRequest {
+    /// Instances whose output and configuration are wanted too; at most 20.
+    #[schema(max_items = 20)]
+    pub instances: Vec<String>,
+}
+
 /// `GET /doctor`: what works here, and what would mend the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Doctor {

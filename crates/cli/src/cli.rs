@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps,
-    recover, rm, secret, send, serve, server, service, shell, status, target, token, version,
+    recover, rm, secret, send, serve, server, service, shell, status, support, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -172,6 +172,8 @@ pub(crate) enum Command {
     Down(down::DownArgs),
     /// See what works here, and what would mend the rest
     Doctor(doctor::DoctorArgs),
+    /// Gather what somebody who helps you needs to see, without secrets
+    SupportBundle(support::SupportArgs),
     /// Print the versions of this command and of the server
     Version(version::VersionArgs),
     /// Print a completion script for your shell

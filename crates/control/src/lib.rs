@@ -19,6 +19,7 @@ mod recover;
 mod secrets;
 mod sharing;
 mod stored;
+mod support;
 mod targets;
 #[cfg(test)]
 mod testing;
@@ -39,6 +40,7 @@ pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;
 pub use recover::{Finding, Findings, LostInstance, Verdict};
 pub use sharing::{LEASE_TTL, Place, Sharing};
+pub use support::SupportLeave;
 
 use crate::core::Core;
 

@@ -17,6 +17,7 @@ mod openapi;
 mod peers;
 mod state;
 mod stream;
+mod support;
 mod token;
 
 pub use api::router;

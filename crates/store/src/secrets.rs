@@ -137,6 +137,25 @@ impl Store {
         row.map(|row| self.open_secret(row, owner, name)).transpose()
     }
 
+    /// The values of all secrets that can be seen, to be taken out of what is about to be
+    /// shown; for nothing else.
+    ///
+    /// # Errors
+    /// When one can't be decrypted, or the database fails.
+    pub async fn secret_values(&self, context: &Context) -> Result<Vec<SecretString>> {
+        let rows = visible(secret::Entity::find(), context, secret::Column::Tenant)
+            .all(&self.0.reader)
+            .await
+            .map_err(db)?;
+        let open = |row: secret::Model| {
+            let secret = info(&row)?;
+            let owner =
+                SecretOwner { tenant: name("secret", &row.name, &row.tenant)?, instance: secret.instance };
+            self.open_secret(row, &owner, &secret.name)
+        };
+        rows.into_iter().map(open).collect()
+    }
+
     fn open_secret(
         &self,
         row: secret::Model,

@@ -23,6 +23,7 @@ pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod status;
+pub(crate) mod support;
 pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod version;
@@ -67,6 +68,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Service(command) => Box::pin(service::run(app, &command)).await,
         Command::Down(args) => down::run(app, &args).await,
         Command::Doctor(args) => doctor::run(app, &args).await,
+        Command::SupportBundle(args) => support::run(app, &args).await,
         Command::Version(args) => version::run(app, &args).await,
         Command::Completion(args) => completion::run(app, &args),
     }

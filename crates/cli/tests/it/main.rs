@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod browser;
+mod bundle;
 mod contexts;
 mod database;
 mod fake;

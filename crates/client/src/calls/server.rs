@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use clawfarm_api::{Doctor, ServerInfo, ServerList, Shutdown, TargetList};
+use bytes::Bytes;
+use clawfarm_api::{Doctor, ServerInfo, ServerList, Shutdown, SupportRequest, TargetList};
 use clawfarm_model::{Code, Error, Result};
 use http::Method;
 
@@ -12,6 +13,9 @@ use crate::http::Call;
 /// `doctor` tries things out (starts programs, asks daemons); each of its checks has its own
 /// limit on the server, and these add up to less.
 const DOCTOR_LIMIT: Duration = Duration::from_secs(90);
+
+/// A support bundle has what `doctor` finds in it, and takes a while to be looked through.
+const SUPPORT_LIMIT: Duration = Duration::from_secs(180);
 
 /// Claws that finish their work first take minutes; several are stopped at a time.
 const STOP_CLAWS_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -57,6 +61,14 @@ impl Client {
     /// See [`Client`].
     pub async fn doctor(&self) -> Result<Doctor> {
         self.call(Call::get(&["doctor"]).limit(DOCTOR_LIMIT)).await
+    }
+
+    /// A support bundle without secrets, as a `.tar.gz`.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn support_bundle(&self, request: &SupportRequest) -> Result<Bytes> {
+        self.bytes(Call::post(&["support-bundle"]).json(request)?.limit(SUPPORT_LIMIT)).await
     }
 
     /// The places that instances run on.

@@ -3,6 +3,7 @@
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{Code, Timestamp};
 use clawfarm_runtime::{ExecRequest, LogQuery};
+use clawfarm_store::{MasterKey, PageRequest, Store, StoreConfig};
 
 use crate::fleet::{Fleet, owner, tenant};
 
@@ -66,6 +67,25 @@ async fn secrets_are_their_tenants_and_clawfarms_own_stay_hidden() {
     fleet.control.remove_secret(&owner(), None, &name).await.unwrap();
     let gone = fleet.control.remove_secret(&owner(), None, &name).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_is_taken_out_of_a_support_bundle_is_what_its_maker_could_see() {
+    use secrecy::ExposeSecret;
+    let fleet = Fleet::new().await;
+    fleet.ready("alice").await;
+    let name = SecretName::new("key").unwrap();
+    fleet.control.set_secret(&owner(), None, &name, &"ours".into()).await.unwrap();
+    let token = fleet.control.reveal_token(&owner(), "alice").await.unwrap().token;
+    // The server's log may tell of all.
+    let leave = fleet.control.begin_support_bundle(&owner()).await.unwrap();
+    let values: Vec<&str> = leave.values.iter().map(ExposeSecret::expose_secret).collect();
+    assert!(leave.whole_server && ["ours", token.expose_secret()].iter().all(|v| values.contains(v)));
+    assert_eq!(values.len(), 3, "and the model key");
+    let key = MasterKey::load_or_create(&fleet.home().join("master.key")).unwrap();
+    let store = Store::open(StoreConfig::sqlite(fleet.home().join("clawfarm.db"), key)).await.unwrap();
+    let audit = store.audit(&owner(), &PageRequest::after(None, 10)).await.unwrap();
+    assert!(audit.items.iter().any(|e| e.action == "server.admin" && e.detail == "a support bundle"));
 }
 
 #[tokio::test]

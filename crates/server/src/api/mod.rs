@@ -16,6 +16,7 @@ mod secrets;
 mod send;
 mod server;
 mod servers;
+mod support;
 mod targets;
 mod token;
 
@@ -86,6 +87,7 @@ fn waiting() -> OpenApiRouter<ServerState> {
         .routes(routes!(operations::get))
         .routes(routes!(server::shutdown))
         .routes(routes!(doctor::doctor))
+        .routes(routes!(support::bundle))
 }
 
 /// What must be answered even when the server is full.
