@@ -177,6 +177,10 @@ pub enum ConfigMode {
     Managed,
 }
 
+/// How many parts a setting's path may have. What is nested deeper than readers of JSON go
+/// (128 levels, as a rule) could be written, but by nobody read.
+const PATH_MAX: usize = 64;
+
 impl ClawConfig {
     /// This config with `value` at the dotted path `key`: `model.provider=demo`,
     /// `channels.telegram.bot_token.secret=tg`, `native.agents.defaults.timeoutSeconds=60`.
@@ -186,6 +190,10 @@ impl ClawConfig {
     /// When the path leads into something that is no object, or the result is no unified
     /// config; the error names the key.
     pub fn with(&self, key: &str, value: &str) -> Result<Self> {
+        if key.split('.').count() > PATH_MAX {
+            return Err(Error::invalid("config", format!("a key has more than {PATH_MAX} parts"))
+                .fix("give a shorter path, such as native.agents.defaults.timeoutSeconds"));
+        }
         let field = format!("config.{key}");
         let parsed = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         // "1" is the text of an environment variable and the number of a native setting, so
@@ -268,6 +276,13 @@ mod tests {
             assert_eq!(error.field_name(), Some(format!("config.{key}").as_str()));
             assert!(error.fix_text().is_some());
         }
+    }
+
+    #[test]
+    fn a_path_has_an_end() {
+        let deep = format!("native{}", ".a".repeat(100_000));
+        let refused = ClawConfig::default().with(&deep, "1").unwrap_err();
+        assert!(refused.message().contains("64 parts") && refused.fix_text().is_some(), "{refused}");
     }
 
     #[test]
