@@ -29,8 +29,10 @@ async fn killed_everywhere(name: &str) {
         .map(|(point, hit)| async move {
             let home = copy(template);
             let ended = child::run(home.path(), name, Some((point, hit))).await;
-            // How often it looks before it is ready is a matter of time; that it looks is not.
-            assert!(ended.killed || hit > 1, "{name}: {point:?} was not reached");
+            // How often it looks is a matter of time, and whether it asks a claw that it is about
+            // to end; everything else is not.
+            let by_chance = hit > 1 || matches!(point, Point::DialBefore | Point::DialAfter);
+            assert!(ended.killed || by_chance, "{name}: {point:?} was not reached");
             goes_on(home.path(), scenario, ended.accepted, &format!("{name}, killed at {point:?} {hit}"))
                 .await;
             u32::from(ended.killed)
@@ -38,7 +40,9 @@ async fn killed_everywhere(name: &str) {
         .buffer_unordered(AT_ONCE)
         .collect::<Vec<u32>>()
         .await;
-    eprintln!("{name}: {} cases, {} killed", outcomes.len(), outcomes.iter().sum::<u32>());
+    let killed = outcomes.iter().sum::<u32>() as usize;
+    eprintln!("{name}: {} cases, {killed} killed", outcomes.len());
+    assert!(killed * 2 > outcomes.len(), "{name}: only {killed} of {} cases were killed", outcomes.len());
 }
 
 /// The next server brings it to its end; what was not acknowledged is asked for again.
