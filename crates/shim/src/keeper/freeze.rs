@@ -8,6 +8,8 @@ use crate::tree;
 
 /// How often the processes are looked at again for ones that were made meanwhile.
 const PASSES: u32 = 20;
+/// How long a tree may take to stand still, whatever the passes.
+const STOP_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Keeper {
     /// Stops everything of the claw where it stands. Frozen already is a success.
@@ -45,7 +47,11 @@ impl Keeper {
     }
 
     fn stop_processes(&self) -> Result<()> {
-        for _ in 0..PASSES {
+        let begun = std::time::Instant::now();
+        let mut passes = 0;
+        // A busy machine takes its time to stop even one that makes no further ones.
+        while passes < PASSES || begun.elapsed() < STOP_WITHIN {
+            passes += 1;
             let mut going = self.processes();
             going.retain(|process| process.state != 'T');
             if going.is_empty() {

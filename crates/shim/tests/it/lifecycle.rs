@@ -197,7 +197,8 @@ fn too_many_connections_are_refused_and_room_is_found_again() {
     let instance = Instance::new("sleep 60").up();
     let connect = || Client::connect(&instance.dir, PATIENCE);
     let clients: Vec<_> = (0..64).map(|_| connect().unwrap()).collect();
-    assert_eq!(error_of(connect()).code(), Code::Overloaded);
+    // On a busy machine the connection may be gone before its last word was read.
+    wait_for("a refusal that says why", || error_of(connect()).code() == Code::Overloaded);
     drop(clients);
     wait_for("room for a connection", || connect().is_ok());
 }
