@@ -284,7 +284,7 @@ impl Error {
     }
 
     /// This error for serde, which carries text only: the reason, and the fix behind
-    /// [`FIX_MARK`], so that [`Self::of_serde`] can tell them apart again.
+    /// a mark of its own, so that [`Self::of_serde`] can tell them apart again.
     pub fn into_serde<E: serde::de::Error>(self) -> E {
         match &self.fix {
             Some(fix) => E::custom(format_args!("{}{FIX_MARK}{fix}", self.message)),

@@ -63,7 +63,7 @@ pub(crate) struct AddArgs {
     /// Its name: letters, digits, '-', '_' and '.'
     #[arg(value_parser = name)]
     name: String,
-    /// Where it is: https://HOST[:PORT], http://HOST:PORT, or the path of its socket
+    /// Where it is: https://HOST, https://HOST:PORT, http://HOST:PORT, or the path of its socket
     #[arg(long, value_name = "URL")]
     server: String,
     /// A PEM file of the authorities to trust instead of the system's

@@ -22,7 +22,7 @@ pub(crate) struct ForwardArgs {
     /// The instance, by id, name or a unique beginning of either
     #[arg(value_name = "INSTANCE")]
     id: String,
-    /// The ports, each as [LOCAL:]REMOTE
+    /// The ports, each as REMOTE or LOCAL:REMOTE
     #[arg(value_name = "PORTS", value_parser = ports)]
     ports: Vec<Ports>,
 }

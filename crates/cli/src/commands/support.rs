@@ -28,7 +28,7 @@ pub(crate) struct SupportArgs {
     /// Instances whose configuration and output are wanted too
     #[arg(value_name = "INSTANCE")]
     instances: Vec<String>,
-    /// Where to write it [default: clawfarm-support-<date>.tar.gz in this folder]
+    /// Where to write it; clawfarm-support-DATE.tar.gz in this folder when not given
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// List what would be in it, and write nothing
