@@ -112,6 +112,9 @@ async fn delays_and_times_of_a_claw() {
     assert!(began.elapsed() >= Duration::from_millis(150));
     assert_eq!(seen.exit.unwrap().code, Some(0));
     sim.start(&launch(&a, 2)).await.unwrap();
+    // Far longer than its grace: on a machine that stands still for a while it must not end by
+    // itself before it is looked at.
+    sim.world().change_behaviour(|b| b.claw.stop_ms = Some((600_000, 600_000))).unwrap();
     let grace = clawfarm_model::StopOptions { grace: Duration::from_millis(20) };
     assert_eq!(sim.stop(&a, grace).await.unwrap().exit.unwrap().signal, Some(9));
 }
