@@ -19,7 +19,7 @@ use crate::served::Served;
 /// How long the server is left alone before its rest is measured: what the load began is over.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How long its rest is measured.
-const REST: Duration = Duration::from_secs(10);
+const REST: Duration = Duration::from_secs(30);
 
 /// What one size came to.
 pub(crate) struct Figures {

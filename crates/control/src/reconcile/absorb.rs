@@ -122,10 +122,15 @@ fn count_end(instance: &mut Instance, exit: &Exit, now: Timestamp, events: &mut 
 
 /// A wait and up to a quarter more, so that what failed together does not come back together.
 pub(crate) fn jittered(wait: Duration) -> Duration {
-    let mut byte = [0_u8; 1];
+    clawfarm_failpoint::wait(wait + up_to(wait / 4))
+}
+
+/// A random part of a time.
+pub(crate) fn up_to(time: Duration) -> Duration {
+    let mut bytes = [0_u8; 2];
     // Without randomness there is no jitter; nothing else depends on it.
-    let part = if getrandom::fill(&mut byte).is_ok() { u32::from(byte[0]) } else { 0 };
-    clawfarm_failpoint::wait(wait + wait * part / 1024)
+    let part = if getrandom::fill(&mut bytes).is_ok() { u16::from_ne_bytes(bytes) } else { 0 };
+    time.mul_f64(f64::from(part) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]
