@@ -30,7 +30,7 @@ demo-down: ## stop and remove what `make demo` made
 	@scripts/demo down
 
 chaos: ## two minutes of servers killed under load: 1,000 simulated instances on three servers
-	CLAWFARM_TEST_CHAOS=full cargo nextest run -p clawfarm --no-capture e2e_three_servers
+	@CLAWFARM_TEST_CHAOS=full scripts/test --no-capture -E 'test(e2e_three_servers)'
 
 bench: ## the figures of docs/benchmarks.md
 	@scripts/bench
