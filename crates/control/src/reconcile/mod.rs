@@ -244,6 +244,9 @@ mod tests {
         let mean = rests.iter().sum::<Duration>() / 1000;
         assert!(mean >= turn * 9 / 10, "{mean:?} for each of 10,000 is more than the looks allowed");
         let soon = rests.iter().filter(|rest| **rest < turn * 3 / 4).count();
-        assert!((50..500).contains(&soon), "{soon} of 1,000 made together are looked at in the first quarter");
+        assert!(
+            (50..500).contains(&soon),
+            "{soon} of 1,000 made together are looked at in the first quarter"
+        );
     }
 }

@@ -1,15 +1,19 @@
 //! Freezing in memory, by whoever can do it here.
 
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
 use clawfarm_model::{Code, Error, Result};
 use nix::sys::signal::Signal;
 
 use super::Keeper;
 use crate::tree;
 
-/// How often the processes are looked at again for ones that were made meanwhile.
+/// How many looks may find processes that were made meanwhile.
 const PASSES: u32 = 20;
-/// How long a tree may take to stand still, whatever the passes.
-const STOP_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a tree may take to stand still: a process stops when it gets the processor again,
+/// or the disk has done what it waits for. Well below what a server waits for an answer.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 impl Keeper {
     /// Stops everything of the claw where it stands. Frozen already is a success.
@@ -47,21 +51,31 @@ impl Keeper {
     }
 
     fn stop_processes(&self) -> Result<()> {
-        let begun = std::time::Instant::now();
-        let mut passes = 0;
-        // A busy machine takes its time to stop even one that makes no further ones.
-        while passes < PASSES || begun.elapsed() < STOP_WITHIN {
-            passes += 1;
+        let begun = Instant::now();
+        let mut asked = HashSet::new();
+        let mut with_new = 0;
+        loop {
             let mut going = self.processes();
             going.retain(|process| process.state != 'T');
             if going.is_empty() {
                 return Ok(());
             }
+            let known = asked.len();
+            asked.extend(going.iter().map(|process| process.pid));
+            with_new += u32::from(asked.len() > known);
+            let late = begun.elapsed() >= STOP_WITHIN;
+            if with_new > PASSES || late {
+                tree::signal(&self.processes(), Signal::SIGCONT);
+                return Err(if with_new > PASSES {
+                    Error::new(Code::Busy, "the claw makes processes faster than they can be stopped")
+                        .fix("try again when it is less busy")
+                } else {
+                    let message = format!("{} processes did not stop within {STOP_WITHIN:?}", going.len());
+                    Error::new(Code::Busy, message).fix("they wait for the disk or the processor: try again")
+                });
+            }
             tree::signal(&going, Signal::SIGSTOP);
-            crate::lock::nap(std::time::Duration::from_millis(2));
+            crate::lock::nap(Duration::from_millis(2));
         }
-        tree::signal(&self.processes(), Signal::SIGCONT);
-        Err(Error::new(Code::Busy, "the claw makes processes faster than they can be stopped")
-            .fix("try again when it is less busy"))
     }
 }
