@@ -7,12 +7,12 @@ use clawfarm_model::{Code, Error, Result};
 use nix::sys::signal::Signal;
 
 use super::Keeper;
-use crate::tree;
+use crate::{lock, tree};
 
 /// How many looks may find processes that were made meanwhile.
 const PASSES: u32 = 20;
-/// How long a tree may take to stand still: a process stops when it gets the processor again,
-/// or the disk has done what it waits for. Well below what a server waits for an answer.
+/// How long a tree may take to stand still: a process stops when it gets the processor again.
+/// Well below what a server waits for an answer.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 impl Keeper {
@@ -56,7 +56,10 @@ impl Keeper {
         let mut with_new = 0;
         loop {
             let mut going = self.processes();
-            going.retain(|process| process.state != 'T');
+            // One that waits in the kernel and was told to stop does so before it gets back to its
+            // own instructions. It may never get there: a process that made another by vfork
+            // waits for it, and that one stands still.
+            going.retain(|it| it.state != 'T' && !(it.state == 'D' && asked.contains(&it.pid)));
             if going.is_empty() {
                 return Ok(());
             }
@@ -71,11 +74,11 @@ impl Keeper {
                         .fix("try again when it is less busy")
                 } else {
                     let message = format!("{} processes did not stop within {STOP_WITHIN:?}", going.len());
-                    Error::new(Code::Busy, message).fix("they wait for the disk or the processor: try again")
+                    Error::new(Code::Busy, message).fix("the processor is very busy: try again")
                 });
             }
             tree::signal(&going, Signal::SIGSTOP);
-            crate::lock::nap(Duration::from_millis(2));
+            lock::nap(Duration::from_millis(2));
         }
     }
 }

@@ -36,6 +36,18 @@ fn freezing_by_signals() {
     frozen_means_standing_still(&Instance::new(COUNTER).up(), "SIGSTOP");
 }
 
+/// A shell makes each of them by vfork, and waits in the kernel until it has begun.
+#[test]
+fn what_waits_for_a_process_that_stands_still_is_frozen() {
+    let instance = Instance::new("while :; do /bin/true; done").up();
+    for _ in 0..40 {
+        assert_eq!(instance.ask(&Request::Freeze).state, ObservedState::Frozen);
+        assert_eq!(instance.ask(&Request::Thaw).state, ObservedState::Running);
+    }
+    instance.ask(&Request::Kill);
+    instance.wait_end();
+}
+
 #[test]
 fn freezing_by_cgroup() {
     if is_root() {
