@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawfarm_adapters::Registry;
 use clawfarm_client::{Client, Endpoint};
@@ -39,6 +40,10 @@ const THREADS: usize = 2;
 /// Open files that are enough: every listener full (2 x 2048 and 512), each of their requests
 /// with another connection to a claw, and one to each of 10,000 claws' shims.
 const FILES: u64 = 32_768;
+/// How long the database may take to close, and then what still runs on a thread to end. With
+/// the ten seconds of requests under way and five of a shared database's turns, a server ends
+/// within 25 s; the unit that `service install` writes gives it 60.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// Where the simulated claws live; only with it is there a `sim` target.
 pub(crate) const SIM_WORLD: &str = "CLAWFARM_SIM_WORLD";
 /// Where downloads and installations are kept, to be shared by several homes.
@@ -69,7 +74,10 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Outcome {
         .enable_all()
         .build()
         .map_err(Failure::from)?;
-    runtime.block_on(Box::pin(serve(args, lock)))?;
+    let served = runtime.block_on(Box::pin(serve(args, lock)));
+    // A thread that waits for a disk or a claw keeps no server from its end.
+    runtime.shutdown_timeout(CLOSE_LIMIT);
+    served?;
     Ok(OK)
 }
 
@@ -161,7 +169,10 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         shutdown,
     })
     .await;
-    store.close().await;
+    if tokio::time::timeout(CLOSE_LIMIT, store.close()).await.is_err() {
+        // What was acknowledged is in the database; the next server opens it as after a kill.
+        tracing::warn!("the database did not close in time");
+    }
     served
 }
 

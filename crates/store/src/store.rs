@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) writer: DatabaseConnection,
     pub(crate) reader: DatabaseConnection,
     pub(crate) master_key: MasterKey,
+    /// Where the database's file is, when it is one.
+    pub(crate) folder: Option<PathBuf>,
     description: String,
     pub(crate) signals: Arc<Signals>,
     /// What tells other servers and hears of them, where there may be others. Ended with the
@@ -92,10 +94,12 @@ impl Store {
 
     pub(crate) async fn open_with<M: Schema>(config: StoreConfig) -> Result<Self> {
         let StoreConfig { database, master_key } = config;
-        let Connections { writer, reader, gate, postgres, description } = backend::open(&database).await?;
+        let Connections { writer, reader, gate, postgres, folder, description } =
+            backend::open(&database).await?;
         prepare::<M>(&gate, &database, &description, &master_key).await?;
         let signals = Arc::new(Signals::new(latest_event(&reader).await?, postgres.is_some()));
-        let inner = Inner { signals, writer, reader, master_key, description, tasks: Mutex::default() };
+        let tasks = Mutex::default();
+        let inner = Inner { signals, writer, reader, master_key, folder, description, tasks };
         let store = Self(Arc::new(inner));
         store.furnish().await?;
         if let Some(options) = postgres {

@@ -32,6 +32,7 @@ pub(crate) struct Tx {
 impl Tx {
     pub(crate) async fn begin(inner: &Arc<Inner>) -> Result<Self> {
         clawfarm_failpoint::point!(StoreBegin);
+        inner.folder.as_deref().map_or(Ok(()), backend::check_writable)?;
         let txn = backend::begin(&inner.writer).await.map_err(db)?;
         Ok(Self {
             inner: Arc::clone(inner),

@@ -7,6 +7,7 @@ mod contexts;
 mod database;
 mod fake;
 mod farm;
+mod faults;
 mod forward;
 mod handshake;
 mod hostile;

@@ -95,7 +95,7 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
         (None, None) => None,
     };
     let listen = listener.as_ref().and_then(|l| l.local_addr().ok());
-    let socket = Socket::bind(&config.socket)?;
+    let mut socket = Socket::bind(&config.socket)?;
     let state = ServerState::new(StateConfig {
         control: config.control.clone(),
         home: config.home.path().to_owned(),
@@ -105,7 +105,7 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
         shutdown: config.shutdown.clone(),
     });
     tracing::info!(socket = %config.socket.display(), listen = ?listen, claws = config.claws.port(), "serving");
-    run(&state, &socket, listener, acceptor, config.claws, &config.shutdown).await;
+    run(&state, &config.home, &mut socket, listener, acceptor, config.claws, &config.shutdown).await;
     socket.remove();
     config.control.shutdown(None, false).await?;
     drop(config.home);
@@ -115,7 +115,8 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
 
 async fn run(
     state: &ServerState,
-    socket: &Socket,
+    home: &HomeLock,
+    socket: &mut Socket,
     listener: Option<TcpListener>,
     acceptor: Option<TlsAcceptor>,
     claws: ClawListener,
@@ -127,7 +128,7 @@ async fn run(
     let (claw_listener, _) = claws.into_parts();
     let claw_places = Places::new(CLAWS_MAX);
     tokio::join!(
-        socket.accept(&connections, &router),
+        socket.accept(home, &connections, &router),
         tcp(claw_listener, None, &connections, &claw_places, &claw_router),
         async {
             if let Some(listener) = listener {

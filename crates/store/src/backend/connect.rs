@@ -62,6 +62,7 @@ pub(crate) async fn open(url: &PostgresUrl) -> Result<Connections> {
     let _ = first.close().await;
     let gate = gate(&options, &place).await?;
     Ok(Connections {
+        folder: None,
         writer: pool(&options, WRITERS, ""),
         reader: pool(&options, READERS, READ_ONLY),
         gate,

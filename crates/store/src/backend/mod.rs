@@ -27,6 +27,8 @@ pub(crate) struct Connections {
     pub(crate) gate: DatabaseConnection,
     /// How another connection to the same PostgreSQL is made.
     pub(crate) postgres: Option<PgConnectOptions>,
+    /// Where its file is, when it is one.
+    pub(crate) folder: Option<PathBuf>,
     /// What it is, for people.
     pub(crate) description: String,
 }
@@ -47,6 +49,11 @@ pub(crate) async fn begin(writer: &DatabaseConnection) -> Result<DatabaseTransac
         DbBackend::Sqlite => sqlite::begin(writer).await,
         _ => writer.begin().await,
     }
+}
+
+/// Refuses a change that could not be made durable where the database's file is.
+pub(crate) fn check_writable(folder: &Path) -> Result<()> {
+    sqlite::check_writable(folder)
 }
 
 /// From here to the transaction's end no other one can number events, so that the numbers are

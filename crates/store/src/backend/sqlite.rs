@@ -56,6 +56,7 @@ pub(crate) async fn open(path: &Path) -> Result<Connections> {
     let reader = pool(READERS).connect_with(options.pragma("query_only", "ON")).await.map_err(refuse)?;
     let writer = SqlxSqliteConnector::from_sqlx_sqlite_pool(writer);
     Ok(Connections {
+        folder: path.parent().map(Path::to_owned),
         gate: writer.clone(),
         postgres: None,
         description: format!("SQLite, {}", path.display()),
@@ -127,6 +128,21 @@ pub(crate) async fn begin(writer: &DatabaseConnection) -> Result<DatabaseTransac
         .await
 }
 
+/// Refuses a change where the file's folder is on a read-only mount, as after an error of its
+/// disk. The connections' own files may be open still; a server that wrote to them and to
+/// nothing else would promise what it can't do.
+pub(crate) fn check_writable(folder: &Path) -> Result<()> {
+    match rustix::fs::statvfs(folder) {
+        Ok(found) if found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => Err(Error::new(
+            Code::Unavailable,
+            format!("clawfarm's home {} is mounted read-only; nothing was changed", folder.display()),
+        )
+        .fix("mount it writable again (the kernel's log says why it is not); what is there can be read meanwhile")),
+        // Whatever else is wrong is told by who writes.
+        _ => Ok(()),
+    }
+}
+
 /// Copies the database to `<file>.before-<migration>`, whole or not at all. An older copy of
 /// that name is replaced: it was made before an attempt at the same migration failed.
 pub(crate) async fn copy_before(
@@ -183,12 +199,12 @@ pub(super) fn told(error: &DbErr) -> Option<Error> {
             "stop the server and put back a copy (beside it are the '.before-*' copies), or run 'clawfarm doctor'",
         ),
         8 | 14 => (
-            Code::Internal,
+            Code::Unavailable,
             "the database file can't be written",
             "check the owner and permissions of clawfarm's home, and that its disk is not mounted read-only",
         ),
         10 => (
-            Code::Internal,
+            Code::Unavailable,
             "the database file can't be read or written: the disk reports an error",
             "look at the machine's kernel log; put the home on a healthy disk",
         ),
