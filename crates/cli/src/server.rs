@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clawfarm_adapters::Registry;
 use clawfarm_client::{Client, Endpoint};
-use clawfarm_control::{Control, Parts};
+use clawfarm_control::{Control, Parts, Reserve};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_model::{Code, Error};
@@ -131,6 +131,9 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     clawfarm_failpoint::arm_from_env();
     clawfarm_failpoint::point!(HomeLocked);
     let folder = home.path().to_owned();
+    // A server that is started on a full disk needs some of it to begin.
+    let reserve = Reserve::of(&folder);
+    reserve.give_back_if_low();
     let place = Place::of(&folder, args)?;
     let master_key = MasterKey::load_or_create(&folder.join("master.key"))?;
     let store = Store::open(StoreConfig::new(place.database.clone(), master_key)).await?;
@@ -149,6 +152,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing };
     let control = Control::begin(parts).await?;
     control.keep_house(args.retention());
+    control.keep_reserve(reserve);
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     if let Some(manager) = Manager::from_environment() {

@@ -4,6 +4,10 @@
 //! more there are; so it is read once a second at most while there is room, and what is
 //! admitted in between is added up here. A figure that would refuse somebody is never an old
 //! one: it is read afresh first.
+//!
+//! Other servers may give out the memory of a target that they share. So of what was free at a
+//! look a server gives out a small part by itself, and for everything beyond that the sum is
+//! taken again in the transaction that takes the memory ([`Room`]).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +17,7 @@ use clawfarm_model::name::TargetName;
 use clawfarm_model::target::Capacity;
 use clawfarm_model::{Code, Context, Error, Result};
 use clawfarm_runtime::Runtime;
+use clawfarm_store::Room;
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -23,6 +28,12 @@ pub(crate) const CAPACITY_LIMIT: Duration = Duration::from_secs(5);
 const RESERVE_MIB: u64 = 256;
 /// How long a sum of promises is good enough to admit somebody by.
 const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// Of what is free on a shared target at a look, a server gives out one part of so many before
+/// it counts again. A figure is used for a second, so that a server may give out two such parts
+/// while another one's figure is as old as it can be: eight servers stay within what is free.
+/// PostgreSQL's usual 100 connections are enough for five.
+const PARTS: u64 = 16;
 
 /// What is promised on each target, as far as this server knows.
 #[derive(Default)]
@@ -48,6 +59,15 @@ pub(crate) struct Reservation {
     targets: Arc<Mutex<HashMap<TargetName, Promised>>>,
     target: TargetName,
     mib: u64,
+    /// What the transaction has to look at, on a target that is shared.
+    room: Option<Room>,
+}
+
+impl Reservation {
+    /// What the transaction that takes the memory has to look at, where others may take it too.
+    pub(crate) fn room(&self) -> Option<Room> {
+        self.room.clone()
+    }
 }
 
 impl Drop for Reservation {
@@ -64,19 +84,28 @@ fn lock(targets: &Mutex<HashMap<TargetName, Promised>>) -> MutexGuard<'_, HashMa
 
 impl Admission {
     /// Takes the memory when it is there; else what is promised, in MiB, and whether that is fresh.
-    fn take(&self, target: &TargetName, mib: u64, capacity: &Capacity) -> Result<Reservation, (u64, bool)> {
+    fn take(
+        &self,
+        target: &TargetName,
+        mib: u64,
+        capacity: &Capacity,
+        shared: bool,
+    ) -> Result<Reservation, (u64, bool)> {
         let mut targets = lock(&self.targets);
         let promised = targets.entry(target.clone()).or_default();
         let total = promised.stored + promised.since;
         let fresh = promised.read_at.is_some_and(|at| at.elapsed() < GOOD_FOR);
-        let free = capacity.memory_mib.saturating_sub(total).saturating_sub(RESERVE_MIB);
+        let most_mib = capacity.memory_mib.saturating_sub(RESERVE_MIB);
+        let free = most_mib.saturating_sub(total);
         if !fresh || mib > free || mib > capacity.memory_available_mib {
             return Err((total, fresh));
         }
         promised.since += mib;
         promised.under_way += mib;
+        let little = promised.since <= most_mib.saturating_sub(promised.stored) / PARTS;
         drop(targets);
-        Ok(Reservation { targets: Arc::clone(&self.targets), target: target.clone(), mib })
+        let room = (shared && !little).then(|| Room { target: target.clone(), wanted_mib: mib, most_mib });
+        Ok(Reservation { targets: Arc::clone(&self.targets), target: target.clone(), mib, room })
     }
 
     fn put(&self, target: &TargetName, stored: u64) {
@@ -106,19 +135,18 @@ impl Core {
         let capacity = tokio::time::timeout(CAPACITY_LIMIT, runtime.capacity()).await.map_err(|_| {
             Error::new(Code::Unavailable, format!("target '{target}' does not say how much memory it has"))
         })??;
-        if let Ok(reservation) = self.admission.take(target, mib, &capacity) {
+        let take = || self.admission.take(target, mib, &capacity, !self.is_own(target));
+        if let Ok(reservation) = take() {
             return Ok(reservation);
         }
         let _looking = self.admission.looking.lock().await;
         // Somebody may have looked while this waited. A refusal is looked at afresh by itself.
-        if let Ok(reservation) = self.admission.take(target, mib, &capacity) {
+        if let Ok(reservation) = take() {
             return Ok(reservation);
         }
         let stored = self.store.promised_memory_mib(&Context::system("admission"), target).await?;
         self.admission.put(target, stored);
-        self.admission
-            .take(target, mib, &capacity)
-            .map_err(|(promised, _)| refused(target, mib, promised, &capacity))
+        take().map_err(|(promised, _)| refused(target, mib, promised, &capacity))
     }
 }
 
@@ -146,16 +174,16 @@ mod tests {
     async fn the_last_of_it_is_given_once() {
         let (admission, target) = (Admission::default(), TargetName::new("sim").unwrap());
         let all = capacity(RESERVE_MIB + 3000);
-        assert!(admission.take(&target, 1000, &all).is_err(), "nothing is known yet");
+        assert!(admission.take(&target, 1000, &all, false).is_err(), "nothing is known yet");
         admission.put(&target, 500);
-        let first = admission.take(&target, 1000, &all).map_err(|_| ()).unwrap();
-        let _second = admission.take(&target, 1000, &all).map_err(|_| ()).unwrap();
-        assert_eq!(admission.take(&target, 1000, &all).err(), Some((2500, true)));
+        let first = admission.take(&target, 1000, &all, false).map_err(|_| ()).unwrap();
+        let _second = admission.take(&target, 1000, &all, false).map_err(|_| ()).unwrap();
+        assert_eq!(admission.take(&target, 1000, &all, false).err(), Some((2500, true)));
         // The first was written, and is in the sum that is read next; the second is not yet.
         drop(first);
         admission.put(&target, 1500);
-        assert_eq!(admission.take(&target, 1000, &all).err(), Some((2500, true)));
-        assert!(admission.take(&target, 500, &all).is_ok());
+        assert_eq!(admission.take(&target, 1000, &all, false).err(), Some((2500, true)));
+        assert!(admission.take(&target, 500, &all, false).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -163,6 +191,18 @@ mod tests {
         let (admission, target) = (Admission::default(), TargetName::new("sim").unwrap());
         admission.put(&target, 0);
         tokio::time::advance(GOOD_FOR).await;
-        assert_eq!(admission.take(&target, 1, &capacity(10_000)).err(), Some((0, false)));
+        assert_eq!(admission.take(&target, 1, &capacity(10_000), false).err(), Some((0, false)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_shared_target_a_small_part_is_given_without_counting_again() {
+        let (admission, target) = (Admission::default(), TargetName::new("sim").unwrap());
+        let all = capacity(RESERVE_MIB + 16_500);
+        admission.put(&target, 500);
+        let take = |mib| admission.take(&target, mib, &all, true).map_err(|_| ()).unwrap().room();
+        assert_eq!((take(600), take(400)), (None, None), "a sixteenth of what is free");
+        let counted = take(100).unwrap();
+        assert_eq!((counted.wanted_mib, counted.most_mib), (100, 16_500));
+        assert_eq!(admission.take(&target, 100, &all, false).map_err(|_| ()).unwrap().room(), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What the use cases and the reconciler share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use clawfarm_adapters::{ClawAdapter, Registry};
 use clawfarm_model::error::Class;
@@ -19,6 +19,7 @@ use crate::events::feed::Feed;
 use crate::operations::Board;
 use crate::reconcile::Reconciler;
 use crate::reconcile::queue::Priority;
+use crate::reserve::Reserve;
 use crate::sharing::Shares;
 use crate::sharing::held::{Hold, not_reached};
 
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) turns: TaskTracker,
     pub(crate) shares: Shares,
     wakes: Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Room on the disk of the home, where one is kept.
+    pub(crate) reserve: OnceLock<Reserve>,
 }
 
 impl Core {
@@ -56,6 +59,7 @@ impl Core {
             turns: TaskTracker::new(),
             shares: Shares::new(parts.sharing, &names),
             wakes: Mutex::default(),
+            reserve: OnceLock::new(),
         }))
     }
 

@@ -37,6 +37,7 @@ impl Control {
         for (_, runtime) in self.core.targets() {
             runtimes.push(runtime.diagnose().await);
         }
-        Ok((vec![store, types], runtimes))
+        let server = [Some(store), self.core.disk(), Some(types)].into_iter().flatten().collect();
+        Ok((server, runtimes))
     }
 }

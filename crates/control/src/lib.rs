@@ -16,6 +16,7 @@ mod keys;
 mod operations;
 mod reconcile;
 mod recover;
+mod reserve;
 mod secrets;
 mod sharing;
 mod stored;
@@ -39,6 +40,7 @@ pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;
 pub use recover::{Finding, Findings, LostInstance, Verdict};
+pub use reserve::Reserve;
 pub use sharing::{LEASE_TTL, Place, Sharing};
 pub use support::SupportLeave;
 

@@ -43,7 +43,7 @@ pub use audit::{AuditEntry, Outcome};
 pub use backend::{Database, PostgresUrl};
 pub use backup::Contents;
 pub use events::{EventFilter, Told};
-pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance, NewKeys};
+pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance, NewKeys, Room};
 pub use key::MasterKey;
 pub use operations::{NewOperation, OperationEnd};
 pub use page::{Page, PageRequest};

@@ -10,6 +10,7 @@ use clawfarm_model::{
 };
 use clawfarm_store::{Changes, NewOperation};
 
+use crate::admission::Reservation;
 use crate::core::may;
 use crate::instances::create::{check_labels, default_model};
 use crate::keys::owner;
@@ -83,10 +84,11 @@ impl Control {
         core.check_secrets(context, &spec.config, &owner(&present), |_| false).await?;
         let more = spec.resources.memory_mib.saturating_sub(present.spec.resources.memory_mib);
         let counts = more > 0 && present.phase.holds_memory() && !present.spec.overcommit;
-        let _reserved = match core.runtime(&spec.target) {
+        let reserved = match core.runtime(&spec.target) {
             Ok(runtime) if counts => Some(core.admit(&spec.target, runtime.as_ref(), more).await?),
             _ => None,
         };
+        let room = reserved.as_ref().and_then(Reservation::room);
         let writing = core.store.update_instance(&grant, &present.id, expect_version, move |it| {
             if it.intent.desired == Desired::Destroyed {
                 return Err(Error::new(Code::Conflict, format!("'{}' is being removed", it.id))
@@ -108,6 +110,7 @@ impl Control {
             Ok(Changes {
                 events: vec![NewEvent::info("updated", text)],
                 begin: Some(NewOperation::new(OperationKind::Update)),
+                room,
                 ..Changes::default()
             })
         });

@@ -18,6 +18,7 @@ use clawfarm_runtime::Runtime;
 use clawfarm_store::{Created, Idempotency, NewOperation};
 use secrecy::SecretString;
 
+use crate::admission::Reservation;
 use crate::core::Core;
 use crate::keys::first_keys;
 use crate::secrets::{check_name, check_value};
@@ -84,7 +85,7 @@ impl Control {
     /// # Errors
     /// `InvalidInput` naming the field; `Conflict` when the wanted port is taken or the
     /// idempotency key was used for something else; `Insufficient`, with figures, when the
-    /// target's memory would not hold it.
+    /// target's memory would not hold it; `Unavailable` when the home's disk is full.
     pub async fn create(
         &self,
         context: &Context,
@@ -97,13 +98,14 @@ impl Control {
         {
             return self.again(context, &instance, &operation).await;
         }
+        core.check_disk().await?;
         let overcommit = new.overcommit;
         let (target, runtime) = core.choose_target(new.runtime, new.target.as_ref())?;
         let checked = core.check_new(context, new, target.runtime, &target.name).await?;
         let wanted = checked.spec.resources.memory_mib;
-        let _reserved =
+        let reserved =
             if overcommit { None } else { Some(core.admit(&target.name, runtime.as_ref(), wanted).await?) };
-        core.insert(context, checked, runtime.as_ref(), idempotency).await
+        core.insert(context, checked, runtime.as_ref(), idempotency, reserved.as_ref()).await
     }
 
     /// The answer to a request that was answered before.
@@ -210,6 +212,7 @@ impl Core {
         checked: Checked,
         runtime: &dyn Runtime,
         idempotency: Option<Idempotency>,
+        reserved: Option<&Reservation>,
     ) -> Result<Accepted> {
         let tenant = context.tenant()?.clone();
         let mut draws = 0;
@@ -235,6 +238,7 @@ impl Core {
                 events: vec![event],
                 secrets: checked.secrets.clone().into_iter().chain(first_keys()?).collect(),
                 idempotency: idempotency.clone(),
+                room: reserved.and_then(Reservation::room),
             };
             draws += 1;
             let id = grant.resource().id.parse()?;

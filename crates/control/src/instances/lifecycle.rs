@@ -8,9 +8,10 @@ use clawfarm_model::{
     Action, ClawId, Code, Context, Desired, Error, Instance, OperationKind, Phase, Result, Signal, Timestamp,
     Urgency,
 };
-use clawfarm_store::{Changes, InstanceFilter, NewOperation, PageRequest};
+use clawfarm_store::{Changes, InstanceFilter, NewOperation, PageRequest, Room};
 use tokio::time::Instant;
 
+use crate::admission::Reservation;
 use crate::core::{Core, may};
 use crate::reconcile::absorb::moved;
 use crate::reconcile::reach::Reach;
@@ -54,7 +55,7 @@ impl Control {
     /// `Conflict` when it is being removed.
     pub async fn stop(&self, context: &Context, id: &str, force: bool) -> Result<Accepted> {
         let urgency = if force { Urgency::Hurried } else { Urgency::Graceful };
-        self.core.to(context, id, OperationKind::Stop, Desired::Stopped, urgency).await
+        self.core.down(context, id, OperationKind::Stop, Desired::Stopped, urgency).await
     }
 
     /// Ends it at once. It stays stopped.
@@ -64,7 +65,7 @@ impl Control {
     /// disk is full): it is ended all the same.
     pub async fn kill(&self, context: &Context, id: &str) -> Result<Accepted> {
         let core = &self.core;
-        match core.to(context, id, OperationKind::Kill, Desired::Stopped, Urgency::Now).await {
+        match core.down(context, id, OperationKind::Kill, Desired::Stopped, Urgency::Now).await {
             Err(error) if error.code() == Code::Unavailable => {
                 Err(core.end_unwritten(context, id, error).await)
             }
@@ -95,7 +96,7 @@ impl Control {
             core.check_idle(&instance).await?;
         }
         let urgency = if force { Urgency::Hurried } else { Urgency::Graceful };
-        core.to(context, instance.id.as_str(), OperationKind::Suspend, desired, urgency).await
+        core.down(context, instance.id.as_str(), OperationKind::Suspend, desired, urgency).await
     }
 
     /// Removes it. Its data becomes a dataset, or goes with it when `purge`.
@@ -104,28 +105,13 @@ impl Control {
     /// `NotFound` when there is none.
     pub async fn remove(&self, context: &Context, id: &str, purge: bool, force: bool) -> Result<Accepted> {
         let core = &self.core;
-        let instance = core.find(context, id).await?;
-        let action = if purge { Action::DataPurge } else { Action::InstanceRemove };
-        let grant = may(context, action, &instance)?;
-        let writing = core.store.update_instance(&grant, &instance.id, None, move |it| {
-            // What is to be purged stays so, whoever removes it again without.
-            it.intent.purge |= purge;
-            it.intent.desired = Desired::Destroyed;
-            it.intent.generation += 1;
-            it.intent.urgency = if force { Urgency::Now } else { Urgency::Hurried };
-            it.attempts = 0;
-            it.not_before = None;
-            let data = if it.intent.purge { "its data too" } else { "its data is set aside" };
-            let mut events = vec![NewEvent::info("removing", format!("its removal was asked for; {data}"))];
-            moved(it, Signal::DestroyBegun, Timestamp::now(), &mut events);
-            Ok(Changes {
-                events,
-                begin: Some(NewOperation::new(OperationKind::Remove)),
-                ..Changes::default()
-            })
-        });
-        let (instance, operation) = core.wishing(&instance.id, Box::pin(writing)).await?;
-        accepted(instance, operation)
+        let mut room = core.making_room().await;
+        loop {
+            match core.remove(context, id, purge, force).await {
+                Err(error) if room.again(&error).await => {}
+                done => return done,
+            }
+        }
     }
 
     /// Stops every instance that is up, and waits until they are down. Where other servers
@@ -162,6 +148,49 @@ impl Control {
 }
 
 impl Core {
+    async fn remove(&self, context: &Context, id: &str, purge: bool, force: bool) -> Result<Accepted> {
+        let instance = self.find(context, id).await?;
+        let action = if purge { Action::DataPurge } else { Action::InstanceRemove };
+        let grant = may(context, action, &instance)?;
+        let writing = self.store.update_instance(&grant, &instance.id, None, move |it| {
+            // What is to be purged stays so, whoever removes it again without.
+            it.intent.purge |= purge;
+            it.intent.desired = Desired::Destroyed;
+            it.intent.generation += 1;
+            it.intent.urgency = if force { Urgency::Now } else { Urgency::Hurried };
+            it.attempts = 0;
+            it.not_before = None;
+            let data = if it.intent.purge { "its data too" } else { "its data is set aside" };
+            let mut events = vec![NewEvent::info("removing", format!("its removal was asked for; {data}"))];
+            moved(it, Signal::DestroyBegun, Timestamp::now(), &mut events);
+            Ok(Changes {
+                events,
+                begin: Some(NewOperation::new(OperationKind::Remove)),
+                ..Changes::default()
+            })
+        });
+        let (instance, operation) = self.wishing(&instance.id, Box::pin(writing)).await?;
+        accepted(instance, operation)
+    }
+
+    /// As [`Self::to`], for a wish that makes room.
+    async fn down(
+        &self,
+        context: &Context,
+        id: &str,
+        kind: OperationKind,
+        desired: Desired,
+        urgency: Urgency,
+    ) -> Result<Accepted> {
+        let mut room = self.making_room().await;
+        loop {
+            match self.to(context, id, kind, desired, urgency).await {
+                Err(error) if room.again(&error).await => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Writes a wish, with its event and operation, and wakes the reconciler.
     async fn to(
         &self,
@@ -171,14 +200,29 @@ impl Core {
         desired: Desired,
         urgency: Urgency,
     ) -> Result<Accepted> {
+        self.to_with(context, id, kind, desired, urgency, None).await
+    }
+
+    /// As [`Self::to`], when there is room for it. One that holds its memory by then (it was
+    /// started meanwhile) needs no more.
+    async fn to_with(
+        &self,
+        context: &Context,
+        id: &str,
+        kind: OperationKind,
+        desired: Desired,
+        urgency: Urgency,
+        room: Option<Room>,
+    ) -> Result<Accepted> {
         let id = self.store.resolve(context, id).await?;
         let present = self.store.instance(context, &id).await?;
         let grant = may(context, Action::InstanceChange, &present)?;
         let writing = self.store.update_instance(&grant, &id, None, move |it| {
             refuse_if_going(it)?;
             let mut events = vec![NewEvent::info("asked", format!("{} was asked for", kind.as_str()))];
+            let room = room.filter(|_| !it.phase.holds_memory());
             wish(it, kind, desired, urgency, &mut events);
-            Ok(Changes { events, begin: Some(NewOperation::new(kind)), ..Changes::default() })
+            Ok(Changes { events, begin: Some(NewOperation::new(kind)), room, ..Changes::default() })
         });
         let (instance, operation) = self.wishing(&id, Box::pin(writing)).await?;
         accepted(instance, operation)
@@ -224,11 +268,12 @@ impl Core {
         // request is passed on to it. When none is, the wish is kept until one comes.
         let counts = !instance.phase.holds_memory() && !instance.spec.overcommit;
         let wanted = instance.spec.resources.memory_mib;
-        let _reserved = match self.runtime(&instance.spec.target) {
+        let reserved = match self.runtime(&instance.spec.target) {
             Ok(runtime) if counts => Some(self.admit(&instance.spec.target, runtime.as_ref(), wanted).await?),
             _ => None,
         };
-        self.to(context, instance.id.as_str(), kind, Desired::Running, Urgency::Graceful).await
+        let room = reserved.as_ref().and_then(Reservation::room);
+        self.to_with(context, instance.id.as_str(), kind, Desired::Running, Urgency::Graceful, room).await
     }
 
     fn check_sleep(&self, instance: &Instance, warm: bool) -> Result<()> {

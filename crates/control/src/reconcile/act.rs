@@ -47,6 +47,9 @@ pub(super) async fn act(
 ) -> Result<Again> {
     let id = &instance.id;
     tracing::debug!(instance = %id, ?what, why, "acting");
+    if matches!(what, Act::Stop(_) | Act::Suspend | Act::Destroy) {
+        core.give_back_reserve().await;
+    }
     let operation = core.store.running_operation(&Context::system("act"), id).await?;
     let steps = operation
         .as_ref()

@@ -185,3 +185,44 @@ fn the_work_of_a_server_that_died_is_taken_over_when_its_time_is_over() {
         b.shutdown(None, false).await.unwrap();
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_give_the_last_memory_of_a_target_once() {
+    let home = tempfile::tempdir().unwrap();
+    let (room, wanted) = (5, 1000);
+    let world = World::open(home.path().join("world")).unwrap();
+    world
+        .change_behaviour(|b| {
+            // Beside what is left to the machine itself.
+            b.capacity.memory_mib = 256 + room * wanted;
+            b.capacity.memory_available_mib = b.capacity.memory_mib;
+        })
+        .unwrap();
+    let store = store(home.path()).await;
+    let ttl = Duration::from_secs(3600);
+    let servers = [
+        server(home.path(), store.clone(), "a", ttl).await,
+        server(home.path(), store.clone(), "b", ttl).await,
+    ];
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let server = servers[n % 2].clone();
+            tokio::spawn(async move {
+                let mut new = claw("alice");
+                new.memory_mib = Some(u32::try_from(wanted).unwrap());
+                server.create(&owner(), new, None).await
+            })
+        })
+        .collect();
+    let mut made = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => made += 1,
+            Err(error) => assert_eq!(error.code(), clawfarm_model::Code::Insufficient, "{error}"),
+        }
+    }
+    let target = TargetName::new("sim").unwrap();
+    let promised =
+        store.promised_memory_mib(&clawfarm_model::Context::system("test"), &target).await.unwrap();
+    assert_eq!((made, promised), (room, room * wanted));
+}

@@ -2,7 +2,9 @@
 
 use clawfarm_model::name::TargetName;
 use clawfarm_model::{ClawId, Context, Phase, Result};
-use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QuerySelect,
+};
 
 use super::create::{Idempotency, replay};
 use super::read::{InstanceFilter, live, narrow};
@@ -50,15 +52,7 @@ impl Store {
     /// When the context is a tenant's, or the database fails.
     pub async fn promised_memory_mib(&self, context: &Context, target: &TargetName) -> Result<u64> {
         server_only(context, "the promised memory")?;
-        use instance::Column as C;
-        let up = Phase::ALL.into_iter().filter(|p| p.holds_memory()).map(Phase::as_str);
-        let query = instance::Entity::find()
-            .select_only()
-            .column_as(C::MemoryMib.into_expr().sum().cast_as("bigint"), "promised")
-            .filter(C::Target.eq(target.as_str()))
-            .filter(C::Phase.is_in(up));
-        let sum: Option<Option<i64>> = query.into_tuple().one(&self.0.reader).await.map_err(db)?;
-        Ok(sum.flatten().and_then(|s| u64::try_from(s).ok()).unwrap_or(0))
+        promised(&self.0.reader, target).await
     }
 
     /// What an earlier creation with this key made, when there was one.
@@ -70,4 +64,16 @@ impl Store {
         let tenant = context.tenant()?.as_str();
         replay(&self.0.reader, tenant, key).await
     }
+}
+
+pub(super) async fn promised(on: &impl ConnectionTrait, target: &TargetName) -> Result<u64> {
+    use instance::Column as C;
+    let up = Phase::ALL.into_iter().filter(|p| p.holds_memory()).map(Phase::as_str);
+    let query = instance::Entity::find()
+        .select_only()
+        .column_as(C::MemoryMib.into_expr().sum().cast_as("bigint"), "promised")
+        .filter(C::Target.eq(target.as_str()))
+        .filter(C::Phase.is_in(up));
+    let sum: Option<Option<i64>> = query.into_tuple().one(on).await.map_err(db)?;
+    Ok(sum.flatten().and_then(|s| u64::try_from(s).ok()).unwrap_or(0))
 }

@@ -7,6 +7,7 @@ use clawfarm_model::{Action, ClawId, Code, Error, Granted, Instance, Operation, 
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter};
 use secrecy::SecretString;
 
+use super::room::Room;
 use super::row::to_row;
 use super::write_error;
 use crate::audit::Outcome;
@@ -34,6 +35,8 @@ pub struct NewInstance {
     pub idempotency: Option<Idempotency>,
     /// Secrets of its own, such as its gateway token.
     pub secrets: Vec<(SecretName, SecretString)>,
+    /// Memory that must be there, where others may take it at the same moment.
+    pub room: Option<Room>,
 }
 
 impl NewInstance {
@@ -46,6 +49,7 @@ impl NewInstance {
             events: Vec::new(),
             idempotency: None,
             secrets: Vec::new(),
+            room: None,
         }
     }
 }
@@ -86,7 +90,7 @@ impl Store {
     /// # Errors
     /// `Conflict` on the field `id` (draw another and call again), `port` (taken on this
     /// target) or `Idempotency-Key` (used for another request); `InvalidInput` on `project`,
-    /// `target` or `dataset` when they are not there or do not fit.
+    /// `target` or `dataset` when they are not there or do not fit; `Insufficient` without room.
     pub async fn create_instance(&self, granted: &Granted, new: NewInstance) -> Result<Created> {
         fits(granted, &[Action::InstanceCreate], "instance")?;
         of_tenant(granted, new.instance.tenant.as_str(), "instance", new.instance.id.as_str())?;
@@ -107,6 +111,7 @@ impl Store {
         {
             return Ok(Created::Replayed { instance, operation });
         }
+        tx.check_room(new.room.as_ref()).await?;
         let mut instance = new.instance.clone();
         instance.version = 1;
         tx.insert_instance(&instance).await?;

@@ -4,11 +4,13 @@ mod count;
 mod create;
 mod read;
 mod resolve;
+mod room;
 mod row;
 mod update;
 
 pub use create::{Created, Idempotency, NewInstance};
 pub use read::InstanceFilter;
+pub use room::Room;
 pub use update::{Changes, NewKeys};
 
 use clawfarm_model::{Code, Error};

@@ -10,6 +10,7 @@ use clawfarm_model::{
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
 use secrecy::SecretString;
 
+use super::room::Room;
 use super::row::{from_row, to_row};
 use super::write_error;
 use crate::audit::Outcome;
@@ -33,6 +34,8 @@ pub struct Changes {
     pub dataset: Option<Dataset>,
     /// New values for secrets of its own.
     pub keys: NewKeys,
+    /// Memory that must be there for it, where others may take it at the same moment.
+    pub room: Option<Room>,
 }
 
 /// Values of secrets that are written with a change.
@@ -92,7 +95,7 @@ impl Store {
     /// was destroyed; `PreconditionFailed` when `expect_version` is not its version;
     /// `Forbidden` when the leave does not cover what was changed; one that
     /// [`is_fenced`](clawfarm_model::is_fenced) when it is bound to a lease that is another
-    /// server's by now; `Conflict` on the field
+    /// server's by now; `Insufficient` without room; `Conflict` on the field
     /// `port`; and whatever `change` returns.
     pub async fn update_instance<F>(
         &self,
@@ -141,6 +144,7 @@ impl Store {
         if after == before && changes.is_empty() {
             return Ok((after, None));
         }
+        tx.check_room(changes.room.as_ref()).await?;
         if after != before {
             tx.write_instance(&before, &mut after).await?;
         }

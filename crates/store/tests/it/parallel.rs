@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use clawfarm_model::authz::Action;
 use clawfarm_model::event::NewEvent;
-use clawfarm_model::{Code, Instance};
-use clawfarm_store::{Changes, EventFilter, NewInstance};
+use clawfarm_model::{Code, Instance, Phase};
+use clawfarm_store::{Changes, EventFilter, NewInstance, Room};
 
 use crate::support::{Bed, On, TARGET, instance, leave, on_both, owner, system};
 
 on_both!(
     of_twenty_creations_on_one_port_one_wins,
+    of_twenty_who_want_the_last_memory_those_get_it_for_whom_there_is_room,
     of_fifty_parallel_updates_none_is_lost,
     of_parallel_updates_that_name_the_same_version_one_is_accepted,
     a_caller_that_goes_away_leaves_a_whole_change_or_none,
@@ -51,6 +52,53 @@ async fn of_twenty_creations_on_one_port_one_wins(on: On) {
     let operations =
         bed.store.operations(&system(), None, &clawfarm_store::PageRequest::first()).await.unwrap();
     assert_eq!(operations.items.len(), 1);
+}
+
+async fn of_twenty_who_want_the_last_memory_those_get_it_for_whom_there_is_room(on: On) {
+    let bed = Bed::new(on).await;
+    // Two servers, each with connections of its own.
+    let other = bed.place.open().await;
+    let target = clawfarm_model::name::TargetName::new(TARGET).unwrap();
+    let wanted = u64::from(instance("default", "alice").spec.resources.memory_mib);
+    let room = |n| Room { target: target.clone(), wanted_mib: wanted, most_mib: wanted * n };
+    // One of them is there already and is to be started: its memory is not promised yet.
+    let mut down = instance("default", "down");
+    down.phase = Phase::Stopped;
+    let down = bed.make(down).await;
+    let mut tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let store = if n % 2 == 0 { bed.store.clone() } else { other.clone() };
+            let room = Some(room(5));
+            tokio::spawn(async move {
+                let new = instance("default", "alice");
+                let row = NewInstance { room, ..NewInstance::new(new.clone()) };
+                store.create_instance(&leave(Action::InstanceCreate, &new), row).await.map(drop)
+            })
+        })
+        .collect();
+    let (store, room_for_it) = (other.clone(), Some(room(5)));
+    tasks.push(tokio::spawn(async move {
+        let change = move |i: &mut Instance| {
+            i.phase = Phase::Booting;
+            Ok(Changes { room: room_for_it, ..Changes::default() })
+        };
+        store.update_instance(&leave(Action::InstanceChange, &down), &down.id, None, change).await.map(drop)
+    }));
+    let mut won = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(()) => won += 1,
+            Err(error) => {
+                let told = (error.code(), error.field_name());
+                assert_eq!(told, (Code::Insufficient, Some("resources.memory_mib")), "{error}");
+            }
+        }
+    }
+    assert_eq!(won, 5);
+    assert_eq!(bed.store.promised_memory_mib(&system(), &target).await.unwrap(), wanted * 5);
+    let ids = bed.store.instance_ids_to_reconcile(&system()).await.unwrap().len();
+    assert!((5..=6).contains(&ids), "those who got nothing left nothing: {ids}");
+    other.close().await;
 }
 
 async fn of_fifty_parallel_updates_none_is_lost(on: On) {

@@ -1,8 +1,13 @@
 //! What goes wrong around a server: its files, its disk, its clients, others like it.
 
+mod clock;
 mod ending;
+mod full;
 mod home;
+mod locked;
 mod many_at_once;
+mod points;
+mod processes;
 mod socket;
 
 use std::io::{Read, Write};
@@ -43,7 +48,7 @@ fn sent(home: &Home, method: &str, path: &str, more: &str) -> UnixStream {
 }
 
 /// What is answered to a request without a body, head and all, in lower case.
-fn asked(home: &Home, method: &str, path: &str) -> String {
+pub(crate) fn asked(home: &Home, method: &str, path: &str) -> String {
     let mut stream = sent(home, method, path, "connection: close\r\ncontent-length: 0\r\n\r\n");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");

@@ -3,5 +3,6 @@
 mod chaos;
 mod forwarding;
 mod frozen;
+mod frozen_database;
 mod load;
 mod servers;
