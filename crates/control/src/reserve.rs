@@ -81,7 +81,7 @@ impl Reserve {
         }
         match self.make() {
             Ok(()) => {
-                tracing::info!(path = %self.path.display(), bytes = SIZE, "room is kept for a full disk")
+                tracing::info!(path = %self.path.display(), bytes = SIZE, "room is kept for a full disk");
             }
             Err(error) => {
                 // Half of one would be taken for a whole one.
