@@ -198,9 +198,15 @@ pub(super) fn told(error: &DbErr) -> Option<Error> {
             "the database file is damaged",
             "stop the server and put back a copy (beside it are the '.before-*' copies), or run 'clawfarm doctor'",
         ),
-        8 | 14 => (
+        // Written to while it turned read-only: it may be writable again.
+        8 => (
             Code::Unavailable,
             "the database file can't be written",
+            "check the owner and permissions of clawfarm's home, and that its disk is not mounted read-only",
+        ),
+        14 => (
+            Code::Internal,
+            "the database file can't be opened",
             "check the owner and permissions of clawfarm's home, and that its disk is not mounted read-only",
         ),
         10 => (
