@@ -71,9 +71,8 @@ fn a_home_that_turns_read_only_is_read_and_its_changes_are_refused_until_it_is_w
     std::fs::create_dir(home.farm()).expect("a folder");
     let server = serve(&home, unshared(&home, "true"));
     home.run(&["new", "openclaw", "alice", "--runtime", "sim"]).ends(0);
-    let before = home.run(&["events", "--json"]).ends(0).out;
-
     within(server.id(), READ_ONLY, &home.farm());
+    let before = home.run(&["events", "--json"]).ends(0).out;
     let status = home.run(&["status", "alice", "--json"]).ends(0).json();
     assert_eq!(status["instance"]["phase"], "ready");
     for arguments in [

@@ -16,9 +16,11 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::asked;
-use crate::support::{Done, Home, LIMIT, eventually, finish, pause};
+use crate::support::{Done, Home, LIMIT, eventually, finish_within, pause};
 
 const OPERATIONS: u64 = 10;
+/// How long one of them may take, with servers that are killed while it is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
 const NAMES: [&str; 3] = ["ann", "ben", "cy"];
 /// The newest OpenClaw that this program knows, and its Node, are taken for installed.
 const STAND_IN: &str = r#"#!/usr/bin/env python3
@@ -84,7 +86,7 @@ impl Farm {
             }
             self.kill_server();
         }
-        finish(child)
+        finish_within(child, PATIENCE)
     }
 
     fn kill_server(&mut self) {
@@ -116,7 +118,9 @@ impl Farm {
     /// is asked for again, as people do.
     fn operate(&mut self, name: &str, now: Wanted) -> (Wanted, String) {
         let choices: &[(&[&str], Wanted)] = match now {
-            Wanted::Gone => &[(&["new", "openclaw", name, "--runtime", "process"], Wanted::Up)],
+            Wanted::Gone => {
+                &[(&["new", "openclaw", name, "--runtime", "process", "--overcommit"], Wanted::Up)]
+            }
             _ => &[
                 (&["stop", name], Wanted::Stopped),
                 (&["kill", name], Wanted::Stopped),
@@ -141,7 +145,7 @@ impl Farm {
                 return (then, arguments.join(" "));
             }
             assert_eq!(done.code, Some(5), "{arguments:?}: what was cut off may be tried again: {done:?}");
-            assert!(begun.elapsed() < LIMIT, "{arguments:?} is not answered: {done:?}");
+            assert!(begun.elapsed() < PATIENCE, "{arguments:?} is not answered: {done:?}");
         }
     }
 
@@ -241,7 +245,7 @@ fn reached(farm: &Farm, wanted: &BTreeMap<&str, Wanted>) {
         if right {
             return;
         }
-        if begun.elapsed() > LIMIT {
+        if begun.elapsed() > PATIENCE {
             panic!("{wanted:?} is not reached: {last:?}");
         }
         last = instances;

@@ -15,8 +15,9 @@ fn a_socket_that_was_removed_is_made_again() {
     home.run(&["ps"]).ends(0);
     assert_eq!(home.server_pid(), Some(pid), "it is the same server");
     // Something else in its place.
-    std::fs::remove_file(&path).expect("removed");
-    std::fs::write(&path, "no socket").expect("written");
+    let other = home.path().join("other");
+    std::fs::write(&other, "no socket").expect("written");
+    std::fs::rename(&other, &path).expect("moved");
     eventually("the socket to be back", || {
         std::fs::symlink_metadata(&path).ok().filter(|found| found.file_type().is_socket())
     });
