@@ -1,7 +1,7 @@
 //! Finds the server, and starts it when there is none.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -132,7 +132,15 @@ pub(crate) async fn connect(server: &Server) -> Result<Option<(Client, ServerInf
         }
         Server::Remote { endpoint, token } => (endpoint.clone(), token.read()?),
     };
-    let client = Client::new(endpoint, token);
+    let client = Client::new(endpoint, token).patient(|error, pause| {
+        // Also with --json: this is standard error, and somebody may wonder why it takes longer.
+        let _ = writeln!(
+            io::stderr().lock(),
+            "{}; asking again in {:.1} s",
+            clean_line(error.message()),
+            pause.as_secs_f64()
+        );
+    });
     let info = client.server().await?;
     Ok(Some((client, info)))
 }

@@ -6,13 +6,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use clawfarm_model::name::TargetName;
+use clawfarm_model::target::LOCAL_TARGET;
 use clawfarm_model::{Code, Error};
 use serde::{Deserialize, Serialize};
 
 /// Its file in the home folder. There is one only where the state is in PostgreSQL.
 const FILE: &str = "node.json";
 /// Names that targets of every server have.
-const TAKEN: [&str; 2] = ["local", "sim"];
+const TAKEN: [&str; 2] = [LOCAL_TARGET, "sim"];
 /// The longest part of the machine's name that goes into a server's.
 const HOST_MAX: usize = 24;
 

@@ -12,7 +12,7 @@ use clawfarm_adapters::Registry;
 use clawfarm_client::{Client, Endpoint};
 use clawfarm_control::{Control, Parts, Reserve};
 use clawfarm_model::name::TargetName;
-use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_model::target::{LOCAL_TARGET, RuntimeKind, Target};
 use clawfarm_model::{Code, Error};
 use clawfarm_runtime::Runtime;
 use clawfarm_runtime_process::{ProcessConfig, ProcessRuntime};
@@ -206,15 +206,17 @@ pub(crate) async fn targets(
         config.cache_dir = folder;
     }
     let process = ProcessRuntime::open(config).await?;
-    let mut targets: Vec<(Target, Arc<dyn Runtime>)> = vec![(
-        target(node.map_or("local", |n| n.name.as_str()), RuntimeKind::Process, node)?,
-        Arc::new(process),
-    )];
+    let mut targets: Vec<(Target, Arc<dyn Runtime>)> = vec![(own_target(node)?, Arc::new(process))];
     if let Some(world) = folder_from_env(SIM_WORLD)? {
         let sim = SimRuntime::open(SimConfig::new(world))?;
         targets.push((target("sim", RuntimeKind::Sim, None)?, Arc::new(sim)));
     }
     Ok(targets)
+}
+
+/// The processes of this machine.
+pub(crate) fn own_target(node: Option<&Node>) -> Result<Target, Error> {
+    target(node.map_or(LOCAL_TARGET, |n| n.name.as_str()), RuntimeKind::Process, node)
 }
 
 fn target(name: &str, runtime: RuntimeKind, of: Option<&Node>) -> Result<Target, Error> {

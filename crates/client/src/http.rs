@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::connect::connect;
 use crate::endpoint::Endpoint;
+use crate::patience::{ATTEMPTS, Refused, later, spread};
 use crate::{CALL_TIMEOUT, Client};
 
 /// Idle connections that are kept for the next call.
@@ -27,6 +28,8 @@ const IDLE_MAX: usize = 4;
 const ANSWER_MAX: usize = 64 << 20;
 
 type Connection = SendRequest<Full<Bytes>>;
+/// An answer, or what came instead.
+type Answered<T> = std::result::Result<T, Refused>;
 
 pub(crate) struct Inner {
     pub(crate) endpoint: Endpoint,
@@ -172,15 +175,49 @@ impl Client {
         self.bytes(call).await.map(drop)
     }
 
-    /// Makes a call and reads its answer whole, within the call's limit.
+    /// Makes a call and reads its answer whole, within the call's limit each time.
     pub(crate) async fn bytes(&self, call: Call) -> Result<Bytes> {
+        let mut attempt = 1;
+        loop {
+            match self.bytes_once(&call).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(refused) => self.pause(&mut attempt, refused).await?,
+            }
+        }
+    }
+
+    /// Makes a call whose answer is a stream: the limit is for its head alone.
+    pub(crate) async fn open(&self, call: Call) -> Result<Incoming> {
+        let mut attempt = 1;
+        loop {
+            match self.open_once(&call).await {
+                Ok(body) => return Ok(body),
+                Err(refused) => self.pause(&mut attempt, refused).await?,
+            }
+        }
+    }
+
+    /// Returns after the pause before the next attempt, or with why there is none.
+    async fn pause(&self, attempt: &mut u32, refused: Refused) -> Result<()> {
+        let (Some(pause), Some(tell)) = (refused.later, &self.tell) else { return Err(refused.error) };
+        if *attempt == ATTEMPTS {
+            return Err(refused.error);
+        }
+        *attempt += 1;
+        let pause = spread(pause);
+        tell(&refused.error, pause);
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    async fn bytes_once(&self, call: &Call) -> Answered<Bytes> {
         let limit = call.limit;
         let whole = async {
-            let (response, connection) = self.exchange(&call).await?;
+            let (response, connection) = self.exchange(call).await?;
             let (parts, body) = response.into_parts();
             let bytes = read(body).await?;
             self.inner.keep(connection);
-            if parts.status.is_success() { Ok(bytes) } else { Err(problem(parts.status, &bytes)) }
+            if parts.status.is_success() { Ok(bytes) } else { Err(refused(call, &parts, &bytes)) }
         };
         match tokio::time::timeout(limit, whole).await {
             Ok(result) => result,
@@ -188,20 +225,20 @@ impl Client {
                 Code::Timeout,
                 format!("the server at {} did not answer within {} s", self.inner.endpoint, limit.as_secs()),
             )
-            .fix("look at the server's log, or try again")),
+            .fix("look at the server's log, or try again")
+            .into()),
         }
     }
 
-    /// Makes a call whose answer is a stream: the limit is for its head alone.
-    pub(crate) async fn open(&self, call: Call) -> Result<Incoming> {
+    async fn open_once(&self, call: &Call) -> Answered<Incoming> {
         let limit = call.limit;
         let head = async {
-            let (response, _connection) = self.exchange(&call).await?;
+            let (response, _connection) = self.exchange(call).await?;
             let (parts, body) = response.into_parts();
             if parts.status.is_success() {
                 return Ok(body);
             }
-            Err(problem(parts.status, &read(body).await?))
+            Err(refused(call, &parts, &read(body).await?))
         };
         match tokio::time::timeout(limit, head).await {
             Ok(result) => result,
@@ -212,7 +249,8 @@ impl Client {
                     self.inner.endpoint,
                     limit.as_secs()
                 ),
-            )),
+            )
+            .into()),
         }
     }
 
@@ -260,6 +298,12 @@ async fn read(body: Incoming) -> Result<Bytes> {
     whole.map(http_body_util::Collected::to_bytes).map_err(|error| {
         Error::new(Code::Unavailable, "the server's answer was cut off").fix("try again").source(error)
     })
+}
+
+fn refused(call: &Call, parts: &http::response::Parts, body: &[u8]) -> Refused {
+    let is_ours = serde_json::from_slice::<Problem>(body).is_ok();
+    let later = later(parts.status, &parts.headers, &call.method, is_ours);
+    Refused { error: problem(parts.status, body), later }
 }
 
 /// The error in an answer. Something else than our server (a proxy in between) may have

@@ -10,6 +10,7 @@ mod console;
 mod endpoint;
 mod forward;
 mod http;
+mod patience;
 mod sse;
 mod stream;
 mod tls;
@@ -17,6 +18,7 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clawfarm_model::Error;
 use secrecy::SecretString;
 
 pub use connect::{Io, connect, connect_unix};
@@ -35,6 +37,7 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<http::Inner>,
+    tell: Option<patience::Tell>,
 }
 
 impl std::fmt::Debug for Client {
@@ -47,7 +50,15 @@ impl Client {
     /// A client of the server at `endpoint`, which presents `token`. Nothing is connected yet.
     #[must_use]
     pub fn new(endpoint: Endpoint, token: SecretString) -> Self {
-        Self { inner: Arc::new(http::Inner::new(endpoint, token)) }
+        Self { inner: Arc::new(http::Inner::new(endpoint, token)), tell: None }
+    }
+
+    /// The same, but it asks again, a few times, when the server has no room for a request
+    /// (429), after the pause that `Retry-After` wants. Before each pause `tell` is called with
+    /// the reason and the pause. Otherwise such an answer is an `Overloaded` error at once.
+    #[must_use]
+    pub fn patient(self, tell: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
+        Self { tell: Some(Arc::new(tell)), ..self }
     }
 
     /// The server it speaks to.

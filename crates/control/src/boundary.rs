@@ -2,7 +2,9 @@
 //! before and after it.
 //!
 //! In one place, so that no runtime is without them and none can forget one. Preparing and
-//! importing have their limit with the whole start, observing with the turn.
+//! importing have their limit with the whole start, observing with the turn. What is a stream
+//! (a command's, a followed log's) has a limit on its beginning only: it lasts as long as its
+//! reader wants it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,15 +14,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clawfarm_failpoint::point;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
-use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
+use clawfarm_model::resources::Usage;
+use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
-use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend};
+use clawfarm_runtime::{
+    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream, Logs,
+    Progress, Recover, Runtime, Stats, Suspend,
+};
+use futures::StreamExt;
+use secrecy::SecretString;
 use tokio::sync::broadcast;
 
-/// What only looks or answers at once.
+/// What only looks or answers at once: half of what a plain request may take, so that its
+/// caller is told what did not answer, and not only that something did not.
 const LOOK: Duration = Duration::from_secs(15);
 /// What changes one small thing: a file, a frozen state, the end of a process.
 const TOUCH: Duration = Duration::from_secs(60);
+/// What reads all that a target has, before a server is there: ten thousand records on a slow disk.
+const LISTING: Duration = Duration::from_secs(10 * 60);
 /// What moves or removes all of a claw's data, or saves its memory.
 const MOVE: Duration = Duration::from_secs(30 * 60);
 
@@ -32,10 +43,13 @@ pub(crate) fn around(runtime: Arc<dyn Runtime>) -> Arc<dyn Runtime> {
 /// Waits so long and no longer. What was begun is left where it is: every verb is idempotent,
 /// and the next attempt looks at the world first.
 async fn within<T>(limit: Duration, verb: &str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        Err(Error::new(Code::Timeout, format!("its target did not {verb} within {} s", limit.as_secs()))
-            .fix("it is tried again by itself; see clawfarm doctor, and the load of the target's machine"))
-    })
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(too_late(limit, verb)))
+}
+
+fn too_late(limit: Duration, verb: &str) -> Error {
+    Error::new(Code::Timeout, format!("its target did not {verb} within {} s", limit.as_secs())).fix(
+        "what the server does by itself is tried again; see clawfarm doctor, and the load of the target's machine",
+    )
 }
 
 struct Bounded(Arc<dyn Runtime>);
@@ -47,7 +61,8 @@ impl Runtime for Bounded {
     }
 
     async fn diagnose(&self) -> Diagnosis {
-        self.0.diagnose().await
+        let kind = self.0.kind();
+        tokio::time::timeout(LOOK, self.0.diagnose()).await.unwrap_or_else(|_| unanswered(kind))
     }
 
     async fn capacity(&self) -> Result<Capacity> {
@@ -84,7 +99,7 @@ impl Runtime for Bounded {
     }
 
     async fn list(&self) -> Result<Vec<Observation>> {
-        self.0.list().await
+        within(TOUCH, "list what it has", self.0.list()).await
     }
 
     fn watch(&self) -> broadcast::Receiver<ClawId> {
@@ -132,7 +147,7 @@ impl Runtime for Bounded {
     }
 
     async fn host_route(&self, claw_port: u16) -> Result<String> {
-        self.0.host_route(claw_port).await
+        within(LOOK, "say how claws reach the server", self.0.host_route(claw_port)).await
     }
 
     fn freeze(&self) -> Option<&dyn Freeze> {
@@ -144,15 +159,15 @@ impl Runtime for Bounded {
     }
 
     fn exec(&self) -> Option<&dyn Exec> {
-        self.0.exec()
+        self.0.exec().map(|_| self as &dyn Exec)
     }
 
     fn stats(&self) -> Option<&dyn Stats> {
-        self.0.stats()
+        self.0.stats().map(|_| self as &dyn Stats)
     }
 
     fn logs(&self) -> Option<&dyn Logs> {
-        self.0.logs()
+        self.0.logs().map(|_| self as &dyn Logs)
     }
 
     fn files(&self) -> Option<&dyn Files> {
@@ -160,8 +175,19 @@ impl Runtime for Bounded {
     }
 
     fn recover(&self) -> Option<&dyn Recover> {
-        self.0.recover()
+        self.0.recover().map(|_| self as &dyn Recover)
     }
+}
+
+/// What is found of a runtime that can't even be looked at.
+fn unanswered(runtime: RuntimeKind) -> Diagnosis {
+    let check = Check {
+        name: "answers".into(),
+        level: CheckLevel::Error,
+        detail: format!("the runtime did not say how it is within {} s", LOOK.as_secs()),
+        fix: Some("look at the load of its machine, and at its disk; then ask again".into()),
+    };
+    Diagnosis { runtime, usable: false, checks: vec![check] }
 }
 
 /// What [`Bounded`] offers only where the runtime within does.
@@ -203,6 +229,56 @@ impl Suspend for Bounded {
 }
 
 #[async_trait]
+impl Exec for Bounded {
+    async fn exec(&self, id: &ClawId, request: ExecRequest) -> Result<ExecSession> {
+        within(TOUCH, "start the command", offered(self.0.exec())?.exec(id, request)).await
+    }
+}
+
+#[async_trait]
+impl Stats for Bounded {
+    async fn usage(&self, id: &ClawId) -> Result<Usage> {
+        within(LOOK, "measure it", offered(self.0.stats())?.usage(id)).await
+    }
+}
+
+#[async_trait]
+impl Logs for Bounded {
+    async fn logs(&self, id: &ClawId, query: LogQuery) -> Result<LogStream> {
+        let lines = within(LOOK, "read its output", offered(self.0.logs())?.logs(id, query)).await?;
+        // A followed log may be silent for days. Another has its lines at hand, or its disk hangs.
+        Ok(if query.follow { lines } else { in_time(lines) })
+    }
+}
+
+/// The lines, as long as each comes in time; then why it did not, and the end.
+fn in_time(lines: LogStream) -> LogStream {
+    futures::stream::unfold(Some(lines), |lines| async {
+        let mut lines = lines?;
+        match tokio::time::timeout(LOOK, lines.next()).await {
+            Ok(line) => line.map(|line| (line, Some(lines))),
+            Err(_) => Some((Err(too_late(LOOK, "read its output")), None)),
+        }
+    })
+    .boxed()
+}
+
+#[async_trait]
+impl Recover for Bounded {
+    async fn kept(&self) -> Result<Vec<Kept>> {
+        within(LISTING, "tell what it has", offered(self.0.recover())?.kept()).await
+    }
+
+    async fn kept_data(&self) -> Result<Vec<KeptData>> {
+        within(LISTING, "tell what data it has", offered(self.0.recover())?.kept_data()).await
+    }
+
+    async fn environment(&self, seen: &Observation, names: &[&str]) -> Result<Vec<(String, SecretString)>> {
+        within(LOOK, "read its environment", offered(self.0.recover())?.environment(seen, names)).await
+    }
+}
+
+#[async_trait]
 impl Files for Bounded {
     async fn read(&self, id: &ClawId, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         point!(ReadBefore);
@@ -235,5 +311,47 @@ mod tests {
         assert_eq!(error.code(), Code::Timeout);
         assert!(error.message().contains("within 60 s") && error.fix_text().is_some(), "{error}");
         assert_eq!(within(TOUCH, "stop it", async { Ok(1) }).await.unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_that_hangs_is_told_by_every_verb() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = clawfarm_runtime_sim::SimConfig::new(dir.path());
+        let world = clawfarm_runtime_sim::World::open(dir.path()).unwrap();
+        let runtime = around(Arc::new(clawfarm_runtime_sim::SimRuntime::open(config).unwrap()));
+        let hour = 3_600_000;
+        world
+            .change_behaviour(|b| {
+                use clawfarm_runtime_sim::Verb as V;
+                b.delays = [V::List, V::Exec, V::Usage, V::Logs].map(|verb| (verb, (hour, hour))).into();
+            })
+            .unwrap();
+        let id = ClawId::new("alice-x7k2b").unwrap();
+        let request = ExecRequest { argv: vec!["true".into()], tty: None, term: None };
+        let told = [
+            runtime.list().await.map(drop).unwrap_err(),
+            runtime.exec().unwrap().exec(&id, request).await.map(drop).unwrap_err(),
+            runtime.stats().unwrap().usage(&id).await.map(drop).unwrap_err(),
+            runtime.logs().unwrap().logs(&id, LogQuery::default()).await.map(drop).unwrap_err(),
+        ];
+        for error in told {
+            assert_eq!(error.code(), Code::Timeout, "{error}");
+            assert!(error.message().contains("did not") && error.fix_text().is_some(), "{error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_stops_in_its_middle_is_told_after_its_lines() {
+        let line = clawfarm_runtime::LogLine {
+            at: clawfarm_model::Timestamp::from_millis(1),
+            stream: clawfarm_runtime::OutputStream::Stdout,
+            text: "last".into(),
+        };
+        let first = line.clone();
+        let stuck = futures::stream::once(async { Ok(first) }).chain(futures::stream::pending());
+        let mut lines = in_time(stuck.boxed());
+        assert_eq!(lines.next().await.unwrap().unwrap(), line);
+        assert_eq!(lines.next().await.unwrap().unwrap_err().code(), Code::Timeout);
+        assert!(lines.next().await.is_none());
     }
 }

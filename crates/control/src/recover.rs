@@ -5,7 +5,7 @@
 //! takes them up like any others.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
 
 use clawfarm_model::dataset::Dataset;
 use clawfarm_model::event::NewEvent;
@@ -23,12 +23,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::Parts;
+use crate::boundary::around;
 use crate::core::put_targets;
 use crate::instances::create::check_labels;
 use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, is_random_key, owner};
 
-/// How long a target may take to tell of all that it has.
-const LIMIT: Duration = Duration::from_secs(600);
 /// The first port that needs no root; no claw has a lower one.
 const FIRST_PORT: u16 = 1024;
 
@@ -102,14 +101,12 @@ impl Findings {
     pub async fn look(parts: &Parts) -> Result<Self> {
         let mut found = Self::default();
         for (target, runtime) in &parts.targets {
+            let runtime = around(Arc::clone(runtime));
             let asked = async {
                 let recover = runtime.recover().ok_or_else(|| unsupported(target))?;
                 Ok((recover, recover.kept().await?, recover.kept_data().await?))
             };
-            let asked = tokio::time::timeout(LIMIT, asked).await.unwrap_or_else(|_| {
-                Err(Error::new(Code::Timeout, format!("it did not answer within {} s", LIMIT.as_secs())))
-            });
-            let (recover, kept, data) = match asked {
+            let (recover, kept, data) = match asked.await {
                 Ok(answer) => answer,
                 Err(error) => {
                     found.silent.push((target.name.clone(), error));
@@ -289,15 +286,18 @@ fn instance(parts: &Parts, target: &Target, kept: Kept) -> Result<(Instance, Obs
 }
 
 fn read(id: &ClawId, target: &Target, record: serde_json::Value) -> Result<Record> {
-    let record: Record = serde_json::from_value(record)
+    let mut record: Record = serde_json::from_value(record)
         .map_err(|error| refused(id, "record", &format!("can't be understood: {error}")))?;
     if record.id != *id {
         return Err(refused(id, "id", &format!("is that of '{}'", record.id)));
     }
-    if record.spec.target != target.name || record.spec.runtime != target.runtime {
+    if record.spec.runtime != target.runtime {
         let of = format!("is of target '{}' ({})", record.spec.target, record.spec.runtime);
         return Err(refused(id, "target", &format!("{of}, and was found on '{}'", target.name)));
     }
+    // It is on the target that has it. A machine's own is named otherwise where several servers
+    // share a database, and what was written before says so.
+    record.spec.target = target.name.clone();
     Ok(record)
 }
 
@@ -439,7 +439,10 @@ mod tests {
         assert_eq!((&read.spec, read.intent, read.port, read.failed), (&it.spec, it.intent, it.port, true));
         let other = ClawId::new("bob-x7k2b").unwrap();
         assert_eq!(super::read(&other, &target, record.clone()).unwrap_err().field_name(), Some("id"));
-        let elsewhere = Target { name: TargetName::new("other").unwrap(), ..target.clone() };
+        let renamed = Target { name: TargetName::new("host1").unwrap(), ..target.clone() };
+        let read = super::read(&it.id, &renamed, record.clone()).unwrap();
+        assert_eq!(read.spec.target, renamed.name, "where it was found is where it is");
+        let elsewhere = Target { runtime: clawfarm_model::target::RuntimeKind::Vm, ..target.clone() };
         assert_eq!(super::read(&it.id, &elsewhere, record).unwrap_err().field_name(), Some("target"));
         for junk in [serde_json::json!([]), serde_json::json!({ "id": "../x" }), serde_json::json!(7)] {
             assert_eq!(super::read(&it.id, &target, junk).unwrap_err().field_name(), Some("record"));

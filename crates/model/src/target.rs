@@ -9,6 +9,10 @@ use utoipa::ToSchema;
 use crate::error::Error;
 use crate::name::TargetName;
 
+/// The name of a machine's own target where its server is alone. No server that shares a
+/// database may be called so: its own target has the server's name.
+pub const LOCAL_TARGET: &str = "local";
+
 /// How instances run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

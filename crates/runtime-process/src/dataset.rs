@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::io_error;
 use crate::inner::Inner;
 use crate::insisted;
-use crate::paths::{STATE, VOLUMES, partial, removing};
+use crate::paths::{STATE, VOLUMES, is_removing, partial, removing};
 use crate::prepare::has_data;
 use crate::record::InstanceRecord;
 use crate::tree::{Folder, NewFile, make_private, size_on_disk};
@@ -113,6 +113,28 @@ pub(crate) fn remove_instance(inner: &Inner, id: &ClawId, fate: DataFate) -> Res
 pub(crate) fn finish_removal(inner: &Inner, id: &ClawId) -> Result<()> {
     let Some(claws) = open(&inner.paths.claws())? else { return Ok(()) };
     claws.remove(&removing(id)).map_err(|e| io_error(format!("remove what is left of '{id}'"), e))
+}
+
+/// Removes all that was on its way out when an earlier server ended. Nobody asks for it again
+/// where the instance's folder, and with it its name, was gone already.
+///
+/// # Errors
+/// When a folder can't be listed. What can't be removed is told in the log.
+pub(crate) fn finish_removals(inner: &Inner) -> Result<()> {
+    for path in [inner.paths.claws(), inner.paths.datasets()] {
+        let Some(folder) = open(&path)? else { continue };
+        let names = folder.names().map_err(|e| io_error(format!("list '{}'", path.display()), e))?;
+        for name in names.iter().filter(|name| is_removing(name)) {
+            let name_shown = name.to_string_lossy();
+            match folder.remove(name) {
+                Ok(()) => tracing::info!(folder = %name_shown, "removed what an earlier server had begun to"),
+                // A removal that was asked for again does the same at the same time.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::warn!(folder = %name_shown, %error, "can't be removed"),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn set_aside(inner: &Inner, id: &ClawId) -> Result<u64> {

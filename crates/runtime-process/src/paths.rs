@@ -17,7 +17,7 @@
 //! A claw can write only inside of its own folders, never beside them: so no name that the
 //! server takes for granted can be replaced by a link.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clawfarm_model::ClawId;
@@ -64,9 +64,16 @@ impl Paths {
     }
 }
 
+const REMOVING: &str = ".removing-";
+
 /// The name of an instance's folder while it is being removed. No id begins with a dot.
 pub(crate) fn removing(id: &ClawId) -> OsString {
-    format!(".removing-{id}").into()
+    format!("{REMOVING}{id}").into()
+}
+
+/// Whether a name is one that [`removing`] gives.
+pub(crate) fn is_removing(name: &OsStr) -> bool {
+    name.to_str().and_then(|text| text.strip_prefix(REMOVING)).is_some_and(|id| ClawId::new(id).is_ok())
 }
 
 /// The name of a dataset while it is being set aside.

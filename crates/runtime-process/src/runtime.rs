@@ -62,6 +62,13 @@ impl ProcessRuntime {
         let inner = Arc::new(Inner::new(config));
         watch::look(&inner, &mut HashMap::new()).await?;
         watch::look_regularly(&inner);
+        let removing = Arc::clone(&inner);
+        // A claw's data can be many files, and nobody waits for their end.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = dataset::finish_removals(&removing) {
+                tracing::warn!(%error, "what an earlier server had begun to remove is left");
+            }
+        });
         Ok(Self { inner })
     }
 

@@ -41,7 +41,7 @@ mod tx;
 
 pub use audit::{AuditEntry, Outcome};
 pub use backend::{Database, PostgresUrl};
-pub use backup::Contents;
+pub use backup::{Contents, Moved, OwnTarget, Restore};
 pub use events::{EventFilter, Told};
 pub use instances::{Changes, Created, Idempotency, InstanceFilter, NewInstance, NewKeys, Room};
 pub use key::MasterKey;

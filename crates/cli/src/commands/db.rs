@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use clawfarm_model::{Code, Error};
 use clawfarm_server::HomeLock;
-use clawfarm_store::{MasterKey, Store};
+use clawfarm_store::{Database, MasterKey, OwnTarget, Restore, Store};
 
 use crate::app::App;
 use crate::connect::VERSION;
 use crate::database::{DatabaseArgs, remember};
 use crate::errors::{OK, Outcome};
+use crate::node::Node;
+use crate::server::own_target;
 
 /// The help's examples.
 pub(crate) const EXAMPLES: &str =
@@ -52,6 +54,9 @@ pub(crate) struct RestoreArgs {
     /// Replace a state that is there
     #[arg(long)]
     force: bool,
+    /// The name of this home's server in a PostgreSQL database, when it has none yet
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
 }
 
 /// `clawfarm db`.
@@ -89,12 +94,14 @@ async fn restore(app: &App, args: &RestoreArgs) -> Outcome {
     let _lock = HomeLock::take(&home)?;
     let key = MasterKey::load_or_create(&key)?;
     let database = args.database.choose(&home)?;
-    let contents = Store::restore(&database, &file, &key, args.force).await?;
+    let own = own_target_of(&home, &database, args.node.as_deref())?;
+    let how = Restore { force: args.force, own: Some(&own) };
+    let contents = Store::restore(&database, &file, &key, how).await?;
     remember(&home, &database, "PostgreSQL")?;
     if app.ui.json {
         app.ui.document(&serde_json::json!({
             "file": file, "rows": contents.rows, "instances": contents.instances,
-            "made_at": contents.made_at, "version": contents.version,
+            "made_at": contents.made_at, "version": contents.version, "target": own.target.name,
         }))?;
     } else {
         app.ui.line(format_args!(
@@ -102,7 +109,33 @@ async fn restore(app: &App, args: &RestoreArgs) -> Outcome {
             contents.made_at, contents.rows, contents.instances
         ))?;
     }
+    if let Some(moved) = &contents.moved {
+        app.ui.note(format_args!(
+            "This machine's own target is named '{}' now, not '{}'; {} instances are on it",
+            own.target.name, moved.target, moved.instances
+        ));
+    }
+    if matches!(database, Database::Sqlite(_)) {
+        for others in &contents.of_others {
+            app.ui.warn(format_args!(
+                "{} instances are on target '{}', which only its own server reaches, and that can't use this database; to keep them, restore into PostgreSQL and start that server",
+                others.instances, others.target
+            ));
+        }
+    }
     Ok(OK)
+}
+
+/// What the next server of this home will call its processes.
+fn own_target_of(home: &Path, database: &Database, name: Option<&str>) -> Result<OwnTarget, Error> {
+    let shared = matches!(database, Database::Postgres(_));
+    if !shared && name.is_some() {
+        return Err(Error::invalid("--node", "a server whose state is in its home is alone")
+            .fix("leave it out, or give --database with a PostgreSQL database"));
+    }
+    let node = if shared { Some(Node::load_or_make(home, name)?) } else { Node::load(home)? };
+    let target = own_target(node.as_ref().filter(|_| shared))?;
+    Ok(OwnTarget { target, node: node.map(|n| n.id) })
 }
 
 fn absolute(file: &Path) -> Result<PathBuf, Error> {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use clawfarm_api::EventsQuery;
+use clawfarm_model::Code;
 use clawfarm_model::event::Event;
 use futures::StreamExt;
 
@@ -34,7 +35,12 @@ pub(crate) async fn run(app: &App, args: &EventsArgs) -> Outcome {
     if args.follow {
         let mut stream = client.follow_events(of, query).await?;
         while let Some(event) = stream.next().await {
-            print(app, &event?, of.is_none())?;
+            match event {
+                Ok(event) => print(app, &event, of.is_none())?,
+                // The stream goes on after it.
+                Err(error) if error.code() == Code::Gone => app.ui.warn(error.message()),
+                Err(error) => return Err(error.into()),
+            }
         }
         return Ok(OK);
     }

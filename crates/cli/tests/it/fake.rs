@@ -14,6 +14,8 @@ use crate::support::Home;
 pub(crate) enum Answer {
     /// A status and a document.
     Json(u16, Value),
+    /// No room; the pause in seconds after which to ask again.
+    Later(u16),
     /// An event stream, whole.
     Stream(String),
     /// None until the client goes away.
@@ -84,6 +86,17 @@ fn attend(
                 let kind = if status < 400 { "json" } else { "problem+json" };
                 format!(
                     "HTTP/1.1 {status} X\r\ncontent-type: application/{kind}\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            }
+            Answer::Later(secs) => {
+                let body = json!({
+                    "type": "urn:clawfarm:problem:overloaded", "title": "t", "status": 429, "detail": "full",
+                    "code": "overloaded", "reason": "full", "fix": "try again", "request_id": "r",
+                })
+                .to_string();
+                format!(
+                    "HTTP/1.1 429 X\r\nretry-after: {secs}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 )
             }

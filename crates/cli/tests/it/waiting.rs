@@ -164,3 +164,26 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     assert_eq!(done.err, "");
     end(&home);
 }
+
+#[test]
+fn a_server_without_room_is_asked_again_and_not_for_ever() {
+    let home = Home::new();
+    let full = AtomicUsize::new(2);
+    let fake = Fake::serve(&home, env!("CARGO_PKG_VERSION"), move |method, path| {
+        let busy = full.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        match (method, path) {
+            (_, p) if p.starts_with("/api/v1/events") || busy => Answer::Later(1),
+            ("POST", "/api/v1/instances/alice/stop") => Answer::Json(202, accepted("stop", "succeeded")),
+            _ => problem(404, "not_found", path, ""),
+        }
+    });
+    // What was refused for want of room was not begun: a wish, too, is sent again.
+    let done = home.run(&["stop", "alice", "--detach", "--json"]).ends(0);
+    assert_eq!(done.err.matches("full; asking again in 1.").count(), 2, "{done:?}");
+    assert_eq!(fake.asked().len(), 3, "{:?}", fake.asked());
+    done.json();
+    let done = home.run(&["events"]).ends(5);
+    assert_eq!((done.err.matches("asking again").count(), fake.asked().len()), (4, 8), "{done:?}");
+    assert!(done.err.contains("fix:"), "{done:?}");
+    end(&home);
+}

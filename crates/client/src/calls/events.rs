@@ -34,8 +34,13 @@ impl Client {
     /// or the server is stopped, it is looked for again for a minute, and the stream goes on
     /// after the last event that was seen: none is lost and none comes twice.
     ///
+    /// Only where it comes back so late that the server keeps some of them no more, an error
+    /// `Gone` comes in their place. Whoever keeps a picture of the fleet reads it afresh then;
+    /// the stream goes on after it, with all that is left and was not seen.
+    ///
     /// # Errors
-    /// See [`Client`]; what can't be mended later comes through the stream.
+    /// See [`Client`]; `Gone` at once when `query` asks for what is kept no more. What can't be
+    /// mended later comes through the stream and ends it.
     pub async fn follow_events(
         &self,
         instance: Option<&str>,
@@ -46,12 +51,13 @@ impl Client {
             instance: instance.map(str::to_owned),
             query: EventsQuery { follow: true, ..query },
             stream: None,
+            seen: 0,
             done: false,
         };
         follower.stream = Some(follower.open().await?);
         Ok(stream::unfold(follower, |mut follower| async move {
             let item = follower.next().await?;
-            follower.done = item.is_err();
+            follower.done = item.as_ref().is_err_and(|error| error.code() != Code::Gone);
             Some((item, follower))
         })
         .boxed())
@@ -70,7 +76,10 @@ struct Follower {
     client: Client,
     instance: Option<String>,
     query: EventsQuery,
+    /// `None` before the first, and when it is to be opened anew.
     stream: Option<ItemStream<Event>>,
+    /// The number of the last event that was handed out.
+    seen: i64,
     done: bool,
 }
 
@@ -85,20 +94,34 @@ impl Follower {
             return None;
         }
         loop {
-            let stream = self.stream.as_mut()?;
+            let Some(stream) = self.stream.as_mut() else {
+                match self.reopen().await {
+                    Ok(()) => continue,
+                    Err(error) => return Some(Err(self.or_gone(error))),
+                }
+            };
             match stream.next().await? {
+                // After a gap it begins with all that is left.
+                Ok(event) if event.seq <= self.seen => {}
                 Ok(event) => {
+                    self.seen = event.seq;
                     self.query.after = Some(event.seq);
                     return Some(Ok(event));
                 }
-                Err(error) if passing(&error) => {
-                    if let Err(error) = self.reopen().await {
-                        return Some(Err(error));
-                    }
-                }
-                Err(error) => return Some(Err(error)),
+                Err(error) if passing(&error) => self.stream = None,
+                Err(error) => return Some(Err(self.or_gone(error))),
             }
         }
+    }
+
+    /// An error on its way out. After `Gone` the stream is opened anew, from the first event that
+    /// there still is.
+    fn or_gone(&mut self, error: Error) -> Error {
+        if error.code() == Code::Gone {
+            self.query.after = Some(0);
+            self.stream = None;
+        }
+        error
     }
 
     async fn reopen(&mut self) -> Result<()> {

@@ -37,7 +37,8 @@ impl Follower {
     /// The next events, at least one; `None` when the server ends.
     ///
     /// # Errors
-    /// When the store can't be read. The next call tries again.
+    /// When the store can't be read: the next call tries again. `Gone` when the watcher was so
+    /// slow that events after its place were pruned.
     pub async fn next(&mut self) -> Result<Option<Vec<Event>>> {
         loop {
             let events = if self.behind { self.read_store().await? } else { self.hear_feed().await };
@@ -53,6 +54,10 @@ impl Follower {
         let filter =
             EventFilter { instance: self.instance.clone(), after_seq: Some(self.after), newest: false };
         let events = self.store.events(&self.context, &filter, PageRequest::MAX).await?;
+        if self.after > 0 {
+            let instance = self.instance.as_ref();
+            self.store.check_events_after(&self.context, instance, self.after).await?;
+        }
         self.after = events.last().map_or(self.after, |event| event.seq);
         self.behind = events.len() >= PageRequest::MAX as usize;
         Ok(Some(events))

@@ -29,11 +29,12 @@ impl Control {
             Some(text) => Some(self.core.store.resolve(context, text).await?),
             None => None,
         };
-        if let Some(after) = after.filter(|after| *after > 0) {
-            self.core.store.check_events_after(context, instance.as_ref(), after).await?;
-        }
         let filter = EventFilter { instance, after_seq: after, newest: after.is_none() };
         let events = self.core.store.events(context, &filter, limit).await?;
+        // Behind the reading: what was removed between the two would be missed.
+        if let Some(after) = after.filter(|after| *after > 0) {
+            self.core.store.check_events_after(context, filter.instance.as_ref(), after).await?;
+        }
         let last = events.last().map_or(after.unwrap_or(0), |e| e.seq);
         Ok((events, last))
     }

@@ -111,7 +111,7 @@ async fn what_can_not_be_believed_is_refused_and_lost_keys_cost_one_restart() {
         theirs,
         with("/intent/run", i64::MAX.into()),
         with("/spec/port", 22.into()),
-        with("/spec/target", "elsewhere".into()),
+        with("/spec/runtime", "vm".into()),
         with("/spec/claw_type", "unknown".into()),
         with("/spec/labels", serde_json::json!({ "a\n": "b" })),
         with("/tenant", "../x".into()),

@@ -6,7 +6,7 @@ use std::path::Path;
 use clawfarm_model::{Code, DataFate, ObservedState};
 use clawfarm_runtime::{NoProgress, Runtime};
 
-use crate::farm::{Farm, Reported, id, python};
+use crate::farm::{Farm, Reported, id, python, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kept_data_becomes_a_dataset_and_moves_into_another() {
@@ -50,6 +50,29 @@ async fn kept_data_becomes_a_dataset_and_moves_into_another() {
     farm.rt.remove_dataset(&second).await.unwrap();
     farm.rt.remove_dataset(&second).await.unwrap();
     assert!(farm.rt.datasets().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_on_its_way_out_is_cleared_by_the_next_server() {
+    let farm = Farm::new().await;
+    let home = farm.home();
+    let doomed = ["claws/.removing-alice-x7k2b", "datasets/.removing-bob-x7k2b"].map(|name| home.join(name));
+    // Names that no removal gives, and what is set aside and may be wanted yet.
+    let kept = ["claws/.removing-", "claws/.removing-NO", "claws/carol-x7k2b", "datasets/.dave-x7k2b.partial"]
+        .map(|name| home.join(name));
+    for folder in doomed.iter().chain(&kept) {
+        std::fs::create_dir_all(folder.join("state/locked")).unwrap();
+        std::fs::write(folder.join("state/locked/file"), "x").unwrap();
+    }
+    // As its claw may have left it.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o500);
+    std::fs::set_permissions(doomed[0].join("state/locked"), mode).unwrap();
+    let _next = Farm::at(farm.root()).await;
+    wait_for("the end of what was to be removed", || async {
+        if doomed.iter().any(|folder| folder.exists()) { Err("it is there") } else { Ok(()) }
+    })
+    .await;
+    assert!(kept.iter().all(|folder| folder.join("state/locked/file").exists()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

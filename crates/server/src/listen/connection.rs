@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::patience::{Patient, STALL_LIMIT};
+
 /// Connections at a time to a listener of the API; the rest wait in the kernel's queue. More
 /// than the requests that the layers let in, so that these can answer 429.
 pub(super) const API_MAX: usize = 2048;
@@ -79,7 +81,7 @@ impl Connections {
         let (stopping, cut) = (self.stopping.clone(), self.cut.clone());
         self.tasks.spawn(async move {
             let _place = place;
-            requests(stream, router, stopping, cut).await;
+            requests(Patient::new(stream, STALL_LIMIT), router, stopping, cut).await;
         });
     }
 
@@ -90,6 +92,8 @@ impl Connections {
         let (stopping, cut) = (self.stopping.clone(), self.cut.clone());
         self.tasks.spawn(async move {
             let _place = place;
+            // Below TLS, which has taken what waits for its reader already.
+            let stream = Patient::new(stream, STALL_LIMIT);
             match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => requests(stream, router, stopping, cut).await,
                 Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
@@ -176,5 +180,46 @@ pub(super) async fn accept_error(error: &std::io::Error) {
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::warn!(%error, "a connection can't be accepted");
         sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::Bytes;
+    use axum::routing::get;
+    use futures::stream;
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// A follower that asks and never reads: what is made for it is bounded, and it is ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_read_costs_little_and_is_ended() {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        const PIECE: usize = 1024;
+        let endless = || async {
+            Body::from_stream(stream::repeat_with(|| {
+                MADE.fetch_add(PIECE, Ordering::Relaxed);
+                Ok::<_, Infallible>(Bytes::from(vec![b'x'; PIECE]))
+            }))
+        };
+        let router = Router::new().route("/", get(endless));
+        let (near, mut far) = duplex(HEAD_MAX);
+        far.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it has room");
+        let connections = Connections::new(CancellationToken::new());
+        let places = Places::new(1);
+        let place = connections.place(&places).await.expect("it has one");
+        connections.serve(near, router, place);
+        // Time stands still while there is anything to do: this is when nothing else happens.
+        tokio::time::sleep(STALL_LIMIT / 2).await;
+        let made = MADE.load(Ordering::Relaxed);
+        assert!(made >= PIECE && made < 8 * HEAD_MAX, "{made} bytes for one who reads none");
+        let another = timeout(STALL_LIMIT, connections.place(&places)).await;
+        assert!(another.is_ok(), "it still holds its place");
+        let made = MADE.load(Ordering::Relaxed);
+        assert!(made < 8 * HEAD_MAX, "{made} bytes by its end");
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod claws;
 mod connection;
 pub(crate) mod home;
+mod patience;
 mod tls;
 mod unix;
 

@@ -31,7 +31,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// A router without listeners.
 pub(crate) struct Farm {
     router: Router,
-    _dir: tempfile::TempDir,
+    _dir: Option<tempfile::TempDir>,
 }
 
 pub(crate) struct Answer {
@@ -54,15 +54,21 @@ impl Farm {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let control = control(dir.path()).await;
+        let farm = Self::over(control, dir.path());
+        Self { _dir: Some(dir), ..farm }
+    }
+
+    /// The routes of a server that runs.
+    pub(crate) fn over(control: Control, home: &std::path::Path) -> Self {
         let router = clawfarm_server::router(&ServerState::new(StateConfig {
             control,
-            home: dir.path().to_owned(),
+            home: home.to_owned(),
             admin_token: SecretString::from(TOKEN),
             listen: None,
             shutdown: CancellationToken::new(),
             peers: None,
         }));
-        Self { router, _dir: dir }
+        Self { router, _dir: None }
     }
 
     /// Asks, and leaves the answer's body unread: the request holds its place.
@@ -172,6 +178,7 @@ async fn control(home: &std::path::Path) -> Control {
 
 /// A whole server with its listeners.
 pub(crate) struct Running {
+    pub(crate) control: Control,
     pub(crate) socket: PathBuf,
     pub(crate) claw_port: u16,
     pub(crate) stop: CancellationToken,
@@ -187,6 +194,7 @@ impl Running {
         let mut config = config(home).await;
         change(&mut config);
         let running = Self {
+            control: config.control.clone(),
             socket: config.socket.clone(),
             claw_port: config.claws.port(),
             stop: config.shutdown.clone(),

@@ -6,7 +6,8 @@ use clawfarm_api::{
     ConsoleRequest, CreateInstance, EventsQuery, InstanceQuery, LogsQuery, SendEvent, Shutdown, StopRequest,
 };
 use clawfarm_client::{Client, ConsoleInput, ConsoleOutput};
-use clawfarm_model::{Code, OperationState, Timestamp};
+use clawfarm_model::{Code, Context, OperationState, Timestamp};
+use clawfarm_store::{MasterKey, Retention, Store, StoreConfig};
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -79,6 +80,65 @@ async fn following_goes_on_over_a_restart_without_loss_or_repetition() {
             break;
         }
     }
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_place_that_retention_has_pruned_is_told_everywhere_and_a_follower_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Running::start(home.path()).await;
+    let client = server.client();
+    let id = ready(&client, "alice").await;
+    let after = |after| EventsQuery { after: Some(after), ..EventsQuery::default() };
+    let all = client.events(None, after(0)).await.unwrap().items;
+    let mut stream = client.follow_events(None, after(0)).await.unwrap();
+    for event in &all {
+        assert_eq!(soon("the past", stream.next()).await.unwrap().unwrap(), *event);
+    }
+    let (first, last) = (&all[0], all.last().unwrap());
+    server.ended().await;
+    // More happens while nobody follows, and little of it is kept.
+    let server = Running::start(home.path()).await;
+    for name in ["bob", "carol"] {
+        ready(&server.client(), name).await;
+    }
+    server.ended().await;
+    let key = MasterKey::load_or_create(&home.path().join("master.key")).unwrap();
+    let store = Store::open(StoreConfig::sqlite(home.path().join("clawfarm.db"), key)).await.unwrap();
+    let keep = Retention { events: 1, ..Retention::default() };
+    let pruned = store.prune(&Context::system("test"), &keep).await.unwrap();
+    assert!(pruned.events > 3, "{pruned:?}");
+    store.close().await;
+    let server = Running::start(home.path()).await;
+    let client = server.client();
+
+    let error = client.events(None, after(first.seq)).await.unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Gone, Some("after")), "{error}");
+    let error = client.follow_events(Some(&id), after(first.seq)).await.map(drop).unwrap_err();
+    assert_eq!(error.code(), Code::Gone, "{error}");
+    let farm = Farm::over(server.control.clone(), home.path());
+    let number = first.seq.to_string();
+    for path in ["/api/v1/events", &format!("/api/v1/instances/{id}/events")] {
+        let asked = farm.get(&format!("{path}?after={number}")).await;
+        assert_eq!((asked.status.as_u16(), asked.json()["code"].as_str()), (410, Some("gone")), "{path}");
+        let headers = [("last-event-id", number.as_str()), ("accept", "text/event-stream")];
+        let resumed = farm.send(http::Method::GET, path, &headers, "").await;
+        assert_eq!((resumed.status.as_u16(), resumed.json()["code"].as_str()), (410, Some("gone")), "{path}");
+        assert!(resumed.json()["fix"].as_str().unwrap().contains("give 0"), "{}", resumed.text);
+    }
+
+    // It is told of the gap in its place, and then of all that is left and new, each once.
+    let gap = soon("the gap", stream.next()).await.unwrap().unwrap_err();
+    assert_eq!(gap.code(), Code::Gone, "{gap}");
+    let mut left = client.events(None, after(0)).await.unwrap().items;
+    left.retain(|event| event.seq > last.seq);
+    assert!(left.len() >= 2, "{left:?}");
+    for event in left {
+        assert_eq!(soon("what is left", stream.next()).await.unwrap().unwrap(), event);
+    }
+    client.stop(&id, StopRequest { force: true }).await.unwrap();
+    let next = soon("the stop", stream.next()).await.unwrap().unwrap();
+    assert_eq!(next.instance.as_ref().map(ToString::to_string), Some(id));
     server.ended().await;
 }
 

@@ -13,10 +13,14 @@ use super::{Connections, PostgresUrl, told, wrapped};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a query waits for a connection of its pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections for changes and for reading. With one that listens and one that tells, a server
-/// takes 18 of the 100 that PostgreSQL has unless told otherwise: five servers fit.
+/// Connections for changes and for reading.
 const WRITERS: u32 = 8;
 const READERS: u32 = 8;
+/// The most that a server takes: with one that listens and one that tells, 18 of the 100 that
+/// PostgreSQL has unless told otherwise, so five servers fit. The one under which the schema is
+/// looked at is given back before these are needed.
+#[cfg(test)]
+const PER_SERVER: u32 = WRITERS + READERS + 2;
 /// A connection that nobody used for so long is given back to the database server.
 const IDLE: Duration = Duration::from_secs(300);
 /// The oldest version it is written for: 13 brought `pg_current_xact_id`, 14 is the oldest that
@@ -162,4 +166,16 @@ fn pool(options: &PgConnectOptions, most: u32, more: &'static str) -> DatabaseCo
         })
         .connect_lazy_with(options.clone());
     SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PER_SERVER;
+
+    #[test]
+    fn people_are_told_the_connections_that_a_server_takes() {
+        let told = format!("takes up to {PER_SERVER}");
+        assert!(include_str!("postgres.rs").contains(&told), "the error of a full database server");
+        assert!(include_str!("../../../../docs/database.md").contains(&format!("{told} connections")));
+    }
 }

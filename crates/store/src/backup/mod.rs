@@ -7,6 +7,7 @@
 //! of no use either.
 
 mod file;
+mod own;
 mod read;
 mod write;
 
@@ -14,7 +15,8 @@ use std::path::Path;
 
 use clawfarm_model::{Code, Error, Result};
 
-pub use self::read::Contents;
+pub use self::own::{Moved, OwnTarget};
+pub use self::read::{Contents, Restore};
 
 /// The form of the file.
 const FORM: u32 = 1;

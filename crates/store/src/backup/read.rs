@@ -10,6 +10,7 @@ use sea_orm_migration::{MigratorTrait, SchemaManager};
 use serde_json::Value as Json;
 
 use super::file::Reader;
+use super::own::{Moved, OwnTarget, Targets};
 use super::{LEFT_OUT, NUMBERED, Row, TABLES, refused};
 use crate::backend::{self, Database};
 use crate::crypto;
@@ -29,21 +30,40 @@ pub struct Contents {
     pub rows: u64,
     /// How many of them are instances, destroyed ones among them.
     pub instances: u64,
+    /// What was on this home's own target under another name and is on [`OwnTarget`] now.
+    pub moved: Option<Moved>,
+    /// What is on targets that only other servers reach.
+    pub of_others: Vec<Moved>,
+}
+
+/// How a backup is put back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Restore<'a> {
+    /// Replace a state that is there.
+    pub force: bool,
+    /// The target that the home's own instances go on with; without it they stay on the one
+    /// that the backup has.
+    pub own: Option<&'a OwnTarget>,
 }
 
 impl Store {
     /// Makes `database` what the backup says. All of the file is checked before anything is
-    /// changed, and all is changed in one transaction. What was there goes when `force` is
-    /// given; a SQLite file is copied to `<file>.before-restore` first.
+    /// changed, and all is changed in one transaction. What was there goes when it is forced; a
+    /// SQLite file is copied to `<file>.before-restore` first.
     ///
     /// # Errors
     /// `InvalidInput` when the file is damaged, of a newer clawfarm, or of another master key;
-    /// `Conflict` when the database holds a state and `force` is not given, or a server lives
-    /// on it. Nothing is changed then.
-    pub async fn restore(database: &Database, path: &Path, key: &MasterKey, force: bool) -> Result<Contents> {
-        let (contents, schema) = check(path, key)?;
+    /// `Conflict` when the database holds a state and it is not forced, or a server lives on it.
+    /// Nothing is changed then.
+    pub async fn restore(
+        database: &Database,
+        path: &Path,
+        key: &MasterKey,
+        how: Restore<'_>,
+    ) -> Result<Contents> {
+        let (contents, plan) = check(path, key, how)?;
         let connections = backend::open(database).await?;
-        let done = restore(&connections.gate, database, path, &schema, force).await;
+        let done = restore(&connections.gate, database, path, &plan).await;
         for connection in [&connections.gate, &connections.reader, &connections.writer] {
             let _ = connection.close_by_ref().await;
         }
@@ -51,8 +71,17 @@ impl Store {
     }
 }
 
+/// What a first reading found out for the second.
+struct Plan<'a> {
+    how: Restore<'a>,
+    schema: Vec<String>,
+    targets: Targets,
+    /// The target that is renamed, and what to.
+    renamed: Option<(String, &'a OwnTarget)>,
+}
+
 /// Reads all of it once.
-fn check(path: &Path, key: &MasterKey) -> Result<(Contents, Vec<String>)> {
+fn check<'a>(path: &Path, key: &MasterKey, how: Restore<'a>) -> Result<(Contents, Plan<'a>)> {
     let mut reader = Reader::begin(path)?;
     let head = reader.head.clone();
     let known: Vec<String> = Migrator::migrations().iter().map(|m| m.name().to_owned()).collect();
@@ -61,8 +90,10 @@ fn check(path: &Path, key: &MasterKey) -> Result<(Contents, Vec<String>)> {
             .fix("use that newer version; nothing was changed"));
     }
     let (mut rows, mut instances, mut proof) = (0, 0, None);
+    let mut targets = Targets::default();
     while let Some((table, row)) = reader.next()? {
         rows += 1;
+        targets.note(table, &row);
         instances += u64::from(table == "instances");
         if table == "meta" && row.get("key").and_then(Json::as_str) == Some(PROOF) {
             proof = row.get("value").and_then(Json::as_str).map(str::to_owned);
@@ -75,9 +106,13 @@ fn check(path: &Path, key: &MasterKey) -> Result<(Contents, Vec<String>)> {
         return Err(refused(path, "it was made under another master key")
             .fix("put the master.key that belongs to it into the home first; nothing was changed"));
     }
+    let moved = how.own.and_then(|own| targets.own_before(own));
+    let renamed = how.own.and_then(|own| Some((moved.as_ref()?.target.clone(), own)));
+    let of_others = how.own.map(|own| targets.of_others(own)).unwrap_or_default();
+    let (version, made_at) = (shown(&head.version), shown(&head.made_at));
     Ok((
-        Contents { version: shown(&head.version), made_at: shown(&head.made_at), rows, instances },
-        head.schema,
+        Contents { version, made_at, rows, instances, moved, of_others },
+        Plan { how, schema: head.schema, targets, renamed },
     ))
 }
 
@@ -85,15 +120,14 @@ async fn restore(
     gate: &DatabaseConnection,
     database: &Database,
     path: &Path,
-    schema: &[String],
-    force: bool,
+    plan: &Plan<'_>,
 ) -> Result<()> {
     let manager = SchemaManager::new(gate);
     if manager.has_table("instances").await.map_err(db)? {
         if manager.has_table("servers").await.map_err(db)? {
             no_server_lives(gate).await?;
         }
-        if !force && holds_state(gate).await? {
+        if !plan.how.force && holds_state(gate).await? {
             return Err(Error::new(Code::Conflict, "the database holds a state already")
                 .field("--force")
                 .fix(
@@ -109,11 +143,17 @@ async fn restore(
     for table in TABLES.iter().rev().map(|(name, _)| name).chain(LEFT_OUT) {
         run(&txn, &format!("DROP TABLE IF EXISTS {table}")).await?;
     }
-    let steps = u32::try_from(schema.len()).unwrap_or(u32::MAX);
+    let steps = u32::try_from(plan.schema.len()).unwrap_or(u32::MAX);
     Migrator::up(&txn, Some(steps)).await.map_err(db)?;
     let mut reader = Reader::begin(path)?;
     while let Some((table, row)) = reader.next()? {
-        insert(&txn, table, &row).await?;
+        let row = match &plan.renamed {
+            Some((from, own)) => plan.targets.follow(from, own, table, row),
+            None => Some(row),
+        };
+        if let Some(row) = row {
+            insert(&txn, table, &row).await?;
+        }
     }
     Migrator::up(&txn, None).await.map_err(db)?;
     raise_compatible_from::<Migrator>(&txn).await?;

@@ -5,17 +5,21 @@ use std::path::Path;
 
 use clawfarm_model::authz::Action;
 use clawfarm_model::event::NewEvent;
+use clawfarm_model::name::TargetName;
 use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::{Code, Instance};
-use clawfarm_store::{Changes, EventFilter, MasterKey, NewInstance, PageRequest, Store, StoreConfig};
+use clawfarm_store::{Changes, EventFilter, InstanceFilter, MasterKey, NewInstance, OwnTarget, PageRequest, Restore, Store, StoreConfig};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::support::{Bed, On, Place, instance, leave, on_both, owner, system, tenant};
+use crate::support::{Bed, On, Place, grant, instance, leave, on_both, owner, system, target, tenant};
+
+const FORCED: Restore<'static> = Restore { force: true, own: None };
 
 on_both!(
     a_backup_under_writes_is_one_moment_and_goes_to_either_database,
     a_restore_is_whole_or_not_at_all,
     nothing_is_backed_up_where_there_is_nothing,
+    what_is_on_this_machine_stays_on_it_under_its_new_name,
 );
 
 fn count_up(i: &mut Instance) -> clawfarm_model::Result<Changes> {
@@ -80,7 +84,7 @@ async fn a_backup_under_writes_is_one_moment_and_goes_to_either_database(on: On)
     for other in [On::Sqlite, On::Postgres] {
         let place = beside(&bed.place, other);
         let file = &files[1];
-        let contents = Store::restore(&place.database(), file, &key(&place), false).await.unwrap();
+        let contents = Store::restore(&place.database(), file, &key(&place), Restore::default()).await.unwrap();
         assert_eq!((contents.instances, contents.version.as_str()), (1, "0.1.0"));
         let store = place.open().await;
         let found = store.instance(&owner("default"), &alice.id).await.unwrap();
@@ -141,21 +145,21 @@ async fn a_restore_is_whole_or_not_at_all(on: On) {
     let bad = bed.place.dir.path().join("bad");
     for n in 0..=8 {
         std::fs::write(&bad, damaged(&whole, n)).unwrap();
-        let error = Store::restore(&database, &bad, &key, true).await.unwrap_err();
+        let error = Store::restore(&database, &bad, &key, FORCED).await.unwrap_err();
         assert_eq!((error.code(), error.field_name()), (Code::InvalidInput, Some("file")), "{n}: {error}");
         assert!(error.fix_text().is_some(), "{n}");
         assert!(bed.place.contents() == before, "{n}");
     }
     // Fine by itself, but not of this key; and not over what is there.
-    let error = Store::restore(&database, &file, &MasterKey::from_bytes([3; 32]), true).await.unwrap_err();
+    let error = Store::restore(&database, &file, &MasterKey::from_bytes([3; 32]), FORCED).await.unwrap_err();
     assert!(error.message().contains("another master key"), "{error}");
-    let error = Store::restore(&database, &file, &key, false).await.unwrap_err();
+    let error = Store::restore(&database, &file, &key, Restore::default()).await.unwrap_err();
     assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("--force")));
-    let error = Store::restore(&database, Path::new("/nowhere/at/all"), &key, true).await.unwrap_err();
+    let error = Store::restore(&database, Path::new("/nowhere/at/all"), &key, FORCED).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert!(bed.place.contents() == before);
 
-    Store::restore(&database, &file, &key, true).await.unwrap();
+    Store::restore(&database, &file, &key, FORCED).await.unwrap();
     let store = Store::open(StoreConfig::new(database.clone(), key)).await.unwrap();
     assert_eq!(store.instance(&owner("default"), &alice.id).await.unwrap(), alice);
     assert_eq!(store.instance(&owner("default"), &bob.id).await.unwrap_err().code(), Code::NotFound);
@@ -173,8 +177,54 @@ async fn a_restore_is_whole_or_not_at_all(on: On) {
     };
     store.join(&system(), &member, std::time::Duration::from_secs(600)).await.unwrap();
     let key = crate::backup::key(&bed.place);
-    let error = Store::restore(&database, &file, &key, true).await.unwrap_err();
+    let error = Store::restore(&database, &file, &key, FORCED).await.unwrap_err();
     assert!(error.message().contains("'one' runs"), "{error}");
+}
+
+async fn what_is_on_this_machine_stays_on_it_under_its_new_name(on: On) {
+    let bed = Bed::new(on).await;
+    let named = |name: &str, node: Option<&str>| {
+        let mut target = target(name);
+        target.reachable_from = node.map(str::to_owned);
+        target
+    };
+    for target in [named("local", None), named("host2", Some("n2"))] {
+        let leave = grant(&system(), Action::TargetWrite, "default", "target", target.name.as_str());
+        bed.store.put_target(&leave, &target).await.unwrap();
+    }
+    let on_target = |name: &str, on: &str| {
+        let mut instance = instance("default", name);
+        instance.spec.target = TargetName::new(on).unwrap();
+        instance
+    };
+    let here = bed.make(on_target("alice", "local")).await;
+    let there = bed.make(on_target("bob", "host2")).await;
+    let mut file = bed.place.dir.path().join("one");
+    Store::backup(&bed.place.database(), &file, "0.1.0").await.unwrap();
+    // From a server that was alone to one with a name, and back.
+    let (host1, local) = (named("host1", Some("n1")), named("local", None));
+    for (own, was) in [(&host1, "local"), (&local, "host1"), (&local, "")] {
+        let place = beside(&bed.place, on);
+        let own = OwnTarget { target: own.clone(), node: Some("n1".into()) };
+        let how = Restore { own: Some(&own), ..Restore::default() };
+        let contents = Store::restore(&place.database(), &file, &key(&place), how).await.unwrap();
+        let moved = contents.moved.map(|m| (m.target, m.instances));
+        assert_eq!(moved, (!was.is_empty()).then(|| (was.to_owned(), 1)));
+        let others: Vec<_> = contents.of_others.iter().map(|m| (m.target.as_str(), m.instances)).collect();
+        assert_eq!(others, [("host2", 1)]);
+        let store = place.open().await;
+        let found = store.instance(&system(), &here.id).await.unwrap();
+        assert_eq!(found.spec.target, own.target.name);
+        let filter = InstanceFilter { target: Some(own.target.name.clone()), ..InstanceFilter::default() };
+        assert_eq!(store.count_instances(&system(), &filter).await.unwrap(), 1, "the column says the same");
+        assert_eq!(store.instance(&system(), &there.id).await.unwrap().spec, there.spec);
+        let targets = store.targets(&system()).await.unwrap();
+        assert!(targets.contains(&own.target), "{targets:?}");
+        assert!(targets.iter().all(|t| t.name.as_str() != was), "{was}: {targets:?}");
+        // The next one goes on from here.
+        file = bed.place.dir.path().join(format!("after-{was}"));
+        Store::backup(&place.database(), &file, "0.1.0").await.unwrap();
+    }
 }
 
 async fn nothing_is_backed_up_where_there_is_nothing(on: On) {

@@ -6,6 +6,7 @@ mod farm;
 mod forward;
 mod hostile;
 mod life;
+mod moves;
 mod recover;
 mod secrets;
 mod server;
