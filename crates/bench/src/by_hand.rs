@@ -16,6 +16,9 @@ use crate::farm;
 /// How long a start may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// How long what was killed may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
 /// Starts it in a fresh folder; the time until `/startupz` says that it has started.
 pub(crate) fn start(config: &Value) -> Result<Duration> {
     let folder = TempDir::with_prefix("cfh")?;
@@ -27,7 +30,37 @@ pub(crate) fn start(config: &Value) -> Result<Duration> {
     let outcome = wait(&mut child, port, begun);
     child.kill()?;
     child.wait()?;
+    end_helpers(folder.path())?;
     outcome
+}
+
+/// Ends the helpers that OpenClaw starts (a broker for its commands, a reader of its database):
+/// nobody tells them that it was killed. They are known by what they were started with.
+fn end_helpers(folder: &Path) -> Result<()> {
+    let mark = format!("OPENCLAW_STATE_DIR={}", folder.join("state").display());
+    let begun = Instant::now();
+    loop {
+        let left: Vec<i32> = fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| {
+                // That of a zombie is empty, and of another user's can't be read.
+                let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            })
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > END_LIMIT {
+            bail!("processes of the OpenClaw started by hand do not end: {left:?}");
+        }
+        for pid in left {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
 }
 
 fn adapted(config: &Value, folder: &Path, port: u16) -> Value {
@@ -97,4 +130,26 @@ fn started(port: u16) -> bool {
         Ok(text)
     };
     ask().is_ok_and(|text| text.contains("\"started\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn helpers_in_a_session_of_their_own_end_too() {
+        let folder = TempDir::with_prefix("cfh").expect("a folder");
+        let mut helper = Command::new("setsid")
+            .args(["--wait", "sleep", "600"])
+            .env("OPENCLAW_STATE_DIR", folder.path().join("state"))
+            .spawn()
+            .expect("setsid can be run");
+        let mut other = Command::new("sleep").arg("600").spawn().expect("sleep can be run");
+        let reaper = std::thread::spawn(move || helper.wait());
+        end_helpers(folder.path()).expect("they end");
+        reaper.join().expect("joined").expect("reaped");
+        assert!(other.try_wait().expect("looked").is_none(), "it was none of them");
+        other.kill().expect("killed");
+        other.wait().expect("reaped");
+    }
 }

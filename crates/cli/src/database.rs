@@ -84,6 +84,48 @@ impl DatabaseArgs {
     }
 }
 
+/// What [`DATABASE`] says, kept in the home, so that a server finds it that has other variables: a
+/// service. In a unit it could be read by everybody, and it may hold a password. Returns the
+/// file, when there is something to keep and no option says otherwise.
+///
+/// # Errors
+/// When the variable holds no such URL, or the file can't be written.
+pub(crate) fn keep_for_service(
+    args: &DatabaseArgs,
+    home: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<Option<PathBuf>, Error> {
+    if args.database.is_some() || args.database_file.is_some() {
+        return Ok(None);
+    }
+    let Ok(url) = std::env::var(DATABASE) else { return Ok(None) };
+    if url.is_empty() {
+        return Ok(None);
+    }
+    Database::postgres(&SecretString::from(url.as_str())).map_err(|e| e.field(DATABASE))?;
+    let path = home.join(URL_FILE);
+    let write = || {
+        use std::io::Write;
+        use std::os::unix::fs::{DirBuilderExt, chown};
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
+        let part = home.join(format!(".{URL_FILE}.{}", std::process::id()));
+        let _ = fs::remove_file(&part);
+        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&part)?;
+        writeln!(file, "{url}")?;
+        file.sync_all()?;
+        if let Some((uid, gid)) = owner {
+            chown(&part, Some(uid), Some(gid))?;
+            chown(home, Some(uid), Some(gid))?;
+        }
+        fs::rename(&part, &path)
+    };
+    write().map_err(|e| {
+        Error::internal(format!("{} can't be written: {e}", path.display()), e)
+            .fix("check that the home belongs to you, and that its disk has space")
+    })?;
+    Ok(Some(path))
+}
+
 /// Writes down that this home's state is elsewhere: a start that forgets to say where must not
 /// begin with an empty SQLite, from which all claws would seem to be gone.
 pub(crate) fn remember(home: &Path, database: &Database, description: &str) -> Result<(), Error> {

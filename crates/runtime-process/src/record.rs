@@ -68,7 +68,11 @@ impl InstanceRecord {
         let Some(bytes) = found.map_err(|e| io_error(format!("read '{}'", path.display()), e))? else {
             return Ok(None);
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+        Self::parse(&bytes, &path).map(Some)
+    }
+
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|e| {
             Error::internal(format!("'{}' is damaged: {e}", path.display()), e).fix(
                 "restore the file from a backup, or remove the instance with `clawfarm rm` (its data is kept)",
             )
@@ -111,4 +115,25 @@ pub(crate) fn uids(paths: &Paths, except: &ClawId) -> Result<BTreeSet<u32>> {
         taken.extend(recorded.into_iter().chain(owner));
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_instance_json() {
+        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"npm":{"package":"openclaw","version":"2026.9.6","node":"24.21.0"}},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"uid":100000,"run":3,"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","dataset_moving":true,"record":{"a":[1]}}"#;
+        let path = Path::new("instance.json");
+        InstanceRecord::parse(whole.as_bytes(), path).unwrap();
+        clawfarm_fuzz::fuzz(&[whole.as_bytes(), b"{}"], |bytes| match InstanceRecord::parse(bytes, path) {
+            Ok(record) => {
+                // It becomes names of files and user ids: what was read is what is written.
+                let again = InstanceRecord::parse(&serde_json::to_vec(&record).unwrap(), path).unwrap();
+                assert_eq!(again, record);
+                assert!(!record.id.as_str().contains(['/', '.']));
+            }
+            Err(error) => assert!(error.message().contains("damaged") && error.fix_text().is_some()),
+        });
+    }
 }

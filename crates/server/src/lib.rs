@@ -27,4 +27,5 @@ pub use listen::{ApiListener, ServerConfig, Tls, serve};
 pub use openapi::openapi;
 pub use peers::{PeerConnect, PeerStream, PeersConfig};
 pub use state::{ServerState, StateConfig};
+pub use support::offline_support_bundle;
 pub use token::{keep_admin_token, load_admin_token, load_or_create_admin_token, new_admin_token};

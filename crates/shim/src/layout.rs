@@ -87,7 +87,11 @@ impl ShimState {
                 return Err(Error::internal(format!("{} could not be read", path.display()), error));
             }
         };
-        serde_json::from_slice(&text).map(Some).map_err(|error| {
+        Self::parse(&text, &path).map(Some)
+    }
+
+    fn parse(text: &[u8], path: &Path) -> Result<Self> {
+        serde_json::from_slice(text).map_err(|error| {
             Error::internal(format!("{} is damaged", path.display()), error)
                 .fix("remove the file once you are sure that the instance does not run")
         })
@@ -130,6 +134,36 @@ pub(crate) fn write_atomic(path: &Path, contents: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fuzz_state_json() {
+        let exit = r#"{"active":true,"pid":7,"start_ticks":8,"shim_pid":9,"started_at":"2026-11-21T00:00:00Z","boot_id":"b","run":2,"source":"shim","id":"alice-x7k2b","uid":100000,"cgroups":["/sys/fs/cgroup/x"],"exit":null,"confinement":{}}"#;
+        let state = ShimState {
+            active: true,
+            pid: 7,
+            start_ticks: 8,
+            shim_pid: 9,
+            started_at: Timestamp::from_millis(1),
+            boot_id: "b".into(),
+            run: 2,
+            source: "shim".into(),
+            id: None,
+            uid: Some(100_000),
+            cgroups: vec!["/sys/fs/cgroup/x/y".into()],
+            exit: None,
+            confinement: Confinement::default(),
+        };
+        let whole = serde_json::to_vec(&state).unwrap();
+        let path = Path::new(STATE_FILE);
+        assert_eq!(ShimState::parse(&whole, path).unwrap(), state);
+        clawfarm_fuzz::fuzz(&[&whole, exit.as_bytes(), b"{}"], |bytes| match ShimState::parse(bytes, path) {
+            Ok(state) => {
+                let again = serde_json::to_vec(&state).unwrap();
+                assert_eq!(ShimState::parse(&again, path).unwrap(), state);
+            }
+            Err(error) => assert!(error.message().contains("damaged") && error.fix_text().is_some()),
+        });
+    }
 
     #[test]
     fn state_survives_and_its_absence_is_no_error() {

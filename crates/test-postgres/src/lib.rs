@@ -6,7 +6,7 @@
 //!
 //! A keeper (a shell of its own session) ends the server and removes its folder when the run's
 //! process is gone, however it ended. PostgreSQL refuses to run as root: then it runs as
-//! `nobody`.
+//! `nobody`. Folders of runs whose keeper was killed, too, go when the next server is made.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,6 +22,11 @@ use rustix::process::{Pid, Signal, getpid, getppid, getuid, kill_process};
 
 /// How long a server may take to be made or to start: `initdb` needs two seconds of one core.
 const LIMIT: Duration = Duration::from_secs(60);
+/// What the names of servers' folders begin with; the process that they are for follows.
+const PREFIX: &str = "clawfarm-pg-";
+/// Files in a folder: the address it listens on beside its socket, and its port.
+const LISTEN: &str = "listen";
+const PORT: &str = "port";
 const KEEPER: &str = include_str!("keeper.sh");
 /// Who it runs as when the tests run as root. Every Linux has `nobody` under this number.
 const NOBODY: u32 = 65_534;
@@ -86,7 +91,7 @@ impl Database {
         let output = Command::new(bin().join("pg_dump"))
             .args(["-U", "postgres", "-h"])
             .arg(&self.folder)
-            .args(["-d", &self.name])
+            .args(["-p", &port(&self.folder), "-d", &self.name])
             .env_clear()
             .output()
             .expect("pg_dump can be run");
@@ -135,12 +140,12 @@ impl Server {
     pub fn shared() -> Self {
         let owner = getppid().unwrap_or_else(getpid);
         let start = start_of(owner).unwrap_or_default();
-        let folder = std::env::temp_dir().join(format!("clawfarm-pg-{}-{start}", owner.as_raw_nonzero()));
+        let folder = std::env::temp_dir().join(format!("{PREFIX}{}-{start}", owner.as_raw_nonzero()));
         let lock = File::create(folder.with_extension("lock")).expect("the temporary folder can be written");
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("a file can be locked");
         if !socket(&folder).exists() {
             make(&folder);
-            start_keeper(&folder, owner, &start, true, false);
+            start_keeper(&folder, owner, &start, false);
             wait_until_it_answers(&folder);
         }
         let _ = fs::remove_file(folder.with_extension("lock"));
@@ -166,11 +171,56 @@ impl Server {
         Self::own(true)
     }
 
+    /// A server of its own that listens on a loopback address, too, with TLS only: with this
+    /// certificate chain and key, as PEM. [`Server::address`] says where.
+    ///
+    /// # Panics
+    /// As for [`Server::shared`].
+    #[must_use]
+    pub fn with_tls(certificate: &str, key: &str) -> Self {
+        let folder = new_folder();
+        make(&folder);
+        let data = folder.join("data");
+        // All of 127.0.0.0/8 is this machine's: an address of this process, and a port that is
+        // free there, so that nobody else's server is in the way.
+        let [_, a, b, c] = std::process::id().to_be_bytes();
+        let address = std::net::Ipv4Addr::new(127, a | 0x40, b, c);
+        let free = std::net::TcpListener::bind((address, 0)).and_then(|l| l.local_addr()).expect("a port");
+        let written = [
+            (folder.join(LISTEN), address.to_string()),
+            (folder.join(PORT), free.port().to_string()),
+            (data.join("postgresql.auto.conf"), "ssl = on\n".to_owned()),
+            (data.join("pg_hba.conf"), "local all all trust\nhostssl all all 127.0.0.0/8 trust\n".to_owned()),
+        ];
+        for (file, text) in written {
+            write_private(&file, &text);
+        }
+        let server = Self { folder, private: true, durable: false };
+        server.certify(certificate, key);
+        server.start();
+        server
+    }
+
+    /// Gives one [`with_tls`](Self::with_tls) another certificate, which it has from its next
+    /// start on.
+    ///
+    /// # Panics
+    /// When its files can't be written.
+    pub fn certify(&self, certificate: &str, key: &str) {
+        let data = self.folder.join("data");
+        write_private(&data.join("server.crt"), certificate);
+        write_private(&data.join("server.key"), key);
+    }
+
+    /// Where it listens beside its socket, as `address:port`; only of [`Server::with_tls`].
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        let listen = fs::read_to_string(self.folder.join(LISTEN)).ok()?;
+        Some(format!("{listen}:{}", port(&self.folder)))
+    }
+
     fn own(durable: bool) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("clawfarm-pg-{}-p{number}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
+        let folder = new_folder();
         make(&folder);
         let server = Self { folder, private: true, durable };
         server.start();
@@ -215,7 +265,7 @@ impl Server {
     /// When it does not start.
     pub fn start(&self) {
         let me = getpid();
-        start_keeper(&self.folder, me, &start_of(me).unwrap_or_default(), false, self.durable);
+        start_keeper(&self.folder, me, &start_of(me).unwrap_or_default(), self.durable);
         wait_until_it_answers(&self.folder);
     }
 
@@ -246,12 +296,49 @@ impl Drop for Server {
 }
 
 fn url(folder: &Path, database: &str) -> String {
-    let folder = folder.to_str().expect("the temporary folder has a UTF-8 name").replace('/', "%2F");
-    format!("postgres://postgres@{folder}/{database}")
+    let host = folder.to_str().expect("the temporary folder has a UTF-8 name").replace('/', "%2F");
+    format!("postgres://postgres@{host}:{}/{database}", port(folder))
 }
 
 fn socket(folder: &Path) -> PathBuf {
-    folder.join(".s.PGSQL.5432")
+    folder.join(format!(".s.PGSQL.{}", port(folder)))
+}
+
+/// Its port, which is in the name of its socket.
+fn port(folder: &Path) -> String {
+    fs::read_to_string(folder.join(PORT)).unwrap_or_else(|_| "5432".to_owned())
+}
+
+/// Writes a file that only the server reads.
+fn write_private(file: &Path, text: &str) {
+    fs::write(file, text).expect("written");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    if getuid().is_root() {
+        chown(file, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+}
+
+/// The folder of a private server.
+fn new_folder() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("{PREFIX}{}-p{number}", std::process::id()))
+}
+
+/// Removes the folders of runs that are over: a keeper that was killed with its owner, or an
+/// owner that was killed while its server was stopped, has left them.
+fn remove_stale() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if let Some(owner) = owner
+            && !Path::new(&format!("/proc/{owner}")).exists()
+        {
+            // Its own keeper may be about it; somebody else's can't be removed.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// PostgreSQL's programs: on the PATH, or where Debian puts them, the newest version.
@@ -272,6 +359,7 @@ fn bin() -> PathBuf {
 
 /// Makes the folder and the server's files in it.
 fn make(folder: &Path) {
+    remove_stale();
     let _ = fs::remove_dir_all(folder);
     fs::create_dir(folder).expect("the temporary folder can be written");
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
@@ -301,7 +389,7 @@ fn make(folder: &Path) {
     fs::write(data.join("pg_hba.conf"), rules).expect("initdb made its folder");
 }
 
-fn start_keeper(folder: &Path, owner: Pid, start: &str, remove: bool, durable: bool) {
+fn start_keeper(folder: &Path, owner: Pid, start: &str, durable: bool) {
     let null = || Stdio::null();
     let mut keeper = Command::new("sh");
     keeper
@@ -311,8 +399,9 @@ fn start_keeper(folder: &Path, owner: Pid, start: &str, remove: bool, durable: b
         .arg(bin())
         .arg(folder.join("data"))
         .arg(if getuid().is_root() { NOBODY.to_string() } else { String::new() })
-        .arg(if remove { "yes" } else { "no" })
         .arg(if durable { "on" } else { "off" })
+        .arg(fs::read_to_string(folder.join(LISTEN)).unwrap_or_default())
+        .arg(port(folder))
         .current_dir("/")
         .stdin(null())
         .stdout(null())
@@ -346,6 +435,7 @@ fn try_psql(folder: &Path, database: &str, sql: &str) -> Result<String, String> 
     let output = Command::new(bin().join("psql"))
         .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
         .arg(folder)
+        .args(["-p", &port(folder)])
         .args(["-d", database, "-c", sql])
         .env_clear()
         .output()
@@ -412,12 +502,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_run_has_left_goes_with_the_next() {
+        let mut gone = Command::new("true").spawn().expect("it can be run");
+        let pid = gone.id();
+        gone.wait().expect("waited");
+        let left = std::env::temp_dir().join(format!("{PREFIX}{pid}-p0"));
+        let lives = std::env::temp_dir().join(format!("{PREFIX}{}-x0", std::process::id()));
+        for folder in [&left, &lives] {
+            fs::create_dir_all(folder.join("data")).expect("made");
+        }
+        remove_stale();
+        assert!(!left.exists() && lives.exists());
+        fs::remove_dir_all(lives).expect("it is ours");
+    }
+
+    #[test]
     fn the_keeper_ends_the_server_with_its_owner() {
         let mut owner = Command::new("sleep").arg("60").spawn().expect("sleep can be run");
         let pid = Pid::from_child(&owner);
         let folder = std::env::temp_dir().join(format!("clawfarm-pg-{}-k", std::process::id()));
         make(&folder);
-        start_keeper(&folder, pid, &start_of(pid).unwrap(), true, false);
+        start_keeper(&folder, pid, &start_of(pid).unwrap(), false);
         wait_until_it_answers(&folder);
         let server = Server { folder: folder.clone(), private: false, durable: false };
         let postmaster = server.pid().expect("it runs");

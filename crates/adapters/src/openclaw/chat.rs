@@ -223,6 +223,22 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_events_of_an_answer() {
+        let seeds = [
+            r#"{"choices":[{"delta":{"content":"hi"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#,
+            r#"{"error":{"message":"no"}}"#,
+            "[DONE]",
+        ];
+        clawfarm_fuzz::fuzz_text(&seeds, |data| {
+            let (events, over) = said(&[data]);
+            assert!(events.len() <= 1 && (over || events.iter().all(Result::is_ok)), "{events:?}");
+            if let Some(Err(why)) = events.first() {
+                assert!(why.len() < 8_000 && !why.contains(char::is_control), "{why:?}");
+            }
+        });
+    }
+
+    #[test]
     fn text_usage_and_the_end() {
         let (events, over) = said(&[
             r#"{"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}"#,

@@ -36,13 +36,17 @@ async fn call(http: &mut Http, access: &Access<'_>, method: &str, params: Value)
     let body = json!({ "method": method, "params": params });
     let response =
         http.whole(request(http::Method::POST, PATH, Some(access.token), Some(&body))?, LIMIT, MAX).await?;
-    let said = || shown(&String::from_utf8_lossy(&response.body));
-    let status = response.status.as_u16();
+    read_answer(response.status.as_u16(), &response.body)
+}
+
+/// What an answer says. It comes from a claw, which may say anything.
+fn read_answer(status: u16, body: &[u8]) -> Result<Answer> {
+    let said = || shown(&String::from_utf8_lossy(body));
     if status == 401 {
         return Err(Error::new(Code::Unavailable, "the claw refuses the gateway token")
             .fix("restart it, so that it takes the present token: clawfarm restart <id>"));
     }
-    let Ok(answer) = serde_json::from_slice::<Value>(&response.body) else {
+    let Ok(answer) = serde_json::from_slice::<Value>(body) else {
         return Err(Error::new(
             Code::Unavailable,
             format!("the claw's admin interface answers {status}: {}", said()),
@@ -73,7 +77,11 @@ enum Lease {
 
 async fn prepare(http: &mut Http, access: &Access<'_>) -> Result<Lease> {
     let params = json!({ "requestId": REQUEST_ID, "drain": true });
-    match call(http, access, "gateway.suspend.prepare", params).await? {
+    read_lease(call(http, access, "gateway.suspend.prepare", params).await?)
+}
+
+fn read_lease(answer: Answer) -> Result<Lease> {
+    match answer {
         Answer::Ok(payload) => {
             let id = payload["suspensionId"].as_str().unwrap_or_default().to_owned();
             match payload["status"].as_str() {
@@ -189,5 +197,30 @@ async fn release(http: &mut Http, access: &Access<'_>, id: &str) -> Result<()> {
     match call(http, access, "gateway.suspend.resume", json!({ "suspensionId": id })).await? {
         Answer::Ok(_) => Ok(()),
         Answer::Refused { code, message, .. } => Err(refused("go on after a drain", &code, &message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_answers_of_the_rpc() {
+        let seeds = [
+            r#"{"ok":true,"payload":{"status":"ready","suspensionId":"s-1","blockers":[]}}"#,
+            r#"{"ok":true,"payload":{"status":"draining","suspensionId":"s-1","blockers":[{"message":"a turn"}],"activeCount":2}}"#,
+            r#"{"ok":false,"error":{"code":"UNAVAILABLE","message":"no","details":{"reason":"gateway-suspending"}}}"#,
+            "<!doctype html>",
+        ];
+        let tidy = |text: &str| text.len() < 8_000 && !text.contains(char::is_control);
+        clawfarm_fuzz::fuzz_text(&seeds, |body| {
+            match read_answer(200, body.as_bytes()).and_then(read_lease) {
+                Ok(Lease::Ready { id }) => assert!(!id.is_empty()),
+                Ok(Lease::Draining { blockers, .. } | Lease::Refused { blockers }) => {
+                    assert!(!blockers.is_empty() && blockers.len() <= 20 && blockers.iter().all(|b| tidy(b)));
+                }
+                Err(error) => assert!(tidy(error.message()), "{error}"),
+            }
+        });
     }
 }

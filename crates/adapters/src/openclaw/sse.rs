@@ -77,6 +77,22 @@ impl Parser {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn fuzz_event_streams_of_a_claw() {
+        let seeds: [&[u8]; 3] = [
+            b"data: {\"choices\":[]}\n\ndata: [DONE]\n\n",
+            b"\xef\xbb\xbf: comment\r\nevent: x\r\ndata:a\r\ndata\r\n\r\n",
+            b"data: a\rdata: b\r\r",
+        ];
+        clawfarm_fuzz::fuzz(&seeds, |bytes| {
+            let whole = super::Parser::default().push(bytes);
+            let mut parser = super::Parser::default();
+            let pieces: Result<Vec<_>, _> = bytes.iter().map(|byte| parser.push(&[*byte])).collect();
+            // However it arrives, it says the same.
+            assert_eq!(whole.ok(), pieces.ok().map(|pieces| pieces.concat()));
+        });
+    }
+
     use proptest::prelude::*;
 
     use super::*;

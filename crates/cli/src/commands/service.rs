@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::app::App;
 use crate::background::own_program;
 use crate::cli::{Cli, Command};
+use crate::database::{DATABASE, keep_for_service};
 use crate::errors::{OK, Outcome};
 use crate::server::{CACHE_DIR, SIM_WORLD};
 use crate::service::{MARK, NAME, Scope, Systemctl, Unit};
@@ -115,6 +116,7 @@ async fn install(app: &App, args: &InstallArgs) -> Outcome {
     // Before anything is written.
     systemctl.check().await?;
     check_ours(&path)?;
+    let kept = keep_database(args, &unit.home)?;
     write(&path, &text)?;
     systemctl.run(&["daemon-reload"]).await?;
     systemctl.run(&["enable", NAME]).await?;
@@ -127,12 +129,16 @@ async fn install(app: &App, args: &InstallArgs) -> Outcome {
     if app.ui.json {
         app.ui.document(&json!({
             "path": path, "home": unit.home, "started": args.now, "starts_at_boot": starts_at_boot, "rule": RULE,
+            "database_file": kept,
         }))?;
         return Ok(OK);
     }
     app.ui.line(format_args!("{} is installed: the server of {}", path.display(), unit.home.display()))?;
+    if let Some(kept) = kept {
+        app.ui.line(format_args!("{} has what {DATABASE} says; only its server reads it", kept.display()))?;
+    }
     if !args.now {
-        app.ui.line(format_args!("Start it with: {}", systemctl.typed("start clawfarm")))?;
+        app.ui.line(format_args!("Start it with: {}", systemctl.typed("restart clawfarm")))?;
     }
     app.ui.line(format_args!("{RULE}"))?;
     Ok(OK)
@@ -162,6 +168,18 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Error> {
     }
     environment.extend(path_with_npm());
     Ok(Unit { scope, program, home, options: serve_options(&args.options)?, environment })
+}
+
+/// Keeps the database of the environment for the service, which has an environment of its own.
+fn keep_database(args: &InstallArgs, home: &Path) -> Result<Option<PathBuf>, Error> {
+    let owner = args.run_as.as_ref().and_then(|name| nix::unistd::User::from_name(name).ok().flatten());
+    let owner = owner.map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+    let typed = ["clawfarm", "serve"].into_iter().map(OsString::from).chain(args.options.iter().cloned());
+    match Cli::try_parse_from(typed).map(|cli| cli.command) {
+        Ok(Command::Serve(serve)) => keep_for_service(serve.database(), home, owner),
+        // Refused already, where the unit is made.
+        _ => Ok(None),
+    }
 }
 
 fn absolute(name: &str, path: &Path) -> Result<String, Error> {

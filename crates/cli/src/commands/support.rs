@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clawfarm_api::SupportRequest;
 use clawfarm_model::{Code, Error, Timestamp};
+use clawfarm_server::offline_support_bundle;
 use serde::Serialize;
 
 use crate::app::App;
@@ -22,7 +23,7 @@ const UNPACKED_MAX: u64 = 64 << 20;
 #[derive(Debug, Args)]
 #[command(
     long_about = "Gathers what somebody who helps you needs to see into one .tar.gz that only you can read: versions, doctor's checks, the fleet, the last operations and events, measurements, the end of the server's log; of the instances that are named also their configuration and the end of their output. The server takes out every secret that it holds, in whatever form, and what looks like one, before anything leaves it. What claws have printed can still tell of what they talk about: look at it before you send it. A file that is there is not written over.",
-    after_help = "Examples:\n  clawfarm support-bundle\n  clawfarm support-bundle alice -o alice.tar.gz\n  clawfarm support-bundle --preview"
+    after_help = "Examples:\n  clawfarm support-bundle\n  clawfarm support-bundle alice -o alice.tar.gz\n  clawfarm support-bundle --preview\n  clawfarm support-bundle --offline    when the server does not start"
 )]
 pub(crate) struct SupportArgs {
     /// Instances whose configuration and output are wanted too
@@ -31,6 +32,9 @@ pub(crate) struct SupportArgs {
     /// Where to write it; clawfarm-support-DATE.tar.gz in this folder when not given
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Without a server: what its home's files tell
+    #[arg(long, conflicts_with = "instances")]
+    offline: bool,
     /// List what would be in it, and write nothing
     #[arg(long, conflicts_with = "output")]
     preview: bool,
@@ -62,12 +66,16 @@ pub(crate) async fn run(app: &App, args: &SupportArgs) -> Outcome {
     if let Some(path) = path.as_deref().filter(|path| path.symlink_metadata().is_ok()) {
         return Err(unwritable(path, io::ErrorKind::AlreadyExists.into()).into());
     }
-    let Some((client, _)) = app.running().await? else {
-        return Err(Error::new(Code::Unavailable, "the server does not run, and only it knows which secrets to take out")
-            .fix("start it with 'clawfarm serve --background', then make the bundle; if it does not start, server.log in its home folder says why")
-            .into());
+    let packed = if args.offline {
+        offline_support_bundle(app.server()?.local_home()?)?
+    } else {
+        let Some((client, _)) = app.running().await? else {
+            return Err(Error::new(Code::Unavailable, "the server does not run, and only it knows which secrets to take out")
+                .fix("start it with 'clawfarm serve --background', then make the bundle; if it does not start, give --offline: the bundle has the end of server.log then, from which only what looks like a secret is taken out")
+                .into());
+        };
+        client.support_bundle(&SupportRequest { instances: args.instances.clone() }).await?
     };
-    let packed = client.support_bundle(&SupportRequest { instances: args.instances.clone() }).await?;
     let files = inside(&packed).map_err(|error| {
         Error::internal("the server's answer is no archive", error)
             .fix("make client and server the same version: 'clawfarm version'")
@@ -85,7 +93,11 @@ pub(crate) async fn run(app: &App, args: &SupportArgs) -> Outcome {
     }
     if let Some(path) = &made.path {
         app.ui.line(format_args!("\n{} is written", clean_line(&path.display().to_string())))?;
-        app.ui.note("The secrets that the server holds, and what looks like one, are taken out. Look at it before you send it.");
+        app.ui.note(if args.offline {
+            "What looks like a secret is taken out; which secrets there are only a server knows. manifest.json says what is missing. Look at it before you send it."
+        } else {
+            "The secrets that the server holds, and what looks like one, are taken out. Look at it before you send it."
+        });
     }
     Ok(OK)
 }

@@ -14,7 +14,7 @@ use crate::support::Home;
 const SECRET: &str = "Korrekt/Pferd+Batterie Heft\"klammer";
 
 /// Unpacks a bundle as anybody does who is sent one.
-fn unpack(home: &Home, file: &Path) -> BTreeMap<String, String> {
+pub(crate) fn unpack(home: &Home, file: &Path) -> BTreeMap<String, String> {
     let folder = home.path().join("unpacked");
     fs::create_dir_all(&folder).expect("a folder");
     let tar = std::process::Command::new("tar").arg("-xzf").arg(file).arg("-C").arg(&folder).status();
@@ -207,4 +207,32 @@ fn a_preview_writes_nothing_and_without_a_server_it_says_what_to_do() {
     let path = made["path"].as_str().expect("a path");
     assert!(path.starts_with("clawfarm-support-2") && path.ends_with(".tar.gz"), "{path}");
     assert!(here.join(path).is_file());
+}
+
+#[test]
+fn without_a_server_the_files_of_its_home_are_told() {
+    let home = Home::new();
+    home.run(&["ps"]).ends(0);
+    home.run(&["down"]).ends(0);
+    // It does not start any more, and its log says why.
+    fs::write(home.farm().join("clawfarm.db"), "x".repeat(8192)).expect("written");
+    let refused = home.run(&["ps"]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    let admin = fs::read_to_string(home.farm().join("admin.token")).expect("a token").trim().to_owned();
+    append(&home.farm().join("server.log"), &format!("{admin} sk-ant-api03-0123456789abcdef"));
+    fs::create_dir_all(home.farm().join("claws/alice-x7k2b")).expect("a folder");
+    let refused = home.run(&["support-bundle"]).ends(5);
+    assert!(refused.err.contains("--offline"), "{refused:?}");
+
+    let file = home.path().join("out.tar.gz");
+    let done = home.run(&["support-bundle", "--offline", "-o", file.to_str().expect("UTF-8")]).ends(0);
+    assert!(done.err.contains("manifest.json says what is missing"), "{done:?}");
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
+    let files = unpack(&home, &file);
+    assert!(files["server.log"].contains("damaged"), "why it does not start: {}", files["server.log"]);
+    assert!(files["files.json"].contains("clawfarm.db") && files["claws.json"].contains("alice-x7k2b"));
+    assert!(files.values().all(|text| !text.contains(&admin) && !text.contains("0123456789abcdef")));
+    let manifest: Value = serde_json::from_str(&files["manifest.json"]).expect("JSON");
+    let left_out = manifest["left_out"].as_array().expect("a list");
+    assert!(left_out.iter().any(|it| it["name"] == "instances.json" && it["why"].is_string()), "{manifest}");
 }

@@ -7,13 +7,13 @@ use std::process::Child;
 use crate::support::{Home, LIMIT};
 
 /// The command, and the local addresses that it has printed.
-struct Forward {
+pub(crate) struct Forward {
     child: Child,
     locals: Vec<String>,
 }
 
 impl Forward {
-    fn open(home: &Home, arguments: &[&str], count: usize) -> Self {
+    pub(crate) fn open(home: &Home, arguments: &[&str], count: usize) -> Self {
         let mut command = vec!["port-forward", "--json"];
         command.extend(arguments);
         let mut child = home.command(&command).spawn().expect("starts");
@@ -28,7 +28,7 @@ impl Forward {
         Self { child, locals }
     }
 
-    fn get(&self, local: usize, path: &str) -> String {
+    pub(crate) fn get(&self, local: usize, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.locals[local]).expect("connected");
         stream.set_read_timeout(Some(LIMIT)).expect("set");
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("asked");

@@ -12,6 +12,7 @@ mod forward;
 mod handshake;
 mod hostile;
 mod many;
+mod overload;
 mod pages;
 mod real;
 mod service;

@@ -76,6 +76,37 @@ fn terminate(child: &Child) {
 }
 
 #[test]
+fn the_database_of_the_environment_is_kept_where_only_the_server_reads_it() {
+    let machine = Machine::new();
+    let install = |url: &str, more: &[&str]| {
+        let arguments = [&["service", "install"], more].concat();
+        let mut command = machine.command(&arguments);
+        finish(command.env("CLAWFARM_DATABASE", url).spawn().expect("starts"))
+    };
+    let file = machine.home.farm().join("database.url");
+    let printed = install("postgres://u:s3cret-4711@h/d", &["--print"]).ends(0);
+    assert!(!file.exists() && !printed.out.contains("s3cret-4711"), "{printed:?}");
+    let wrong = install("mysql://u:s3cret-4711@h/d", &[]);
+    assert!(wrong.code != Some(0) && wrong.err.contains("CLAWFARM_DATABASE"), "{wrong:?}");
+    assert!(!file.exists() && !machine.unit().exists(), "nothing is half done");
+    // The last one counts, and systemd is asked to start the server anew with it.
+    for url in ["postgres://u:s3cret-4711@h/d", "postgres://u:s3cret-4712@h/other"] {
+        let done = install(url, &["--now"]).ends(0);
+        assert!(done.out.contains("database.url"), "{done:?}");
+        assert_eq!(fs::read_to_string(&file).expect("written"), format!("{url}\n"));
+        assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o7777, 0o600);
+        let unit = fs::read_to_string(machine.unit()).expect("a unit");
+        assert!(!unit.contains("s3cret") && !done.out.contains("s3cret") && !done.err.contains("s3cret"));
+        assert_eq!(machine.asked("systemctl").last().expect("asked"), "--user restart clawfarm.service");
+    }
+    // What is said by an option is in the unit, and the file is left.
+    let before = fs::read(&file).expect("there");
+    install("postgres://u:s3cret-4713@h/d", &["--", "--database", "postgres://u@h/named"]).ends(0);
+    assert_eq!(fs::read(&file).expect("there"), before);
+    assert!(fs::read_to_string(machine.unit()).expect("a unit").contains("postgres://u@h/named"));
+}
+
+#[test]
 fn a_life_of_a_service_from_install_to_uninstall() {
     let machine = Machine::new();
     let printed = machine.run(&["service", "install", "--print", "--", "--listen", "127.0.0.1:0"]).ends(0);

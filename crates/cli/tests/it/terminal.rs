@@ -239,3 +239,24 @@ fn ctrl_c_during_a_wait_takes_the_spinner_away() {
     assert!(seen[last..].contains("\u{1b}[2K"), "its line is cleared: {seen:?}");
     assert!(terminal.has(LocalFlags::ECHOCTL), "the terminal is as it was");
 }
+
+#[test]
+fn recover_asks_before_it_puts_anything_back() {
+    let home = Home::new();
+    home.run(&["new", "openclaw", "alice", "--runtime", "sim"]).ends(0);
+    home.run(&["down"]).ends(0);
+    for file in ["clawfarm.db", "clawfarm.db-wal", "clawfarm.db-shm"] {
+        let _ = std::fs::remove_file(home.farm().join(file));
+    }
+    for (keys, says) in
+        [("n\r", "Nothing was changed"), ("\r", "Nothing was changed"), ("yes\r", "Put back: 1 instances")]
+    {
+        let mut terminal = Terminal::open(&home, &["recover"]);
+        terminal.sees("Put back these 1? [y/N]");
+        terminal.type_in(keys);
+        terminal.sees(says);
+        terminal.ends(0);
+    }
+    assert_eq!(home.run(&["ps", "-q"]).ends(0).out.lines().count(), 1);
+    assert!(home.run(&["send", "alice", "hello"]).ends(0).out.len() > 1);
+}

@@ -102,6 +102,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fuzz_npm_output() {
+        let seeds = [
+            "npm error code ENOSPC\nnpm error nospc There appears to be insufficient space",
+            "npm http fetch GET 200 x\nnpm error code ENOTFOUND\nnpm error A complete log of this run",
+            "npm ERR! code E404\n",
+        ];
+        clawfarm_fuzz::fuzz_text(&seeds, |log| {
+            let error = npm_failed("openclaw@1.0.0", ExitStatus::from_raw(256), log);
+            assert!(error.message().starts_with("openclaw@1.0.0") && error.fix_text().is_some());
+            assert!(error.message().chars().count() < 1_200, "it is no place for a whole log");
+        });
+    }
+
+    #[test]
     fn npm_s_words_become_errors_that_say_what_to_do() {
         let failed = |log: &str| npm_failed("openclaw@1.0.0", ExitStatus::from_raw(256), log);
         for (log, code) in [

@@ -103,13 +103,18 @@ impl Install {
     pub(crate) fn is_ready(&self) -> Result<bool> {
         let path = self.dir().join(MARKER);
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(serde_json::from_slice::<Marker>(&bytes).is_ok_and(|marker| {
-                (marker.package, marker.version, marker.node)
-                    == (self.want.package.clone(), self.want.version.clone(), self.want.node.clone())
-            })),
+            Ok(bytes) => Ok(self.is_marked_by(&bytes)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(io_error(format!("read '{}'", path.display()), e)),
         }
+    }
+
+    /// Whether a marker is that of what is wanted. A damaged one is none: it is made anew.
+    fn is_marked_by(&self, bytes: &[u8]) -> bool {
+        serde_json::from_slice::<Marker>(bytes).is_ok_and(|marker| {
+            (marker.package, marker.version, marker.node)
+                == (self.want.package.clone(), self.want.version.clone(), self.want.node.clone())
+        })
     }
 
     /// Makes sure that it is there.
@@ -295,6 +300,32 @@ fn check_version(field: &str, version: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fuzz_install_markers() {
+        let want = NpmInstall {
+            node: "24.21.0".to_owned(),
+            package: "openclaw".to_owned(),
+            version: "2026.9.6".to_owned(),
+            about_packages: 1,
+        };
+        let install = Install::new(PathBuf::from("installs"), want).unwrap();
+        let marker = |version: &str| {
+            format!(
+                r#"{{"package":"openclaw","version":"{version}","node":"24.21.0","made_at":"2026-11-21T00:00:00Z"}}"#
+            )
+        };
+        let (whole, other) = (marker("2026.9.6"), marker("2026.9.5"));
+        assert!(install.is_marked_by(whole.as_bytes()) && !install.is_marked_by(other.as_bytes()));
+        clawfarm_fuzz::fuzz(&[whole.as_bytes(), other.as_bytes(), b"{}"], |bytes| {
+            if install.is_marked_by(bytes) {
+                // Nothing else is taken for it: all three are said in it.
+                let found: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+                assert_eq!(found["version"], "2026.9.6");
+                assert_eq!((&found["package"], &found["node"]), (&"openclaw".into(), &"24.21.0".into()));
+            }
+        });
+    }
 
     #[test]
     fn nothing_that_npm_could_take_for_something_else_is_accepted() {

@@ -58,8 +58,9 @@ async fn what_was_on_its_way_out_is_cleared_by_the_next_server() {
     let home = farm.home();
     let doomed = ["claws/.removing-alice-x7k2b", "datasets/.removing-bob-x7k2b"].map(|name| home.join(name));
     // Names that no removal gives, and what is set aside and may be wanted yet.
-    let kept = ["claws/.removing-", "claws/.removing-NO", "claws/carol-x7k2b", "datasets/.dave-x7k2b.partial"]
-        .map(|name| home.join(name));
+    let kept =
+        ["claws/.removing-", "claws/.removing-NO", "claws/carol-x7k2b", "datasets/.dave-x7k2b.partial"]
+            .map(|name| home.join(name));
     for folder in doomed.iter().chain(&kept) {
         std::fs::create_dir_all(folder.join("state/locked")).unwrap();
         std::fs::write(folder.join("state/locked/file"), "x").unwrap();

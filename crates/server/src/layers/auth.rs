@@ -81,11 +81,35 @@ fn context(state: &ServerState, request: &Request) -> Result<Context, ApiError> 
             .into())
     };
     let Some(given) = given else { return refuse("the request carries no token") };
-    match given.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && state.knows(token.trim()) => {
+    match bearer(given) {
+        Some(token) if state.knows(token) => {
             let id = request.extensions().get::<RequestId>().map_or("", |id| id.as_str());
             Ok(Context::owner("admin".to_owned(), TenantName::default_tenant(), id.to_owned()))
         }
         _ => refuse("the token is not this server's"),
+    }
+}
+
+/// The token in a credential of the scheme `Bearer` (RFC 6750, 2.1); the scheme's case does not
+/// count (RFC 9110, 11.1).
+fn bearer(given: &str) -> Option<&str> {
+    let (scheme, token) = given.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_authorization() {
+        assert_eq!(bearer("bEaReR  abc "), Some("abc"));
+        clawfarm_fuzz::fuzz_text(&["Bearer abc", "Basic abc", "bearer  a b", "Bearer ", ""], |given| {
+            let Some(token) = bearer(given) else { return };
+            // Nothing is added, and what is no bearer is never one.
+            assert!(!token.is_empty() && given.ends_with(&given[given.find(token).unwrap()..]));
+            assert!(given.to_ascii_lowercase().starts_with("bearer "));
+        });
     }
 }

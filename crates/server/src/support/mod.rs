@@ -2,6 +2,7 @@
 //! secrets, which have to be known to be taken out, never leave the server.
 
 mod archive;
+mod offline;
 mod patterns;
 mod redact;
 mod values;
@@ -23,6 +24,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use self::archive::{Content, Raw};
+pub use self::offline::offline_support_bundle;
 use self::redact::Redactor;
 use crate::state::ServerState;
 
@@ -106,17 +108,23 @@ fn about(state: &ServerState, leave: &clawfarm_control::SupportLeave) -> serde_j
     if !leave.whole_server {
         return json!({ "version": version });
     }
+    let mut about = machine();
+    about["pid"] = std::process::id().into();
+    about["home"] = json!(state.home());
+    about["started_at"] = json!(state.started_at());
+    about["listen"] = json!(state.listen().map(|address| address.to_string()));
+    about
+}
+
+/// This program and its machine.
+fn machine() -> serde_json::Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         let rest = text.lines().find_map(|line| line.strip_prefix(name));
         rest.map(|rest| rest.trim_matches([' ', '\t', ':', '=', '"']).to_owned())
     };
     json!({
-        "version": version,
-        "pid": std::process::id(),
-        "home": state.home(),
-        "started_at": state.started_at(),
-        "listen": state.listen().map(|address| address.to_string()),
+        "version": env!("CARGO_PKG_VERSION"),
         "uid": rustix::process::geteuid().as_raw(),
         "architecture": std::env::consts::ARCH,
         "system": field(&read("/etc/os-release"), "PRETTY_NAME"),

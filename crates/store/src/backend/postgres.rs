@@ -97,6 +97,12 @@ pub(super) fn is_lost(error: &DbErr) -> bool {
     }
 }
 
+fn no_tls() -> Error {
+    Error::new(Code::Unavailable, "no TLS connection to the database could be made").fix(
+        "check sslmode, and that sslrootcert is the authority which signed its certificate for this host name",
+    )
+}
+
 /// What an error means, by its SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 pub(super) fn told(error: &DbErr) -> Option<Error> {
     let gone = || {
@@ -113,13 +119,11 @@ pub(super) fn told(error: &DbErr) -> Option<Error> {
                     .fix("start it, or check the host and port (or the folder of its socket)"),
             );
         }
+        // What the TLS library refuses (an authority that is not known, another name) comes as
+        // data that is invalid; nothing else that is read from a connection does.
+        sqlx::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => return Some(no_tls()),
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => return Some(gone()),
-        sqlx::Error::Tls(_) => {
-            return Some(
-                Error::new(Code::Unavailable, "no TLS connection to the database could be made")
-                    .fix("check sslmode, and that sslrootcert is the authority which signed its certificate for this host name"),
-            );
-        }
+        sqlx::Error::Tls(_) => return Some(no_tls()),
         sqlx::Error::Configuration(_) => {
             return Some(
                 Error::new(Code::InvalidInput, "the way to the database can't be used as it was given")

@@ -116,12 +116,7 @@ fn check<'a>(path: &Path, key: &MasterKey, how: Restore<'a>) -> Result<(Contents
     ))
 }
 
-async fn restore(
-    gate: &DatabaseConnection,
-    database: &Database,
-    path: &Path,
-    plan: &Plan<'_>,
-) -> Result<()> {
+async fn restore(gate: &DatabaseConnection, database: &Database, path: &Path, plan: &Plan<'_>) -> Result<()> {
     let manager = SchemaManager::new(gate);
     if manager.has_table("instances").await.map_err(db)? {
         if manager.has_table("servers").await.map_err(db)? {

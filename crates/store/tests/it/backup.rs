@@ -8,7 +8,10 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::name::TargetName;
 use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::{Code, Instance};
-use clawfarm_store::{Changes, EventFilter, InstanceFilter, MasterKey, NewInstance, OwnTarget, PageRequest, Restore, Store, StoreConfig};
+use clawfarm_store::{
+    Changes, EventFilter, InstanceFilter, MasterKey, NewInstance, OwnTarget, PageRequest, Restore, Store,
+    StoreConfig,
+};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::support::{Bed, On, Place, grant, instance, leave, on_both, owner, system, target, tenant};
@@ -84,7 +87,8 @@ async fn a_backup_under_writes_is_one_moment_and_goes_to_either_database(on: On)
     for other in [On::Sqlite, On::Postgres] {
         let place = beside(&bed.place, other);
         let file = &files[1];
-        let contents = Store::restore(&place.database(), file, &key(&place), Restore::default()).await.unwrap();
+        let contents =
+            Store::restore(&place.database(), file, &key(&place), Restore::default()).await.unwrap();
         assert_eq!((contents.instances, contents.version.as_str()), (1, "0.1.0"));
         let store = place.open().await;
         let found = store.instance(&owner("default"), &alice.id).await.unwrap();

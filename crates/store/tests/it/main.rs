@@ -15,3 +15,4 @@ mod removal;
 mod retention;
 mod secrets;
 mod support;
+mod tls;

@@ -24,6 +24,12 @@ fn get(target: &str) -> Request {
     Request::get(target)
 }
 
+/// A handshake for a connection to a port, with these headers of it.
+fn handshake(headers: &[(&'static str, &str)]) -> Request {
+    let request = get(&format!("{INSTANCES}/{{id}}/port-forward")).with("connection", "upgrade, close");
+    headers.iter().fold(request.with("upgrade", "websocket"), |r, (name, value)| r.with(name, *value))
+}
+
 /// `{id}` in a target stands for a claw's id.
 #[rustfmt::skip]
 fn table() -> Vec<(Request, Expected)> {
@@ -176,6 +182,14 @@ fn table() -> Vec<(Request, Expected)> {
         (post(&one("/console"), r#"{"tty":true,"cols":0}"#), (400, "cols", "no terminal", "1 to 1000")),
         (post(&one("/console"), r#"{"term":"x\u001b[2J"}"#), (400, "term", "no terminal's type", "xterm")),
         (get("/api/v1/consoles/none"), (401, "ticket", "never was", "console")),
+        // Broken handshakes of a WebSocket.
+        (get(&one("/port-forward")), (426, "Upgrade", "WebSocket", "as a WebSocket")),
+        (handshake(&[]), (426, "Upgrade", "WebSocket", "as a WebSocket")),
+        (handshake(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]), (426, "Upgrade", "Version", "as a WebSocket")),
+        (handshake(&[("sec-websocket-version", "12"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]), (426, "Upgrade", "Version", "as a WebSocket")),
+        (handshake(&[("sec-websocket-version", "13")]), (426, "Upgrade", "Key", "as a WebSocket")),
+        (get(&one("/port-forward")).with("upgrade", "h2c").with("sec-websocket-version", "13"), (426, "Upgrade", "WebSocket", "as a WebSocket")),
+        (post(&one("/port-forward"), "{}"), (405, "method", "does not know", "Allow")),
         (put(SECRET.into(), r#"{"value":""}"#), (400, "value", "empty", "1 byte")),
         (put(SECRET.into(), r#"{"value":"a\u0000"}"#), (400, "value", "NUL", "without NUL")),
         (put(SECRET.into(), r#"{"value":["x"]}"#), (400, "value", "expected a string", description)),

@@ -32,9 +32,11 @@ impl Request {
 
     /// As it goes over the wire. What a proper request has is added where it is not given.
     pub(super) fn bytes(&self, token: &str) -> Vec<u8> {
-        let mut head =
-            format!("{} {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n", self.method, self.target);
+        let mut head = format!("{} {} HTTP/1.1\r\nhost: x\r\n", self.method, self.target);
         let given = |name| self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        if !given("connection") {
+            head.push_str("connection: close\r\n");
+        }
         if !given("authorization") {
             head.push_str(&format!("authorization: Bearer {token}\r\n"));
         }

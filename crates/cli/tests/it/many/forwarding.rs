@@ -40,6 +40,30 @@ async fn e2e_what_another_server_reaches_is_passed_on_to_it() {
     let refused = home.run(&["new", "openclaw", "x", "--runtime", "sim", "--memory-mib", "999999999"]);
     assert!(refused.code != Some(0) && refused.err.contains("memory"), "{refused:?}");
 
+    // A connection to its port, and data that only the other has.
+    let forward = crate::forward::Forward::open(home, &[id], 1);
+    assert!(forward.get(0, "/healthz").starts_with("HTTP/1.1 200"), "over two hops");
+    drop(forward);
+    home.run(&["new", "openclaw", "bob", "--runtime", "sim"]).ends(0);
+    let kept = home.run(&["rm", "bob", "--force", "--json"]).ends(0).json();
+    let kept = kept[0]["instance"]["id"].as_str().expect("an id").to_owned();
+    assert!(home.run(&["dataset", "ls"]).ends(0).out.contains(&kept));
+    home.run(&["dataset", "rm", &kept]).ends(0);
+    assert!(!home.run(&["dataset", "ls"]).ends(0).out.contains(&kept));
+    assert!(farm.world().datasets().expect("read").is_empty(), "it is gone where it was");
+    // What another has printed is not in a bundle of this one, and that is said in it.
+    let bundle = home.path().join("bundle.tar.gz");
+    home.run(&["support-bundle", id, "-o", bundle.to_str().expect("UTF-8")]).ends(0);
+    let files = crate::bundle::unpack(home, &bundle);
+    assert!(files[&format!("instances/{id}/instance.json")].contains(id), "{files:?}");
+    let manifest: serde_json::Value = serde_json::from_str(&files["manifest.json"]).expect("JSON");
+    let left_out = manifest["left_out"].as_array().expect("a list");
+    let output = left_out.iter().find(|it| it["name"] == format!("instances/{id}/output.log"));
+    assert!(
+        output.is_some_and(|it| it["why"].as_str().is_some_and(|why| why.contains("'sim'"))),
+        "{manifest}"
+    );
+
     // With the other gone, its name and what to do are told; wishes are kept for it.
     reaches.end(Signal::SIGTERM).await;
     until_servers(&asked, "the other is gone", |s| s.iter().any(|s| !s.server.live)).await;

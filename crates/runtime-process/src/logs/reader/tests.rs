@@ -127,3 +127,23 @@ fn a_reader_that_was_overtaken_goes_on_with_the_oldest_that_is_left() {
     }
     assert_eq!(rest(&mut reader), ["line 1", "line 2", "line 3"]);
 }
+
+#[test]
+fn fuzz_log_files() {
+    let seeds: [&[u8]; 3] = [
+        b"2026-11-21T00:00:00.000Z stdout F hello\n2026-11-21T00:00:01.000Z stderr P wor\n",
+        b"2026-11-21T00:00:00.000Z note F \n",
+        b"\n\n\xff\xfe no record\n",
+    ];
+    let log = Log::new();
+    clawfarm_fuzz::fuzz(&seeds, |bytes| {
+        let open = || Reader::open(log.dir.path(), LogQuery::default()).unwrap();
+        let whole = open().lines(bytes);
+        // However it is cut by the reads, the lines are the same.
+        let mut reader = open();
+        let pieces: Vec<_> = bytes.chunks(7).flat_map(|piece| reader.lines(piece)).collect();
+        assert_eq!(whole, pieces);
+        assert!(whole.iter().all(|line| !line.text.contains('\n')));
+        assert!(reader.rest.len() <= bytes.len());
+    });
+}
