@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn fuzz_instance_json() {
-        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"npm":{"package":"openclaw","version":"2026.9.6","node":"24.21.0"}},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"uid":100000,"run":3,"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","dataset_moving":true,"record":{"a":[1]}}"#;
+        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"claw_type":"openclaw","version":"2026.9.6","npm":{"package":"openclaw","version":"2026.9.6","node":"24.21.0","about_packages":700},"image":null},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"uid":100000,"run":3,"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","dataset_moving":true,"record":{"a":[1]}}"#;
         let path = Path::new("instance.json");
         InstanceRecord::parse(whole.as_bytes(), path).unwrap();
         clawfarm_fuzz::fuzz(&[whole.as_bytes(), b"{}"], |bytes| match InstanceRecord::parse(bytes, path) {

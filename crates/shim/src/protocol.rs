@@ -24,7 +24,7 @@
 //! old shim for something new and take no for an answer.
 //!
 //! # Limits
-//! At most [`MAX_CONNECTIONS`] at a time; a client that says no valid hello within
+//! At most [`MAX_CONNECTIONS`] at a time, of which those that have said hello keep theirs; a client that says no valid hello within
 //! [`HELLO_TIMEOUT`] is disconnected, and so is one that sends a line or frame that is too
 //! long or makes no sense.
 

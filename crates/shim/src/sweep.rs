@@ -16,6 +16,10 @@ use crate::layout::{RUN_DIR, SOCKET_FILE, ShimState};
 use crate::spawner::MARK;
 use crate::{lock, tree};
 
+/// How long what was killed may take to be gone, on a machine with much else to do. Whoever is
+/// left then was sent its end; what it forked meanwhile would stay, and nobody looks again.
+const DYING: Duration = Duration::from_secs(10);
+
 /// Ends what a dead shim has left of its claw, and writes down that it has ended. Answers
 /// what is in `state.json` then. Done again, it changes nothing.
 ///
@@ -52,7 +56,7 @@ pub(crate) fn clean(dir: &Path) -> Result<Option<ShimState>> {
 
 fn end_leftovers(state: &ShimState) {
     Cgroups::adopt(&state.cgroups).remove();
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + DYING;
     loop {
         let mut left = tree::all();
         left.retain(|process| process.state != 'Z' && belongs(process, state));

@@ -67,7 +67,7 @@ pub(crate) async fn run(app: &App, args: &SupportArgs) -> Outcome {
         return Err(unwritable(path, io::ErrorKind::AlreadyExists.into()).into());
     }
     let packed = if args.offline {
-        offline_support_bundle(app.server()?.local_home()?)?
+        offline_support_bundle(app.server()?.local_home()?)?.into()
     } else {
         let Some((client, _)) = app.running().await? else {
             return Err(Error::new(Code::Unavailable, "the server does not run, and only it knows which secrets to take out")

@@ -232,7 +232,7 @@ impl Keeper {
             }
             self.next_id += 1;
             let mut connection = Connection::new(self.next_id, stream);
-            if self.connections.len() >= MAX_CONNECTIONS {
+            if self.connections.len() >= MAX_CONNECTIONS && !self.drop_a_stranger() {
                 let what = format!("the shim serves {MAX_CONNECTIONS} connections already");
                 let fix = "close some, such as shells that are no longer used";
                 connection.refuse(Error::new(Code::Overloaded, what).fix(fix));
@@ -240,6 +240,15 @@ impl Keeper {
             }
             self.connections.push(connection);
         }
+    }
+
+    /// Hangs up on the client that has been silent for the longest without saying who it is, and
+    /// says whether there was one. Who knows the token says so at once: a program that does not,
+    /// such as the claw of another instance under the same user, keeps no place from the server.
+    fn drop_a_stranger(&mut self) -> bool {
+        let strangers = self.connections.iter().enumerate().filter(|(_, c)| matches!(c.mode, Mode::Hello));
+        let oldest = strangers.min_by_key(|(_, connection)| connection.opened).map(|(index, _)| index);
+        oldest.map(|index| self.connections.remove(index)).is_some()
     }
 
     /// Reads from and writes to a client.

@@ -204,6 +204,23 @@ fn too_many_connections_are_refused_and_room_is_found_again() {
 }
 
 #[test]
+fn who_does_not_say_who_it_is_keeps_no_place_from_the_server() {
+    let instance = Instance::new("sleep 60").up();
+    let knock = || {
+        // By a short name: the folder's path may be longer than a socket's address.
+        let folder = std::fs::File::open(instance.dir.join("run")).unwrap();
+        let socket = format!("/proc/self/fd/{}/shim.sock", std::os::fd::AsRawFd::as_raw_fd(&folder));
+        std::os::unix::net::UnixStream::connect(socket).unwrap()
+    };
+    // Twice as many as there are places, and none says a word.
+    let _strangers: Vec<_> = (0..128).map(|_| knock()).collect();
+    // Not after the ten seconds that each of them has: all along, as often as it is asked.
+    for _ in 0..5 {
+        assert!(is_running(&instance.ask(&Request::Status)));
+    }
+}
+
+#[test]
 fn a_path_longer_than_a_socket_address_works() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("a-long-name".repeat(10)).join("b".repeat(100));
