@@ -54,8 +54,8 @@ async fn kept_data_becomes_a_dataset_and_moves_into_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_on_its_way_out_is_cleared_by_the_next_server() {
-    let farm = Farm::new().await;
-    let home = farm.home();
+    let own = tempfile::tempdir().unwrap();
+    let home = own.path().join("home");
     let doomed = ["claws/.removing-alice-x7k2b", "datasets/.removing-bob-x7k2b"].map(|name| home.join(name));
     // Names that no removal gives, and what is set aside and may be wanted yet.
     let kept =
@@ -68,7 +68,7 @@ async fn what_was_on_its_way_out_is_cleared_by_the_next_server() {
     // As its claw may have left it.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o500);
     std::fs::set_permissions(doomed[0].join("state/locked"), mode).unwrap();
-    let _next = Farm::at(farm.root()).await;
+    let _next = Farm::at(own.path()).await;
     wait_for("the end of what was to be removed", || async {
         if doomed.iter().any(|folder| folder.exists()) { Err("it is there") } else { Ok(()) }
     })
