@@ -153,6 +153,12 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let control = Control::begin(parts).await?;
     control.keep_house(args.retention());
     control.keep_reserve(reserve);
+    let outdated = control.outdated();
+    let (told, ends) = (outdated.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        told.cancelled().await;
+        ends.cancel();
+    });
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     if let Some(manager) = Manager::from_environment() {
@@ -176,6 +182,13 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     if tokio::time::timeout(CLOSE_LIMIT, store.close()).await.is_err() {
         // What was acknowledged is in the database; the next server opens it as after a kill.
         tracing::warn!("the database did not close in time");
+    }
+    if outdated.is_cancelled() {
+        return Err(Error::new(
+            Code::Unavailable,
+            "a backup was restored into the database while this server ran on it, so it ended",
+        )
+        .fix("start it again: clawfarm serve (a service does so by itself)"));
     }
     served
 }

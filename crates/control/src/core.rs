@@ -34,6 +34,8 @@ pub(crate) struct Core {
     /// One generation of keys at a time, so that two launches agree on an instance's token.
     pub(crate) keys: tokio::sync::Mutex<()>,
     pub(crate) stopping: CancellationToken,
+    /// See [`crate::Control::outdated`].
+    pub(crate) outdated: CancellationToken,
     /// The reconciler's tasks.
     pub(crate) turns: TaskTracker,
     pub(crate) shares: Shares,
@@ -56,6 +58,7 @@ impl Core {
             admission: Admission::default(),
             keys: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
+            outdated: CancellationToken::new(),
             turns: TaskTracker::new(),
             shares: Shares::new(parts.sharing, &names),
             wakes: Mutex::default(),

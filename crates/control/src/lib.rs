@@ -33,6 +33,7 @@ use clawfarm_model::target::Target;
 use clawfarm_model::{Context, Instance, Operation, Result};
 use clawfarm_runtime::Runtime;
 use clawfarm_store::Store;
+use tokio_util::sync::CancellationToken;
 
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, Retention};
 pub use events::Follower;
@@ -102,6 +103,13 @@ impl Control {
     /// `Unavailable` when the store does not answer.
     pub async fn ready(&self) -> Result<()> {
         self.core.store.ping().await
+    }
+
+    /// Cancelled when this server has to end, because a backup was restored into its database
+    /// while it was away (frozen, or cut off): nothing that it knows holds any more.
+    #[must_use]
+    pub fn outdated(&self) -> CancellationToken {
+        self.core.outdated.clone()
     }
 
     /// Ends the reconciler: what is being done to an instance is left at a point from which

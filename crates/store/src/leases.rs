@@ -36,7 +36,7 @@ impl Store {
             }
             .into_active_model()
         });
-        let tx = Tx::begin(&self.0).await?;
+        let tx = Tx::begin_beat(&self.0).await?;
         let there =
             OnConflict::columns([lease::Column::Target, lease::Column::Shard]).do_nothing().to_owned();
         lease::Entity::insert_many(rows)
@@ -62,7 +62,7 @@ impl Store {
     ) -> Result<Vec<Fence>> {
         server_only(context, "a lease")?;
         use lease::Column as C;
-        let tx = Tx::begin(&self.0).await?;
+        let tx = Tx::begin_beat(&self.0).await?;
         // A row that a transaction of the former holder still reads is left for the next time:
         // a frozen server's would be waited for until the database ends it.
         let free: Vec<i64> = lease::Entity::find()
@@ -97,7 +97,7 @@ impl Store {
     pub async fn release_leases(&self, context: &Context, member: &Member, fences: &[Fence]) -> Result<()> {
         server_only(context, "a lease")?;
         use lease::Column as C;
-        let tx = Tx::begin(&self.0).await?;
+        let tx = Tx::begin_beat(&self.0).await?;
         for fence in fences {
             lease::Entity::update_many()
                 .col_expr(C::Holder, Expr::value(Option::<String>::None))

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use clawfarm_model::{ClawId, Code, Context, Error, OperationState, Phase, Result, Timestamp};
+use clawfarm_model::{ClawId, Code, Context, Error, OperationState, Phase, Result};
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -66,9 +66,11 @@ impl Store {
     /// removed.
     pub async fn prune(&self, context: &Context, keep: &Retention) -> Result<Pruned> {
         server_only(context, "pruning history")?;
-        let now = Timestamp::now().as_millis();
+        // The database's clock: of several servers one may have a wrong one, and would remove
+        // what all of them keep.
+        let now = crate::servers::database_now(&self.0.reader).await?;
         let before = now.saturating_sub(crate::servers::millis(keep.age));
-        let mut pruned = Pruned { events: self.prune_old_events(before).await?, ..Pruned::default() };
+        let mut pruned = Pruned { events: self.prune_old_events(before, now).await?, ..Pruned::default() };
         for instance in self.changed_since_last_look().await? {
             pruned.events += self.prune_surplus_events(&instance, keep.events).await?;
             pruned.operations += self.prune_surplus_operations(&instance, keep.operations).await?;
@@ -95,6 +97,17 @@ impl Store {
             .column_as(C::Gone.max(), "gone");
         query = query.filter(C::Instance.eq(instance.map_or("", ClawId::as_str)));
         let gone: Option<Option<i64>> = query.into_tuple().one(&self.0.reader).await.map_err(db)?;
+        let latest = self.last_number().await?;
+        if after > latest {
+            return Err(Error::new(
+                Code::Gone,
+                format!(
+                    "there is no event {after}: the last one is {latest}; an older state was restored since"
+                ),
+            )
+            .field("after")
+            .fix(format!("read on after {latest}, or give 0 to have all that are left")));
+        }
         match gone.flatten() {
             Some(gone) if gone > after => Err(Error::new(
                 Code::Gone,
@@ -106,8 +119,25 @@ impl Store {
         }
     }
 
+    /// The highest number that an event had, whether it is still there or not.
+    async fn last_number(&self) -> Result<i64> {
+        let there = crate::store::latest_event(&self.0.reader).await?;
+        if there > 0 {
+            return Ok(there);
+        }
+        let gone: Option<Option<i64>> = event_mark::Entity::find()
+            .select_only()
+            .column_as(event_mark::Column::Gone.max(), "gone")
+            .into_tuple()
+            .one(&self.0.reader)
+            .await
+            .map_err(db)?;
+        Ok(gone.flatten().unwrap_or(0))
+    }
+
     /// From the oldest on: numbers are in the order of time, so their beginning is the old ones.
-    async fn prune_old_events(&self, before: i64) -> Result<u64> {
+    /// What was written when a clock was ahead stays until its time, and is in nobody's way.
+    async fn prune_old_events(&self, before: i64, now: i64) -> Result<u64> {
         let mut gone = 0;
         loop {
             let rows: Vec<(i64, i64, String, Option<String>)> = event::Entity::find()
@@ -118,6 +148,7 @@ impl Store {
                     event::Column::Tenant,
                     event::Column::Instance,
                 ])
+                .filter(event::Column::At.lte(now))
                 .order_by_asc(event::Column::Seq)
                 .limit(BATCH)
                 .into_tuple()

@@ -19,7 +19,7 @@ use crate::crypto::{self, Sealed};
 use crate::entity::{instance, lease, meta, server, target};
 use crate::error::{db, unique_violation, unreadable};
 use crate::guard::server_only;
-use crate::store::{Store, fact};
+use crate::store::{ERA, Store, fact};
 use crate::tx::Tx;
 
 /// How long a server that is gone stays in the list, for whoever looks for it.
@@ -42,11 +42,13 @@ impl Store {
     /// what it sent to the database last may still be on its way.
     ///
     /// # Errors
-    /// `Conflict` on the field `node` when another server has the name; `Unavailable` when the
-    /// database does not answer.
+    /// `Conflict` on the field `node` when another server has the name, on the field `database`
+    /// when another state was put in the place of the one that was opened; `Unavailable` when
+    /// the database does not answer.
     pub async fn join(&self, context: &Context, member: &Member, ttl: Duration) -> Result<()> {
         server_only(context, "the list of servers")?;
-        let tx = Tx::begin(&self.0).await?;
+        let tx = Tx::begin_beat(&self.0).await?;
+        self.same_era(&tx).await?;
         let now = tx.database_now().await?;
         let row = server::Model {
             node: member.node.clone(),
@@ -86,10 +88,12 @@ impl Store {
     ///
     /// # Errors
     /// `Gone` when it is not in the list: it has to join again. `Conflict` on the field `node`
-    /// when another process runs under its node id: a copy of its home folder.
+    /// when another process runs under its node id: a copy of its home folder; on the field
+    /// `database` when another state was put in the place of the one that was opened.
     pub async fn beat(&self, context: &Context, member: &Member, ttl: Duration) -> Result<Beat> {
         server_only(context, "the list of servers")?;
-        let tx = Tx::begin(&self.0).await?;
+        let tx = Tx::begin_beat(&self.0).await?;
+        self.same_era(&tx).await?;
         let until = tx.database_clock().add(millis(ttl));
         use server::Column as C;
         let renewed = server::Entity::update_many()
@@ -118,7 +122,7 @@ impl Store {
     /// When the database does not answer; then its time runs out.
     pub async fn leave(&self, context: &Context, member: &Member) -> Result<()> {
         server_only(context, "the list of servers")?;
-        let tx = Tx::begin(&self.0).await?;
+        let tx = Tx::begin_beat(&self.0).await?;
         use server::Column as C;
         let left = server::Entity::update_many()
             .col_expr(C::ExpiresAt, tx.database_clock())
@@ -184,6 +188,17 @@ impl Store {
         let plain = crypto::unseal(&self.0.master_key, belongs, &Sealed { wrapped_key, value })?;
         let text = std::str::from_utf8(&plain).map_err(|e| unreadable("secret", name, e))?;
         Ok(SecretString::from(text))
+    }
+
+    /// A server that was away while a backup was restored (frozen, or cut off) knows a state
+    /// that is no more: its place among the events, its leases, what it believes to be kept.
+    async fn same_era(&self, tx: &Tx) -> Result<()> {
+        if fact(tx.on(), ERA).await? == self.0.era {
+            return Ok(());
+        }
+        Err(Error::new(Code::Conflict, "a backup was restored into the database while this server ran on it")
+            .field("database")
+            .fix("start the server again"))
     }
 
     async fn why_not_listed(&self, node: &str) -> Result<Error> {

@@ -25,6 +25,9 @@ use crate::{backend, crypto};
 /// The key of the fact that says which master key this database belongs to.
 pub(crate) const PROOF: &str = "store.master_key_proof";
 
+/// The fact that a restore writes anew: which of the states this is that the database has had.
+pub(crate) const ERA: &str = "store.era";
+
 /// The fact that says how many migrations a program must know to run on this database.
 const COMPATIBLE_FROM: &str = "store.compatible_from";
 
@@ -64,7 +67,12 @@ pub struct Store(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) writer: DatabaseConnection,
     pub(crate) reader: DatabaseConnection,
+    /// For what a server says of itself, where there may be others: it does not wait behind
+    /// the changes that clients make.
+    pub(crate) beats: Option<DatabaseConnection>,
     pub(crate) master_key: MasterKey,
+    /// What [`ERA`] was when it was opened.
+    pub(crate) era: Option<String>,
     /// Where the database's file is, when it is one.
     pub(crate) folder: Option<PathBuf>,
     description: String,
@@ -94,12 +102,13 @@ impl Store {
 
     pub(crate) async fn open_with<M: Schema>(config: StoreConfig) -> Result<Self> {
         let StoreConfig { database, master_key } = config;
-        let Connections { writer, reader, gate, postgres, folder, description } =
+        let Connections { writer, reader, beats, gate, postgres, folder, description } =
             backend::open(&database).await?;
         prepare::<M>(&gate, &database, &description, &master_key).await?;
         let signals = Arc::new(Signals::new(latest_event(&reader).await?, postgres.is_some()));
         let tasks = Mutex::default();
-        let inner = Inner { signals, writer, reader, master_key, folder, description, tasks };
+        let era = fact(&reader, ERA).await?;
+        let inner = Inner { signals, writer, reader, beats, master_key, era, folder, description, tasks };
         let store = Self(Arc::new(inner));
         store.furnish().await?;
         if let Some(options) = postgres {
@@ -129,7 +138,7 @@ impl Store {
     /// fail. Dropping the store loses nothing either; this is for an orderly end.
     pub async fn close(&self) {
         self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-        for connection in [&self.0.reader, &self.0.writer] {
+        for connection in [&self.0.reader, &self.0.writer].into_iter().chain(&self.0.beats) {
             if let Err(error) = connection.close_by_ref().await {
                 tracing::warn!(%error, "a connection to the database did not close");
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{ClawId, Error, Granted, Result, Timestamp};
-use sea_orm::{ActiveValue::NotSet, ActiveValue::Set, DatabaseTransaction, EntityTrait};
+use sea_orm::{ActiveValue::NotSet, ActiveValue::Set, DatabaseConnection, DatabaseTransaction, EntityTrait};
 
 use crate::audit::Outcome;
 use crate::backend;
@@ -31,9 +31,18 @@ pub(crate) struct Tx {
 
 impl Tx {
     pub(crate) async fn begin(inner: &Arc<Inner>) -> Result<Self> {
+        Self::begin_on(inner, &inner.writer).await
+    }
+
+    /// A change of what a server says of itself, on a connection that it has for that alone.
+    pub(crate) async fn begin_beat(inner: &Arc<Inner>) -> Result<Self> {
+        Self::begin_on(inner, inner.beats.as_ref().unwrap_or(&inner.writer)).await
+    }
+
+    async fn begin_on(inner: &Arc<Inner>, connection: &DatabaseConnection) -> Result<Self> {
         clawfarm_failpoint::point!(StoreBegin);
         inner.folder.as_deref().map_or(Ok(()), backend::check_writable)?;
-        let txn = backend::begin(&inner.writer).await.map_err(db)?;
+        let txn = backend::begin(connection).await.map_err(db)?;
         Ok(Self {
             inner: Arc::clone(inner),
             txn,

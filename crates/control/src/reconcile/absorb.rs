@@ -17,6 +17,7 @@ pub(crate) fn absorb(instance: &mut Instance, seen: &Observation, now: Timestamp
     }
     let before = instance.observed.replace(seen.clone());
     instance.observed_at = Some(now);
+    catch_up(instance, before.as_ref().map_or(0, |b| b.run), seen.run, &mut events);
     match seen.state {
         ObservedState::Running => up(instance, seen, now, &mut events),
         ObservedState::Frozen => {
@@ -31,6 +32,22 @@ pub(crate) fn absorb(instance: &mut Instance, seen: &Observation, now: Timestamp
         ObservedState::Prepared | ObservedState::Absent => down(instance, None, false, now, &mut events),
     }
     events
+}
+
+/// The database may be older than the claw: a backup was restored, or a standby took over that
+/// had not heard of the last starts. Runtimes refuse a launch with an earlier number than that
+/// of the last one, so the numbers go on from what was seen; a fresh start that was asked for
+/// and has not begun gets the next.
+fn catch_up(instance: &mut Instance, before: i64, seen: i64, events: &mut Vec<NewEvent>) {
+    if seen <= instance.intent.run {
+        return;
+    }
+    let asked = instance.intent.desired == Desired::Running && before < instance.intent.run;
+    events.push(NewEvent::warning(
+        "state-behind",
+        format!("it had been started {seen} times, of which {} were known here", instance.intent.run),
+    ));
+    instance.intent.run = seen.saturating_add(i64::from(asked));
 }
 
 /// Moves the phase, with the event that tells of it.
@@ -158,6 +175,22 @@ mod tests {
         assert_eq!((it.restarts, it.restarts_total, it.phase), (1, 1, Phase::Exited));
         assert!(it.not_before.unwrap() > now());
         assert!(it.last_error.unwrap().message.contains("boom"));
+    }
+
+    #[test]
+    fn a_state_that_was_restored_goes_on_from_the_run_that_is_seen() {
+        let mut it = instance();
+        it.intent.run = 1;
+        it.observed = Some(observation(&it.id, ObservedState::Running, 1));
+        let seen = observation(&it.id, ObservedState::Running, 4);
+        assert_eq!(absorb(&mut it.clone(), &seen, now())[0].reason, "state-behind");
+        let mut restarted = it.clone();
+        absorb(&mut it, &seen, now());
+        assert_eq!(it.intent.run, 4, "it goes on as it is");
+        // A restart was asked for before anybody looked.
+        restarted.intent.run = 2;
+        absorb(&mut restarted, &seen, now());
+        assert_eq!(restarted.intent.run, 5, "the restart is not taken for done");
     }
 
     #[test]

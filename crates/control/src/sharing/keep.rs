@@ -112,13 +112,19 @@ async fn missed(core: &Core, shared: &Shared, error: &Error) {
         // It was away so long that the others forgot it.
         (Code::Gone, _) => {
             shared.table.clear();
-            if let Err(error) = core.store.join(&system(), &shared.member, shared.ttl).await {
+            tracing::warn!("the other servers had forgotten this one; it joins them again");
+            if let Err(error) = core.enter(shared).await {
                 tracing::warn!(?error, "this server can't join the others again");
             }
         }
         (Code::Conflict, Some("node")) => {
             shared.table.clear();
             tracing::error!(?error, "this server leaves its work to the other one");
+        }
+        (Code::Conflict, Some("database")) => {
+            shared.table.clear();
+            tracing::error!(?error, "this server ends: what it knows is of a state that is no more");
+            core.outdated.cancel();
         }
         _ => tracing::warn!(?error, "a heartbeat failed; without one its leases run out"),
     }

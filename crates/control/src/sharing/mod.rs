@@ -104,14 +104,21 @@ impl Core {
     pub(crate) async fn join(self: &Arc<Self>) -> Result<()> {
         let Some(shared) = self.shares.shared() else { return Ok(()) };
         let system = Context::system("sharing");
-        self.store.join(&system, &shared.member, shared.ttl).await?;
-        for (target, _) in self.targets() {
-            self.store.make_leases(&system, target).await?;
-        }
+        self.enter(shared).await?;
         let events = self.feed.subscribe(&system, None);
         keep::once(self, shared).await?;
         self.turns.spawn(keep::run(Arc::clone(self)));
         self.turns.spawn(wakes::run(Arc::clone(self), events));
+        Ok(())
+    }
+
+    /// Enters this server into the list, with the leases of its targets.
+    async fn enter(&self, shared: &Shared) -> Result<()> {
+        let system = Context::system("sharing");
+        self.store.join(&system, &shared.member, shared.ttl).await?;
+        for (target, _) in self.targets() {
+            self.store.make_leases(&system, target).await?;
+        }
         Ok(())
     }
 

@@ -16,11 +16,14 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections for changes and for reading.
 const WRITERS: u32 = 8;
 const READERS: u32 = 8;
-/// The most that a server takes: with one that listens and one that tells, 18 of the 100 that
+/// And one for its heartbeat, which must not wait behind the changes that clients make: a
+/// server that is overloaded would lose its leases, and others would do its work a second time.
+const BEATS: u32 = 1;
+/// The most that a server takes: with one that listens and one that tells, 19 of the 100 that
 /// PostgreSQL has unless told otherwise, so five servers fit. The one under which the schema is
 /// looked at is given back before these are needed.
 #[cfg(test)]
-const PER_SERVER: u32 = WRITERS + READERS + 2;
+const PER_SERVER: u32 = WRITERS + READERS + BEATS + 2;
 /// A connection that nobody used for so long is given back to the database server.
 const IDLE: Duration = Duration::from_secs(300);
 /// The oldest version it is written for: 13 brought `pg_current_xact_id`, 14 is the oldest that
@@ -69,6 +72,7 @@ pub(crate) async fn open(url: &PostgresUrl) -> Result<Connections> {
         folder: None,
         writer: pool(&options, WRITERS, ""),
         reader: pool(&options, READERS, READ_ONLY),
+        beats: Some(pool(&options, BEATS, "")),
         gate,
         description: format!("PostgreSQL {version}, {place}"),
         postgres: Some(options),

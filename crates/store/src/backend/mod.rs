@@ -22,6 +22,8 @@ pub(crate) struct Connections {
     pub(crate) writer: DatabaseConnection,
     /// Connections that can't write.
     pub(crate) reader: DatabaseConnection,
+    /// For the heartbeat of a server that may have others beside it.
+    pub(crate) beats: Option<DatabaseConnection>,
     /// What looks at the schema and brings it up to date. Under PostgreSQL it holds a lock
     /// against other servers that would do the same, until it is closed.
     pub(crate) gate: DatabaseConnection,

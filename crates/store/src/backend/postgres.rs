@@ -161,7 +161,7 @@ pub(super) fn told(error: &DbErr) -> Option<Error> {
         "53300" => (
             Code::Unavailable,
             "the database server has no connection left",
-            "raise its max_connections (a clawfarm server takes up to 18), or end what uses them",
+            "raise its max_connections (a clawfarm server takes up to 19), or end what uses them",
         ),
         "25006" => (
             Code::Unavailable,

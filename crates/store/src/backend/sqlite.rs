@@ -59,6 +59,7 @@ pub(crate) async fn open(path: &Path) -> Result<Connections> {
         folder: path.parent().map(Path::to_owned),
         gate: writer.clone(),
         postgres: None,
+        beats: None,
         description: format!("SQLite, {}", path.display()),
         writer,
         reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),

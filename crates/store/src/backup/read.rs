@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use clawfarm_model::{Code, Error, Result};
+use clawfarm_model::{Code, Error, Result, Timestamp};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, Statement, TransactionTrait, Value,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use serde_json::Value as Json;
 
-use super::file::Reader;
+use super::file::{Reader, hex};
 use super::own::{Moved, OwnTarget, Targets};
 use super::{LEFT_OUT, NUMBERED, Row, TABLES, refused};
 use crate::backend::{self, Database};
@@ -17,7 +17,7 @@ use crate::crypto;
 use crate::error::db;
 use crate::key::MasterKey;
 use crate::migration::Migrator;
-use crate::store::{PROOF, Store, raise_compatible_from};
+use crate::store::{ERA, PROOF, Store, put_fact, raise_compatible_from};
 
 /// What a backup holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct Restore<'a> {
 impl Store {
     /// Makes `database` what the backup says. All of the file is checked before anything is
     /// changed, and all is changed in one transaction. What was there goes when it is forced; a
-    /// SQLite file is copied to `<file>.before-restore` first.
+    /// SQLite file is copied to `<file>.before-restore-<time>` first.
     ///
     /// # Errors
     /// `InvalidInput` when the file is damaged, of a newer clawfarm, or of another master key;
@@ -129,7 +129,7 @@ async fn restore(gate: &DatabaseConnection, database: &Database, path: &Path, pl
                     "give --force to have it replaced; make a backup of it first with 'clawfarm db backup'",
                 ));
         }
-        let copy: Option<PathBuf> = backend::copy_before(gate, database, "restore").await?;
+        let copy: Option<PathBuf> = backend::copy_before(gate, database, &before_restore()).await?;
         if let Some(copy) = copy {
             tracing::info!(copy = %copy.display(), "copied the database before it is replaced");
         }
@@ -153,7 +153,20 @@ async fn restore(gate: &DatabaseConnection, database: &Database, path: &Path, pl
     Migrator::up(&txn, None).await.map_err(db)?;
     raise_compatible_from::<Migrator>(&txn).await?;
     number_on(&txn).await?;
+    // A server that was away meanwhile, and took what it knows from the old state, notices.
+    let mut era = [0; 16];
+    getrandom::fill(&mut era).map_err(|e| Error::internal("no randomness", e))?;
+    put_fact(&txn, ERA, hex(&era), Timestamp::now()).await?;
     txn.commit().await.map_err(db)
+}
+
+/// A copy is never written over by the next restore: what is restored first may turn out to be
+/// the wrong backup, and then the first copy is all there is of what was there before.
+fn before_restore() -> String {
+    let now = Timestamp::now().to_string();
+    // Up to the millisecond, and without what a shell or another file system minds.
+    let digits: String = now.chars().take(23).filter(|c| *c != ':' && *c != '-').collect();
+    format!("restore-{digits}")
 }
 
 async fn run(txn: &DatabaseTransaction, sql: &str) -> Result<()> {

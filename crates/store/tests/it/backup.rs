@@ -168,21 +168,39 @@ async fn a_restore_is_whole_or_not_at_all(on: On) {
     assert_eq!(store.instance(&owner("default"), &alice.id).await.unwrap(), alice);
     assert_eq!(store.instance(&owner("default"), &bob.id).await.unwrap_err().code(), Code::NotFound);
     if on == On::Sqlite {
-        assert!(bed.place.dir.path().join("clawfarm.db.before-restore").exists());
+        let copies = || {
+            let names = std::fs::read_dir(bed.place.dir.path()).unwrap().map(|e| e.unwrap().file_name());
+            names.filter(|n| n.to_string_lossy().starts_with("clawfarm.db.before-restore-")).count()
+        };
+        assert_eq!(copies(), 1);
+        Store::restore(&database, &file, &crate::backup::key(&bed.place), FORCED).await.unwrap();
+        assert_eq!(copies(), 2, "what was there before the first restore is still kept");
     }
+    // A server that was away meanwhile, frozen or cut off, does not go on as if nothing were.
+    if on == On::Postgres {
+        Store::restore(&database, &file, &crate::backup::key(&bed.place), FORCED).await.unwrap();
+        let error = store.join(&system(), &member(), LONG).await.unwrap_err();
+        assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("database")), "{error}");
+    }
+    let store = bed.place.open().await;
     // A server that lives on it would write over it.
-    let member = clawfarm_model::server::Member {
+    store.join(&system(), &member(), LONG).await.unwrap();
+    let key = crate::backup::key(&bed.place);
+    let error = Store::restore(&database, &file, &key, FORCED).await.unwrap_err();
+    assert!(error.message().contains("'one' runs"), "{error}");
+}
+
+const LONG: std::time::Duration = std::time::Duration::from_secs(600);
+
+fn member() -> clawfarm_model::server::Member {
+    clawfarm_model::server::Member {
         node: "n1".into(),
         session: "s".into(),
         name: "one".into(),
         version: "0.1.0".into(),
         address: None,
         targets: Vec::new(),
-    };
-    store.join(&system(), &member, std::time::Duration::from_secs(600)).await.unwrap();
-    let key = crate::backup::key(&bed.place);
-    let error = Store::restore(&database, &file, &key, FORCED).await.unwrap_err();
-    assert!(error.message().contains("'one' runs"), "{error}");
+    }
 }
 
 async fn what_is_on_this_machine_stays_on_it_under_its_new_name(on: On) {

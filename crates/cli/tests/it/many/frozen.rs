@@ -8,6 +8,8 @@ use clawfarm_model::{OperationState, Phase, Timestamp};
 use clawfarm_runtime_sim::ActKind;
 use nix::sys::signal::Signal;
 
+use crate::support::Home;
+
 use super::servers::{Farm, Node, Options, shares, until_servers};
 
 /// Instances: about half are each server's.
@@ -82,4 +84,71 @@ async fn e2e_a_server_that_was_frozen_and_thawed_can_neither_write_nor_act() {
         "{COUNT} instances, {starts} started before the freeze; refused: {}",
         frozen.measured("clawfarm_fenced_total").await
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e2e_a_server_that_was_away_while_a_backup_was_restored_ends_and_its_claws_go_on() {
+    let farm = Farm::new();
+    let mut server = Node::start(&farm, "one", Options::default()).await;
+    let new = CreateInstance {
+        claw_type: "openclaw".into(),
+        name: Some("alice".parse().expect("a name")),
+        runtime: Some(RuntimeKind::Sim),
+        ..CreateInstance::default()
+    };
+    let made = server.client().create(&new, None).await.expect("accepted");
+    let id = made.instance.id.to_string();
+    let done = async |server: &Node, operation: &str| {
+        let never = Timestamp::from_millis(i64::MAX);
+        let ended = server.client().operation_changed(operation, never, Duration::from_secs(40)).await;
+        assert_eq!(ended.expect("ended").state, OperationState::Succeeded);
+    };
+    done(&server, &made.operation.id).await;
+    let file = server.home().path().join("old.backup");
+    let file = file.to_str().expect("UTF-8");
+    let url = farm.database.url();
+    server.home().run(&["db", "backup", file, "--database", &url]).ends(0);
+    for _ in 0..3 {
+        let restarting = server.client().restart(&id).await.expect("accepted");
+        done(&server, &restarting.operation.id).await;
+    }
+    let starts = || {
+        farm.world()
+            .acts_on(&made.instance.id)
+            .expect("a journal")
+            .iter()
+            .filter(|a| **a == ActKind::Start)
+            .count()
+    };
+    assert_eq!(starts(), 4);
+
+    server.signal(Signal::SIGSTOP);
+    let keeper = Home::new();
+    farm.share_key(&keeper.farm());
+    let begun = std::time::Instant::now();
+    loop {
+        // Its time in the list has to run out first.
+        let restored = keeper.run(&["db", "restore", file, "--force", "--database", &url]);
+        if restored.code == Some(0) {
+            break;
+        }
+        assert!(restored.err.contains("runs on this database"), "{restored:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not forgotten: {restored:?}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    // By itself: it is thawed and nothing else.
+    server.end(Signal::SIGCONT).await;
+    assert!(server.said().contains("a backup was restored into the database"), "{}", server.said());
+
+    // The state says that it was started once; the claw that runs was started four times. A
+    // restart that is asked for before anybody has looked is done all the same.
+    server.run(&farm).await;
+    let restarting = server.client().restart(&id).await.expect("accepted");
+    done(&server, &restarting.operation.id).await;
+    assert_eq!(starts(), 5, "the restart was taken for done");
+    let stopping = server.client().stop(&id, StopRequest::default()).await.expect("accepted");
+    done(&server, &stopping.operation.id).await;
+    let starting = server.client().start(&id).await.expect("accepted");
+    done(&server, &starting.operation.id).await;
+    assert_eq!(starts(), 6);
 }

@@ -44,7 +44,7 @@ impl Farm {
     }
 
     /// Gives a home the key of the others, as an operator does.
-    fn share_key(&self, home: &Path) {
+    pub(super) fn share_key(&self, home: &Path) {
         let kept = self.folder.path().join("master.key");
         let own = home.join("master.key");
         if own.exists() {
