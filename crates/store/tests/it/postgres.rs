@@ -397,3 +397,49 @@ async fn a_database_that_is_started_again_is_found_again_and_nothing_is_lost() {
     let seen = watch(bed.store.clone(), begin, acknowledged as usize).await;
     assert_eq!(seen.len(), acknowledged as usize);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heartbeat_does_not_wait_behind_what_clients_change() {
+    let bed = Bed::new(On::Postgres).await;
+    let member = clawfarm_model::server::Member {
+        node: "n1".into(),
+        session: "s".into(),
+        name: "one".into(),
+        version: "0.1.0".into(),
+        address: None,
+        targets: Vec::new(),
+    };
+    let long = Duration::from_secs(600);
+    bed.store.join(&system(), &member, long).await.unwrap();
+    // Every change of a client writes to the audit log, and none gets on.
+    let raw = bed.place.raw().await;
+    let held = raw.begin().await.unwrap();
+    held.execute_unprepared("LOCK TABLE audit IN EXCLUSIVE MODE").await.unwrap();
+    let mut clients = tokio::task::JoinSet::new();
+    for n in 0..30 {
+        let (store, new) = (bed.store.clone(), instance("default", &format!("claw{n}")));
+        clients.spawn(async move {
+            let grant = leave(Action::InstanceCreate, &new);
+            store.create_instance(&grant, NewInstance::new(new)).await.map(drop)
+        });
+    }
+    // As many as there are connections for changes.
+    let looking = bed.place.raw().await;
+    let waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let begun = std::time::Instant::now();
+    loop {
+        let look = sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, waiting);
+        let row = looking.query_one_raw(look);
+        let count: i64 = row.await.unwrap().unwrap().try_get("", "n").unwrap();
+        if count >= 8 {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "only {count} changes wait");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Well before the changes give up (10 s), whatever the machine does meanwhile.
+    bed.store.beat(&system(), &member, long).await.unwrap();
+    assert_eq!(clients.try_join_next().map(|c| c.unwrap().is_ok()), None, "the changes still waited");
+    held.rollback().await.unwrap();
+    clients.join_all().await;
+}
