@@ -1,5 +1,6 @@
 //! The command `clawfarm`: the command line, the server and the shim in one binary.
 
+mod admin_token;
 mod app;
 mod background;
 mod cli;

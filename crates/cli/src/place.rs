@@ -5,13 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clawfarm_control::{LEASE_TTL, Sharing};
+use clawfarm_model::Error;
 use clawfarm_model::server::Member;
-use clawfarm_model::{Context, Error};
-use clawfarm_server::{
-    ApiListener, PeersConfig, keep_admin_token, load_admin_token, load_or_create_admin_token, new_admin_token,
-};
+use clawfarm_server::{ApiListener, PeersConfig};
 use clawfarm_store::{Database, Store};
-use secrecy::SecretString;
 
 use crate::commands::serve::ServeArgs;
 use crate::connect::VERSION;
@@ -42,21 +39,6 @@ impl Place {
         Ok(Self { database, node: None })
     }
 
-    /// The token of callers: one for all servers of a database, so that any of them can be
-    /// asked.
-    pub(crate) async fn admin_token(&self, home: &Path, store: &Store) -> Result<SecretString, Error> {
-        if self.node.is_none() {
-            return load_or_create_admin_token(home);
-        }
-        let offered = match load_admin_token(home)? {
-            Some(token) => token,
-            None => new_admin_token()?,
-        };
-        let agreed = store.agree_on(&Context::system("start"), "admin-token", offered).await?;
-        keep_admin_token(home, &agreed)?;
-        Ok(agreed)
-    }
-
     /// How the database is shared, and the other servers are reached.
     pub(crate) fn sharing(
         &self,
@@ -75,14 +57,17 @@ impl Place {
         }
         let member = Member {
             node: node.id.clone(),
-            session: random_hex::<8>()?,
+            session: random_hex::<16>()?,
             name: node.name.as_str().to_owned(),
             version: version(),
             address,
             targets: Vec::new(),
         };
-        let peers =
-            PeersConfig { key: store.peer_key()?, connect: Arc::new(Connector { ca: args.peer_ca() }) };
+        let peers = PeersConfig {
+            key: store.peer_key()?,
+            session: member.session.clone(),
+            connect: Arc::new(Connector { ca: args.peer_ca() }),
+        };
         Ok((Some(Sharing { member, ttl: LEASE_TTL }), Some(peers)))
     }
 }

@@ -17,11 +17,12 @@ use clawfarm_model::{Code, Error};
 use clawfarm_runtime::Runtime;
 use clawfarm_runtime_process::{ProcessConfig, ProcessRuntime};
 use clawfarm_runtime_sim::{SimConfig, SimRuntime};
-use clawfarm_server::{ApiListener, ClawListener, HomeLock, ServerConfig};
+use clawfarm_server::{AdminToken, ApiListener, ClawListener, HomeLock, ServerConfig};
 use clawfarm_store::{MasterKey, Store, StoreConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin_token;
 use crate::app::App;
 use crate::commands::serve::ServeArgs;
 use crate::connect::{self, VERSION};
@@ -139,7 +140,10 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let store = Store::open(StoreConfig::new(place.database.clone(), master_key)).await?;
     remember(&folder, &place.database, store.description())?;
     clawfarm_failpoint::point!(StoreOpened);
-    let admin_token = place.admin_token(&folder, &store).await?;
+    let admin_token = admin_token::at_start(&folder, &store, place.node.is_some()).await?;
+    let known = AdminToken::from(&admin_token);
+    let shared = place.node.is_some().then(|| store.clone());
+    tokio::spawn(admin_token::follow(folder.clone(), shared, known.clone(), shutdown.clone()));
     let claws = ClawListener::bind(&folder).await?;
     clawfarm_failpoint::point!(ClawsBound);
     // Bound before the others are told where it is.
@@ -162,7 +166,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     if let Some(manager) = Manager::from_environment() {
-        let own = Client::new(Endpoint::Unix(connect::socket(&folder)), admin_token.clone());
+        let own = Client::new(Endpoint::Unix(connect::socket(&folder)), admin_token);
         tokio::spawn(manager.attend(own, shutdown.clone()));
     }
     let served = clawfarm_server::serve(ServerConfig {
@@ -172,7 +176,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         listen: args.listen(),
         tls: args.tls(),
         allow_plaintext: args.allows_plaintext(),
-        admin_token,
+        admin_token: known,
         peers,
         listener,
         claws,

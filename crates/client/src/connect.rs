@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clawfarm_model::{Code, Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -10,6 +11,10 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::endpoint::Endpoint;
 use crate::{CONNECT_TIMEOUT, tls};
+
+/// How long a server's machine may be silent on a connection: longer than a network needs to find
+/// another way.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A byte stream to a server.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + std::fmt::Debug {}
@@ -49,7 +54,21 @@ async fn open(endpoint: &Endpoint) -> Result<Box<dyn Io>> {
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
+    notice_silence(&stream)?;
     Ok(stream)
+}
+
+/// Has the kernel break a connection whose other machine says nothing for about [`SILENCE_MAX`],
+/// be it idle (keepalive) or with something sent that was not received (tcp(7)).
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE_MAX / 2)?;
+    sockopt::set_tcp_keepintvl(stream, SILENCE_MAX / 6)?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    let millis = u32::try_from(SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, millis)?;
+    Ok(())
 }
 
 /// Connects to a unix socket, also when its path is longer than a socket address holds: then
@@ -111,5 +130,15 @@ mod tests {
         let short = format!("/proc/self/fd/{}/s.sock", folder.as_raw_fd());
         let _listener = tokio::net::UnixListener::bind(short).unwrap();
         connect(&Endpoint::Unix(deep.join("s.sock"))).await.expect("reached over the folder");
+    }
+
+    #[tokio::test]
+    async fn the_kernel_notices_a_machine_that_is_silent() {
+        use rustix::net::sockopt;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = tcp("127.0.0.1", listener.local_addr().unwrap().port()).await.unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(30));
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 60_000);
     }
 }

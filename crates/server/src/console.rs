@@ -90,20 +90,16 @@ impl Consoles {
         }
     }
 
-    /// Gives out a ticket, and tells until when it is good.
+    /// Gives out a ticket, and tells until when it is good. Of several servers each knows its own
+    /// tickets only, and the others have to know whose one is: then its text is `named`.
     pub(crate) fn issue(
         &self,
         context: Context,
         instance: String,
         request: ExecRequest,
-        node: Option<&str>,
+        named: Option<String>,
     ) -> Result<(String, Timestamp)> {
-        // Of several servers each knows its own tickets only, and the others have to know whose
-        // one is. With the node's name in it, it has room for 192 bits.
-        let text = match node {
-            Some(node) => format!("{node}-{}", random_hex::<24>()?),
-            None => random_hex::<32>()?,
-        };
+        let text = named.map_or_else(random_hex::<32>, Ok)?;
         let now = Timestamp::now();
         let expires_at = now.after(TICKET_LIFE);
         let mut open = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);

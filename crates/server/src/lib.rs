@@ -25,7 +25,9 @@ pub use listen::claws::ClawListener;
 pub use listen::home::HomeLock;
 pub use listen::{ApiListener, ServerConfig, Tls, serve};
 pub use openapi::openapi;
-pub use peers::{PeerConnect, PeerStream, PeersConfig};
+pub use peers::{PeerConnect, PeerStream, PeersConfig, plain_address};
 pub use state::{ServerState, StateConfig};
 pub use support::offline_support_bundle;
-pub use token::{keep_admin_token, load_admin_token, load_or_create_admin_token, new_admin_token};
+pub use token::{
+    AdminToken, load_admin_token, load_or_create_admin_token, new_admin_token, replace_admin_token,
+};

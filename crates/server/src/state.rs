@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use clawfarm_control::Control;
 use clawfarm_model::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
 use crate::console::Consoles;
 use crate::forward::Forwards;
 use crate::metrics::Metrics;
 use crate::peers::{Peers, PeersConfig};
+use crate::token::AdminToken;
 
 /// What a [`ServerState`] is made of.
 pub struct StateConfig {
@@ -23,7 +21,7 @@ pub struct StateConfig {
     /// The home folder, to be shown.
     pub home: PathBuf,
     /// The token that requests must present.
-    pub admin_token: SecretString,
+    pub admin_token: AdminToken,
     /// Where it listens besides its socket, to be shown.
     pub listen: Option<SocketAddr>,
     /// How the other servers of its database are reached, and reach it; `None` when it is alone.
@@ -43,7 +41,7 @@ struct Inner {
     control: Control,
     home: PathBuf,
     listen: Option<SocketAddr>,
-    token_hash: [u8; 32],
+    token: AdminToken,
     started_at: Timestamp,
     shutdown: CancellationToken,
     consoles: Consoles,
@@ -53,7 +51,7 @@ struct Inner {
 }
 
 impl ServerState {
-    /// The state of a server. Of the token only a hash is kept.
+    /// The state of a server.
     #[must_use]
     pub fn new(config: StateConfig) -> Self {
         Self {
@@ -61,7 +59,7 @@ impl ServerState {
                 control: config.control,
                 home: config.home,
                 listen: config.listen,
-                token_hash: Sha256::digest(config.admin_token.expose_secret()).into(),
+                token: config.admin_token,
                 started_at: Timestamp::now(),
                 shutdown: config.shutdown,
                 consoles: Consoles::default(),
@@ -108,10 +106,8 @@ impl ServerState {
         &self.inner.metrics
     }
 
-    /// Whether this is the admin's token. Hashes of equal length are compared, so that the
-    /// time it takes tells nothing of the token.
+    /// Whether this is the admin's token.
     pub(crate) fn knows(&self, token: &str) -> bool {
-        let hash: [u8; 32] = Sha256::digest(token).into();
-        hash.ct_eq(&self.inner.token_hash).into()
+        self.inner.token.is(token)
     }
 }

@@ -3,15 +3,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use clawfarm_model::{Code, Error, Result};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 
 /// The token's file in the home folder.
 const FILE: &str = "admin.token";
-/// Hexadecimal digits of 256 bits.
-const DIGITS: usize = 64;
 
 /// Reads the admin's token from `home`, or makes one at the first start.
 ///
@@ -40,22 +41,48 @@ pub fn load_admin_token(home: &Path) -> Result<Option<SecretString>> {
     }
 }
 
-/// Keeps the token that the servers of one database have in common in `home`, which has none.
+/// Puts a token into `home`, in the place of the one that is there, if one is.
 ///
 /// # Errors
-/// As [`load_or_create_admin_token`]; `Conflict` when the home has another one.
-pub fn keep_admin_token(home: &Path, token: &SecretString) -> Result<()> {
+/// `Internal` when the file can't be written.
+pub fn replace_admin_token(home: &Path, token: &SecretString) -> Result<()> {
     let path = home.join(FILE);
-    let kept = place(home, &path, token.expose_secret())?;
-    if kept.expose_secret() == token.expose_secret() {
-        return Ok(());
+    let temporary = temporary(home)?;
+    let replaced = write(&temporary, token.expose_secret())
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .and_then(|()| File::open(home)?.sync_all());
+    replaced.map_err(|e| {
+        let _ = std::fs::remove_file(&temporary);
+        failed("replace", &path, e)
+    })
+}
+
+/// The token that requests must present, as a server that runs knows it: all of its copies are one,
+/// and of the token only a hash is kept.
+#[derive(Clone, Debug)]
+pub struct AdminToken(Arc<RwLock<[u8; 32]>>);
+
+impl AdminToken {
+    /// Another one counts from now on.
+    pub fn set(&self, token: &SecretString) {
+        let hash = Sha256::digest(token.expose_secret()).into();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = hash;
     }
-    Err(Error::new(
-        Code::Conflict,
-        format!("{} is not the token of this database's other servers", path.display()),
-    )
-    .field("admin.token")
-    .fix(format!("remove it, so that theirs is taken at the next start: rm {}", path.display())))
+
+    /// Whether this is it. Hashes of equal length are compared, so that the time it takes tells
+    /// nothing of the token.
+    #[must_use]
+    pub fn is(&self, token: &str) -> bool {
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        let known = *self.0.read().unwrap_or_else(PoisonError::into_inner);
+        hash.ct_eq(&known).into()
+    }
+}
+
+impl From<&SecretString> for AdminToken {
+    fn from(token: &SecretString) -> Self {
+        Self(Arc::new(RwLock::new(Sha256::digest(token.expose_secret()).into())))
+    }
 }
 
 /// A new token: 256 random bits.
@@ -73,7 +100,7 @@ fn load(file: File, path: &Path) -> Result<SecretString> {
             Code::Conflict,
             format!("{} may be read by others than its owner (mode {mode:04o})", path.display()),
         )
-        .fix(format!("remove it, so that a new token is made at the next start: rm {}", path.display())));
+        .fix("it may be known: give all servers of this home's database a new one: clawfarm server renew-token"));
     }
     let mut text = String::new();
     file.take(1024).read_to_string(&mut text).map_err(|e| failed("read", path, e))?;
@@ -88,12 +115,9 @@ fn load(file: File, path: &Path) -> Result<SecretString> {
 /// Writes the whole token under another name and links it into place, so that a reader sees
 /// all of it or nothing, and that of two makers one wins and the other reads the winner's.
 fn create(home: &Path, path: &Path) -> Result<SecretString> {
-    place(home, path, &random_hex::<32>()?)
-}
-
-fn place(home: &Path, path: &Path, token: &str) -> Result<SecretString> {
-    let temporary = home.join(format!(".{FILE}.{}.{}", std::process::id(), random_hex::<4>()?));
-    let written = write(&temporary, token).and_then(|()| match std::fs::hard_link(&temporary, path) {
+    let temporary = temporary(home)?;
+    let token = random_hex::<32>()?;
+    let written = write(&temporary, &token).and_then(|()| match std::fs::hard_link(&temporary, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     });
@@ -104,8 +128,11 @@ fn place(home: &Path, path: &Path, token: &str) -> Result<SecretString> {
     load(File::open(path).map_err(|e| failed("read", path, e))?, path)
 }
 
+fn temporary(home: &Path) -> Result<PathBuf> {
+    Ok(home.join(format!(".{FILE}.{}.{}", std::process::id(), random_hex::<4>()?)))
+}
+
 fn write(path: &Path, token: &str) -> io::Result<()> {
-    debug_assert_eq!(token.len(), DIGITS);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(token.as_bytes())?;
     file.write_all(b"\n")?;
@@ -135,7 +162,7 @@ mod tests {
     fn it_is_made_once_and_only_its_owner_can_read_it() {
         let home = tempfile::tempdir().unwrap();
         let first = load_or_create_admin_token(home.path()).unwrap();
-        assert_eq!(first.expose_secret().len(), DIGITS);
+        assert_eq!(first.expose_secret().len(), 64, "hexadecimal digits of 256 bits");
         let again = load_or_create_admin_token(home.path()).unwrap();
         assert_eq!(first.expose_secret(), again.expose_secret());
         let mode = std::fs::metadata(home.path().join(FILE)).unwrap().mode();
@@ -161,6 +188,22 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(load_or_create_admin_token(home.path()).unwrap_err().code(), Code::Conflict);
+    }
+
+    #[test]
+    fn a_new_one_replaces_it_whatever_it_was() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join(FILE);
+        std::fs::write(&path, "not a token, and all can read it").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let (old, new) = (SecretString::from("x".repeat(64)), new_admin_token().unwrap());
+        let known = AdminToken::from(&old);
+        let copy = known.clone();
+        replace_admin_token(home.path(), &new).unwrap();
+        copy.set(&load_admin_token(home.path()).unwrap().unwrap());
+        assert!(known.is(new.expose_secret()) && !known.is(old.expose_secret()));
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1, "nothing else is left behind");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use clawfarm_model::{Code, Error, Result};
 use hmac::{Hmac, Mac};
-use secrecy::SecretBox;
+use secrecy::{ExposeSecret, SecretBox};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -67,6 +67,16 @@ pub(crate) fn derive(master: &MasterKey, purpose: &str) -> Result<SecretBox<[u8;
     mac.update(purpose.as_bytes());
     mac.update(&[1]);
     Ok(SecretBox::new(Box::new(mac.finalize().into_bytes().into())))
+}
+
+/// A code of a text under a key for one purpose, in hexadecimal (HMAC-SHA-256): the same for the
+/// same text, and nothing that could be tried out without the master key.
+pub(crate) fn keyed_hash(master: &MasterKey, purpose: &str, text: &str) -> Result<String> {
+    let key = derive(master, purpose)?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.expose_secret())
+        .map_err(|e| Error::internal("a code can't be made", e))?;
+    mac.update(text.as_bytes());
+    Ok(mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The associated data. Each part goes with its length, so that no two lists of parts come

@@ -12,6 +12,7 @@
 //! The schema and the queries are portable: text and 64-bit integers, documents as JSON
 //! text. What is particular to SQLite or PostgreSQL is in the `backend` module alone.
 
+mod agreed;
 mod audit;
 mod backend;
 mod backup;

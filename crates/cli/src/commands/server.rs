@@ -1,13 +1,17 @@
 //! `server`: the servers that share one database.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use clawfarm_model::{Code, Error};
+use clawfarm_store::{Database, MasterKey, Store, StoreConfig};
 
+use crate::admin_token;
 use crate::app::App;
+use crate::database::DatabaseArgs;
 use crate::errors::{OK, Outcome};
 use crate::output::{Column, Table};
 
 /// The help's examples.
-pub(crate) const EXAMPLES: &str = "Examples:\n  clawfarm server ls";
+pub(crate) const EXAMPLES: &str = "Examples:\n  clawfarm server ls\n  clawfarm server renew-token";
 
 /// `clawfarm server`.
 #[derive(Debug, Subcommand)]
@@ -15,13 +19,59 @@ pub(crate) enum ServerCommand {
     /// List the servers that share the database, with their shares of the work
     #[command(after_help = "Examples:\n  clawfarm server ls\n  clawfarm server ls --json")]
     Ls,
+    /// Give the server, and all others of its database, a new token for callers
+    #[command(
+        long_about = "Makes a new admin.token; the one before is worth nothing within seconds, at every server of the database. Give the new one to contexts and clients elsewhere. It works on the home folder, whether its server runs or not.",
+        after_help = "Examples:\n  clawfarm server renew-token\n  clawfarm server renew-token --database postgres://farm@db.example/clawfarm"
+    )]
+    RenewToken(RenewTokenArgs),
+}
+
+/// `clawfarm server renew-token`.
+#[derive(Debug, Args)]
+pub(crate) struct RenewTokenArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
 }
 
 /// `clawfarm server`.
 pub(crate) async fn run(app: &App, command: &ServerCommand) -> Outcome {
     match command {
         ServerCommand::Ls => list(app).await,
+        ServerCommand::RenewToken(args) => Box::pin(renew_token(app, args)).await,
     }
+}
+
+async fn renew_token(app: &App, args: &RenewTokenArgs) -> Outcome {
+    let server = app.server()?;
+    let home = server.local_home()?;
+    let database = args.database.choose(home)?;
+    let shared = matches!(database, Database::Postgres(_));
+    let store = if shared {
+        let key = home.join("master.key");
+        if !key.exists() {
+            return Err(Error::new(Code::NotFound, format!("there is no {}", key.display()))
+                .fix("do it in the home of a server of that database: --home, or CLAWFARM_HOME")
+                .into());
+        }
+        let key = MasterKey::load_or_create(&key)?;
+        Some(Store::open(StoreConfig::new(database, key)).await?)
+    } else {
+        None
+    };
+    admin_token::renew(home, store.as_ref()).await?;
+    let file = home.join("admin.token");
+    if app.ui.json {
+        app.ui.document(&serde_json::json!({ "file": file, "all_servers": shared }))?;
+        return Ok(OK);
+    }
+    app.ui.line(format_args!("{} is new", file.display()))?;
+    app.ui.note(if shared {
+        "The servers of this database that run take it within seconds, the others when they start. Give it to contexts and clients elsewhere."
+    } else {
+        "A server that runs takes it within seconds. Give it to contexts and clients elsewhere."
+    });
+    Ok(OK)
 }
 
 async fn list(app: &App) -> Outcome {

@@ -18,7 +18,7 @@ use crate::cli::{Cli, Command};
 use crate::database::{DATABASE, keep_for_service};
 use crate::errors::{OK, Outcome};
 use crate::server::{CACHE_DIR, SIM_WORLD};
-use crate::service::{MARK, NAME, Scope, Systemctl, Unit};
+use crate::service::{MARK, NAME, Scope, Systemctl, Unit, trust};
 use crate::{connect, context};
 
 /// The help's examples.
@@ -105,6 +105,9 @@ async fn install(app: &App, args: &InstallArgs) -> Outcome {
     let text = unit.text()?;
     let path = Unit::path(&unit.scope, &context::config_folder()?);
     if args.print {
+        if let Err(error) = trust::check(&unit) {
+            app.ui.warn(format_args!("{}", error.message()));
+        }
         if app.ui.json {
             app.ui.document(&json!({ "path": path, "unit": text, "rule": RULE }))?;
         } else {
@@ -116,6 +119,7 @@ async fn install(app: &App, args: &InstallArgs) -> Outcome {
     // Before anything is written.
     systemctl.check().await?;
     check_ours(&path)?;
+    trust::check(&unit)?;
     let kept = keep_database(args, &unit.home)?;
     write(&path, &text)?;
     systemctl.run(&["daemon-reload"]).await?;

@@ -4,6 +4,7 @@
 pub(crate) mod notify;
 mod quote;
 mod systemctl;
+pub(crate) mod trust;
 mod unit;
 
 use std::path::Path;

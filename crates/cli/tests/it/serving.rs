@@ -46,6 +46,47 @@ fn it_listens_on_loopback_for_who_has_the_token_and_ends_on_sigterm() {
 }
 
 #[test]
+fn a_renewed_token_counts_for_the_server_that_runs() {
+    let home = Home::new();
+    home.run(&["ps"]).ends(0);
+    let file = home.farm().join("admin.token");
+    let old = home.path().join("old");
+    std::fs::copy(&file, &old).expect("copied");
+    let old = old.to_str().expect("text");
+    let renewed = home.run(&["server", "renew-token", "--json"]).ends(0).json();
+    assert_eq!(renewed["file"], file.to_str().expect("text"));
+    assert_ne!(std::fs::read(&file).expect("there"), std::fs::read(old).expect("there"));
+    eventually("the new one to be taken", || (home.run(&["ps"]).code == Some(0)).then_some(()));
+    let refused = home.run(&["--token-file", old, "ps"]);
+    assert!(refused.code != Some(0) && refused.err.contains("token is not this server's"), "{refused:?}");
+}
+
+#[test]
+fn a_second_server_ends_the_first_when_its_lock_was_removed() {
+    let home = Home::new();
+    let first = home.command(&["serve"]).spawn().expect("starts");
+    eventually("the server to serve", || (home.server_pid()? == i64::from(first.id())).then_some(()));
+    // Within a second the first has it again, or the second has it: one of them ends.
+    std::fs::remove_file(home.farm().join("server.lock")).expect("there");
+    let second = home.command(&["serve"]).spawn().expect("starts");
+    let (mut first, mut second) = (Some(first), Some(second));
+    let (ended, left) = eventually("one of them to end", || {
+        for (one, other) in [(&mut first, &mut second), (&mut second, &mut first)] {
+            if one.as_mut()?.try_wait().expect("waited").is_some() {
+                return Some((one.take()?, other.take()?));
+            }
+        }
+        None
+    });
+    let done = finish(ended);
+    assert!(done.code != Some(0) && done.err.contains("field: home"), "it says why: {done:?}");
+    home.run(&["ps"]).ends(0);
+    assert_eq!(home.server_pid(), Some(i64::from(left.id())), "the other one serves");
+    terminate(&left);
+    finish(left).ends(0);
+}
+
+#[test]
 fn beyond_loopback_it_wants_tls() {
     let home = Home::new();
     let done = home.run(&["serve", "--listen", "0.0.0.0:0"]).ends(2);

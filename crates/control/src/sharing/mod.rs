@@ -233,6 +233,12 @@ impl crate::Control {
         self.core.shares.node()
     }
 
+    /// Where it has told the other servers that they reach it; `None` when it has not, or is alone.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<&str> {
+        self.core.shares.shared()?.member.address.as_deref()
+    }
+
     /// What the database's clock says, by this machine's: the servers' own clocks may differ.
     #[must_use]
     pub fn database_time(&self) -> Timestamp {

@@ -35,8 +35,11 @@ pub(super) async fn ticket(
 ) -> ApiResult<axum::Json<ConsoleTicket>> {
     let request = exec_request(request)?;
     let instance = state.control().get(&context, &id.0).await?;
-    let (text, expires_at) =
-        state.consoles().issue(context, instance.id.to_string(), request, state.control().node())?;
+    let named = match (state.peers(), state.control().node()) {
+        (Some(peers), Some(own)) => Some(peers.signer.ticket(own)?),
+        _ => None,
+    };
+    let (text, expires_at) = state.consoles().issue(context, instance.id.to_string(), request, named)?;
     Ok(axum::Json(ConsoleTicket { path: format!("{PREFIX}/consoles/{text}"), expires_at }))
 }
 

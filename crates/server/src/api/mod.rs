@@ -45,7 +45,11 @@ pub(crate) fn documented() -> OpenApiRouter<ServerState> {
     let waiting = waiting()
         .layer(from_fn(peers::forward::around))
         .layer(from_fn_with_state(Load::waiting(), Load::check));
-    OpenApiRouter::new().merge(plain).merge(waiting).merge(health())
+    let tickets = OpenApiRouter::new()
+        .routes(routes!(console::open))
+        .layer(from_fn(peers::forward::around))
+        .layer(from_fn_with_state(Load::tickets(), Load::check));
+    OpenApiRouter::new().merge(plain).merge(tickets).merge(waiting).merge(health())
 }
 
 /// What is answered at once.
@@ -78,7 +82,6 @@ fn plain() -> OpenApiRouter<ServerState> {
 /// What may take long: streams, consoles, long polls, and what tries things out.
 fn waiting() -> OpenApiRouter<ServerState> {
     OpenApiRouter::new()
-        .routes(routes!(console::open))
         .routes(routes!(forward::open))
         .routes(routes!(send::send))
         .routes(routes!(logs::instance))

@@ -8,6 +8,7 @@ use clawfarm_model::server::Peer;
 
 use crate::error::ApiResult;
 use crate::extract::Ctx;
+use crate::peers::plain_address;
 use crate::state::ServerState;
 
 /// The servers that share this one's database, itself among them. A server that is alone lists
@@ -23,6 +24,10 @@ pub(super) async fn list(State(state): State<ServerState>, Ctx(context): Ctx) ->
         .servers(&context)
         .await?
         .into_iter()
+        .map(|server| Peer {
+            address: server.address.as_deref().map(|address| plain_address(address).to_owned()),
+            ..server
+        })
         .map(|server| ServerView { this: own == Some(server.node.as_str()), server })
         .collect();
     if own.is_none() {

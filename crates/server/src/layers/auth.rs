@@ -12,10 +12,11 @@ use clawfarm_model::name::TenantName;
 use clawfarm_model::{Code, Context, Error};
 use http::header::AUTHORIZATION;
 
-use super::BODY_MAX;
 use super::frame::RequestId;
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::peers::PassedOn;
+use crate::peers::forward::whole;
+use crate::peers::prove;
 use crate::peers::sign::{HEADER, Signed, Signer};
 use crate::state::ServerState;
 
@@ -29,9 +30,12 @@ pub(super) async fn check(State(state): State<ServerState>, mut request: Request
     if request.headers().contains_key(HEADER)
         && let Some(peers) = state.peers()
     {
+        if request.uri().path() == prove::PATH {
+            return prove::answer(&state, peers, request.method(), request.headers());
+        }
         return match passed_on(&state, &peers.signer, request).await {
             Ok(request) => next.run(request).await,
-            Err(error) => ApiError::from(error).into_response(),
+            Err(error) => error.into_response(),
         };
     }
     let path = request.uri().path();
@@ -48,17 +52,15 @@ pub(super) async fn check(State(state): State<ServerState>, mut request: Request
 }
 
 /// A request that another server of the database vouches for, in its caller's name.
-async fn passed_on(state: &ServerState, signer: &Signer, request: Request) -> Result<Request, Error> {
+async fn passed_on(state: &ServerState, signer: &Signer, request: Request) -> ApiResult<Request> {
     let (mut parts, body) = request.into_parts();
     let value = parts.headers.get(HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-    let signed = Signed { method: parts.method.as_str(), target };
+    let signed = Signed { method: parts.method.as_str(), target, headers: &parts.headers };
     let control = state.control();
     let own = control.node().unwrap_or_default();
     let vouched = signer.check(value, own, control.database_time(), signed)?;
-    let body = axum::body::to_bytes(body, BODY_MAX)
-        .await
-        .map_err(|_| Error::invalid("body", "the request is too long, or was cut off"))?;
+    let body = whole(body).await?;
     vouched.check_body(&body)?;
     match vouched.context {
         Some(context) => {
@@ -66,7 +68,7 @@ async fn passed_on(state: &ServerState, signer: &Signer, request: Request) -> Re
         }
         // Nobody asks: then what is asked for must be its own credential.
         None if parts.uri.path().starts_with(TICKETS) => {}
-        None => return Err(Error::new(Code::Unauthenticated, "nobody is named who asks for this")),
+        None => return Err(Error::new(Code::Unauthenticated, "nobody is named who asks for this").into()),
     }
     parts.extensions.insert(PassedOn);
     Ok(Request::from_parts(parts, Body::from(body)))

@@ -21,6 +21,10 @@ const PLAIN_MAX: usize = 256;
 /// Streams, consoles and long polls at a time: they sleep most of the time, and cost a task
 /// and a connection.
 const WAITING_MAX: usize = 1024;
+/// Consoles being opened with a ticket at a time: anybody can ask for one, and is answered at once
+/// when the ticket is none. They are counted apart, so that no stranger takes the places of those
+/// who have a token.
+const TICKETS_MAX: usize = 128;
 /// How long a plain request may take.
 const PLAIN_LIMIT: Duration = Duration::from_secs(30);
 
@@ -40,6 +44,11 @@ impl Load {
     /// For streams, consoles and long polls, which have their own limits.
     pub(crate) fn waiting() -> Self {
         Self { places: Arc::new(Semaphore::new(WAITING_MAX)), limit: None }
+    }
+
+    /// For what is asked with a ticket instead of a token.
+    pub(crate) fn tickets() -> Self {
+        Self { places: Arc::new(Semaphore::new(TICKETS_MAX)), limit: None }
     }
 
     /// The layer's function.

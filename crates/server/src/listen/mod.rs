@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use clawfarm_control::Control;
 use clawfarm_model::{Code, Error, Result};
-use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +25,7 @@ use crate::listen::home::HomeLock;
 use crate::listen::unix::Socket;
 use crate::peers::PeersConfig;
 use crate::state::{ServerState, StateConfig};
+use crate::token::AdminToken;
 
 pub use tls::Tls;
 
@@ -48,7 +48,7 @@ pub struct ServerConfig {
     /// Listen beyond loopback without TLS all the same: the token can be read on the way.
     pub allow_plaintext: bool,
     /// The token that requests must present.
-    pub admin_token: SecretString,
+    pub admin_token: AdminToken,
     /// How the other servers of its database are reached; `None` when it is alone.
     pub peers: Option<PeersConfig>,
     /// Where to listen on TCP, bound before, so that its port could be told to the others; for
@@ -86,8 +86,8 @@ impl ApiListener {
 ///
 /// # Errors
 /// `InvalidInput` when `listen` is beyond loopback without TLS, or the certificate is no good;
-/// `Conflict` when the address is taken; `Internal` when the socket can't be made.
-pub async fn serve(config: ServerConfig) -> Result<()> {
+/// `Conflict` when the address is taken, or another server has taken the home; `Internal` when the socket can't be made.
+pub async fn serve(mut config: ServerConfig) -> Result<()> {
     check_listen(&config)?;
     let acceptor = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let listener = match (config.listener, config.listen) {
@@ -106,30 +106,38 @@ pub async fn serve(config: ServerConfig) -> Result<()> {
         shutdown: config.shutdown.clone(),
     });
     tracing::info!(socket = %config.socket.display(), listen = ?listen, claws = config.claws.port(), "serving");
-    run(&state, &config.home, &mut socket, listener, acceptor, config.claws, &config.shutdown).await;
+    let home = &mut config.home;
+    let ran = run(&state, home, &mut socket, listener, acceptor, config.claws, &config.shutdown).await;
     socket.remove();
     config.control.shutdown(None, false).await?;
     drop(config.home);
     tracing::info!("ended");
-    Ok(())
+    ran
 }
 
 async fn run(
     state: &ServerState,
-    home: &HomeLock,
+    home: &mut HomeLock,
     socket: &mut Socket,
     listener: Option<TcpListener>,
     acceptor: Option<TlsAcceptor>,
     claws: ClawListener,
     shutdown: &CancellationToken,
-) {
+) -> Result<()> {
     let router = crate::router(state);
     let connections = Connections::new(shutdown.clone());
     let claw_router = claws::router(state.control().clone());
     let (claw_listener, _) = claws.into_parts();
     let claw_places = Places::new(CLAWS_MAX);
-    tokio::join!(
-        socket.accept(home, &connections, &router),
+    let (ran, (), ()) = tokio::join!(
+        async {
+            let accepted = socket.accept(home, &connections, &router).await;
+            if let Err(error) = &accepted {
+                tracing::error!(%error, "this server ends");
+                shutdown.cancel();
+            }
+            accepted
+        },
         tcp(claw_listener, None, &connections, &claw_places, &claw_router),
         async {
             if let Some(listener) = listener {
@@ -139,6 +147,7 @@ async fn run(
         },
     );
     tokio::join!(connections.finish(GRACE), state.consoles().finish(GRACE), state.forwards().finish(GRACE));
+    ran
 }
 
 fn check_listen(config: &ServerConfig) -> Result<()> {

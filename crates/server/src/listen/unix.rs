@@ -62,8 +62,16 @@ impl Socket {
     }
 
     /// Serves until the server ends. A file that somebody removed, or put something else in the
-    /// place of, is made again.
-    pub(super) async fn accept(&mut self, home: &HomeLock, connections: &Connections, router: &Router) {
+    /// place of, is made again; so is the home's lock.
+    ///
+    /// # Errors
+    /// `Conflict` when another server has taken the home.
+    pub(super) async fn accept(
+        &mut self,
+        home: &mut HomeLock,
+        connections: &Connections,
+        router: &Router,
+    ) -> Result<()> {
         let places = Places::new(API_MAX);
         let router = router.clone().layer(Extension(OverSocket));
         let mut looks = interval(LOOK_EVERY);
@@ -71,8 +79,9 @@ impl Socket {
         while let Some(place) = connections.place(&places).await {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
-                () = connections.stopping() => return,
+                () = connections.stopping() => return Ok(()),
                 _ = looks.tick() => {
+                    home.keep()?;
                     self.mend(home);
                     continue;
                 }
@@ -82,6 +91,7 @@ impl Socket {
                 Err(error) => accept_error(&error).await,
             }
         }
+        Ok(())
     }
 
     /// Makes the file again when it is gone. Not in a folder that is another server's: somebody

@@ -8,6 +8,7 @@ use clawfarm_model::{ClawId, Code, Context, Error, Result};
 use http::{Extensions, Method, Uri};
 use serde::Deserialize;
 
+use super::sign::Signer;
 use crate::extract::IdText;
 
 /// How a request depends on a runtime.
@@ -75,6 +76,7 @@ struct Wanted {
 /// Which other server a request is for; `None` when it is this one's to answer.
 pub(super) async fn other(
     control: &Control,
+    signer: &Signer,
     needs: Needs,
     context: Option<&Context>,
     uri: &Uri,
@@ -82,7 +84,7 @@ pub(super) async fn other(
 ) -> Result<Option<(String, String)>> {
     let place = match (needs, context) {
         (Needs::Nothing, _) => Place::Here,
-        (Needs::Ticket, _) => return ticket(control, uri),
+        (Needs::Ticket, _) => return ticket(control, signer, uri),
         // The handler tells what is wrong with it.
         (_, None) => Place::Here,
         (Needs::Instance, Some(context)) => match segment(uri, 4) {
@@ -108,10 +110,11 @@ pub(super) async fn other(
     })
 }
 
-/// A ticket of several servers begins with the node id of the one that gave it.
-fn ticket(control: &Control, uri: &Uri) -> Result<Option<(String, String)>> {
+/// A ticket of several servers begins with the node id of the one that gave it. What none of them
+/// gave is refused here, like one that was used before.
+fn ticket(control: &Control, signer: &Signer, uri: &Uri) -> Result<Option<(String, String)>> {
     let (Some(own), Some(text)) = (control.node(), segment(uri, 4)) else { return Ok(None) };
-    let Some((node, _)) = text.split_once('-').filter(|(node, _)| *node != own) else { return Ok(None) };
+    let Some(node) = signer.ticket_of(&text).filter(|node| *node != own) else { return Ok(None) };
     let peer = control.peer(node).filter(|peer| peer.live);
     match peer.map(|peer| (peer.node, peer.address)) {
         Some((node, Some(address))) => Ok(Some((node, address))),

@@ -14,7 +14,7 @@ use clawfarm_model::Result;
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_runtime_sim::{SimConfig, SimRuntime};
-use clawfarm_server::{ClawListener, HomeLock, ServerConfig, ServerState, StateConfig, serve};
+use clawfarm_server::{ClawListener, HomeLock, PeersConfig, ServerConfig, ServerState, StateConfig, serve};
 use clawfarm_store::{MasterKey, Store, StoreConfig};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -60,13 +60,18 @@ impl Farm {
 
     /// The routes of a server that runs.
     pub(crate) fn over(control: Control, home: &std::path::Path) -> Self {
+        Self::among(control, home, None)
+    }
+
+    /// The routes of a server that knows others.
+    pub(crate) fn among(control: Control, home: &std::path::Path, peers: Option<PeersConfig>) -> Self {
         let router = clawfarm_server::router(&ServerState::new(StateConfig {
             control,
             home: home.to_owned(),
-            admin_token: SecretString::from(TOKEN),
+            admin_token: (&SecretString::from(TOKEN)).into(),
             listen: None,
             shutdown: CancellationToken::new(),
-            peers: None,
+            peers,
         }));
         Self { router, _dir: None }
     }
@@ -76,13 +81,23 @@ impl Farm {
         self.raw(request(Method::GET, path).body(Body::empty()).unwrap()).await
     }
 
+    /// As [`Self::ask`], for what may take two of the server's own limits.
+    pub(crate) async fn ask_long(&self, request: Request<Body>) -> Answer {
+        let answer = tokio::time::timeout(3 * LIMIT, self.router.clone().oneshot(request));
+        Self::read(answer.await.expect("an answer").unwrap()).await
+    }
+
     /// Sends a request as it is.
     async fn raw(&self, request: Request<Body>) -> Response<Body> {
         tokio::time::timeout(LIMIT, self.router.clone().oneshot(request)).await.expect("an answer").unwrap()
     }
 
     pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
-        let (parts, body) = self.raw(request).await.into_parts();
+        Self::read(self.raw(request).await).await
+    }
+
+    async fn read(response: Response<Body>) -> Answer {
+        let (parts, body) = response.into_parts();
         let whole =
             tokio::time::timeout(LIMIT, body.collect()).await.expect("the end of the answer").unwrap();
         // One answer is no text: the support bundle.
@@ -193,6 +208,10 @@ impl Running {
     pub(crate) async fn with(home: &std::path::Path, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let mut config = config(home).await;
         change(&mut config);
+        Self::of(config).await
+    }
+
+    pub(crate) async fn of(config: ServerConfig) -> Self {
         let running = Self {
             control: config.control.clone(),
             socket: config.socket.clone(),
@@ -229,7 +248,7 @@ pub(crate) async fn config(home: &std::path::Path) -> ServerConfig {
         listen: None,
         tls: None,
         allow_plaintext: false,
-        admin_token: SecretString::from(TOKEN),
+        admin_token: (&SecretString::from(TOKEN)).into(),
         peers: None,
         listener: None,
         shutdown: CancellationToken::new(),

@@ -7,4 +7,5 @@ mod farm;
 mod inputs;
 mod listening;
 mod overload;
+mod peers;
 mod streams;

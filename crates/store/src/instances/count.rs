@@ -62,7 +62,7 @@ impl Store {
     /// request.
     pub async fn replayed(&self, context: &Context, key: &Idempotency) -> Result<Option<(ClawId, String)>> {
         let tenant = context.tenant()?.as_str();
-        replay(&self.0.reader, tenant, key).await
+        replay(&self.0.reader, tenant, &self.keyed(key)?).await
     }
 }
 

@@ -12,6 +12,7 @@ use super::row::to_row;
 use super::write_error;
 use crate::audit::Outcome;
 use crate::convert::name;
+use crate::crypto;
 use crate::entity::{idempotency_key, instance, label};
 use crate::error::{db, unique_violation};
 use crate::guard::{fits, of_tenant};
@@ -59,7 +60,7 @@ impl NewInstance {
 pub struct Idempotency {
     /// The caller's key, unique within the tenant.
     pub key: String,
-    /// A hash of the request: the same key with another request is an error, not a replay.
+    /// A hash of the request, kept as a code under the master key: the same key with another request is an error, not a replay.
     pub request_hash: String,
 }
 
@@ -91,9 +92,10 @@ impl Store {
     /// `Conflict` on the field `id` (draw another and call again), `port` (taken on this
     /// target) or `Idempotency-Key` (used for another request); `InvalidInput` on `project`,
     /// `target` or `dataset` when they are not there or do not fit; `Insufficient` without room.
-    pub async fn create_instance(&self, granted: &Granted, new: NewInstance) -> Result<Created> {
+    pub async fn create_instance(&self, granted: &Granted, mut new: NewInstance) -> Result<Created> {
         fits(granted, &[Action::InstanceCreate], "instance")?;
         of_tenant(granted, new.instance.tenant.as_str(), "instance", new.instance.id.as_str())?;
+        new.idempotency = new.idempotency.map(|asked| self.keyed(&asked)).transpose()?;
         let mut tries = Tries::default();
         loop {
             match self.try_create(granted, &new).await {
@@ -101,6 +103,13 @@ impl Store {
                 other => return other,
             }
         }
+    }
+
+    /// As it is kept: a request holds secrets, and by a plain hash of it whoever has a backup could
+    /// try out what they are.
+    pub(super) fn keyed(&self, asked: &Idempotency) -> Result<Idempotency> {
+        let request_hash = crypto::keyed_hash(&self.0.master_key, "request hashes v1", &asked.request_hash)?;
+        Ok(Idempotency { request_hash, ..asked.clone() })
     }
 
     async fn try_create(&self, granted: &Granted, new: &NewInstance) -> Result<Created> {

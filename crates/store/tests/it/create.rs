@@ -7,6 +7,7 @@ use crate::support::{Bed, On, instance, leave, on_both, owner};
 
 on_both!(
     the_same_request_twice_makes_one_instance,
+    what_was_asked_can_not_be_tried_out_on_what_is_kept,
     an_unusable_key_is_refused,
     a_taken_id_and_a_taken_port_are_told_apart,
     a_project_or_target_that_is_not_there_is_named,
@@ -15,6 +16,20 @@ on_both!(
 fn keyed(instance: clawfarm_model::Instance, key: &str, hash: &str) -> NewInstance {
     let idempotency = Some(Idempotency { key: key.into(), request_hash: hash.into() });
     NewInstance { idempotency, ..NewInstance::new(instance) }
+}
+
+async fn what_was_asked_can_not_be_tried_out_on_what_is_kept(on: On) {
+    let bed = Bed::new(on).await;
+    let alice = instance("default", "alice");
+    let hash = "5f4dcc3b5aa765d61d8327deb882cf995f4dcc3b5aa765d61d8327deb882cf99";
+    bed.store
+        .create_instance(&leave(Action::InstanceCreate, &alice), keyed(alice, "the-key-4711", hash))
+        .await
+        .unwrap();
+    let kept = bed.place.contents();
+    let has = |text: &str| kept.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has("the-key-4711"), "it is looked for where it is");
+    assert!(!has(hash), "by a plain hash the secrets of a request could be guessed from a backup");
 }
 
 async fn the_same_request_twice_makes_one_instance(on: On) {

@@ -6,3 +6,4 @@ mod frozen;
 mod frozen_database;
 mod load;
 mod servers;
+mod tokens;
