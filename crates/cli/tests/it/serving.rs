@@ -69,15 +69,12 @@ fn a_second_server_ends_the_first_when_its_lock_was_removed() {
     // Within a second the first has it again, or the second has it: one of them ends.
     std::fs::remove_file(home.farm().join("server.lock")).expect("there");
     let second = home.command(&["serve"]).spawn().expect("starts");
-    let (mut first, mut second) = (Some(first), Some(second));
-    let (ended, left) = eventually("one of them to end", || {
-        for (one, other) in [(&mut first, &mut second), (&mut second, &mut first)] {
-            if one.as_mut()?.try_wait().expect("waited").is_some() {
-                return Some((one.take()?, other.take()?));
-            }
-        }
-        None
+    let mut both = [first, second];
+    let which = eventually("one of them to end", || {
+        both.iter_mut().position(|server| server.try_wait().expect("waited").is_some())
     });
+    let [first, second] = both;
+    let (ended, left) = if which == 0 { (first, second) } else { (second, first) };
     let done = finish(ended);
     assert!(done.code != Some(0) && done.err.contains("field: home"), "it says why: {done:?}");
     home.run(&["ps"]).ends(0);
