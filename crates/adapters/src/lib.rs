@@ -115,12 +115,36 @@ pub trait ClawAdapter: Send + Sync + 'static {
         None
     }
 
+    /// The file of the claw's package that tells what [`Self::check_update`] has to know.
+    fn software_file(&self) -> PathBuf {
+        PathBuf::from("package.json")
+    }
+
+    /// Whether data that one version wrote can be given to another; each by its
+    /// [`Self::software_file`], where it has one.
+    ///
+    /// # Errors
+    /// `Unsupported` on `version` when the other version can't read it.
+    fn check_update(&self, from: &SoftwareFile<'_>, to: &SoftwareFile<'_>) -> Result<()> {
+        let _ = (from, to);
+        Ok(())
+    }
+
     /// The variables of a claw's environment that its launch has clawfarm's own keys in.
     fn key_variables(&self) -> KeyVariables;
 
     /// The dashboard's address, given where its gateway can be reached from a browser; with
     /// the token it signs the browser in.
     fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String;
+}
+
+/// A version, and what its package says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftwareFile<'a> {
+    /// The version.
+    pub version: &'a str,
+    /// The contents of [`ClawAdapter::software_file`], where the package has it.
+    pub contents: Option<&'a [u8]>,
 }
 
 /// Where a launch has the keys that clawfarm made for its instance.

@@ -10,7 +10,7 @@ use clawfarm_model::observed::{Confinement, Exit};
 use clawfarm_model::resources::{Resources, Usage};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::target::RuntimeKind;
-use clawfarm_model::{ClawId, Desired, Health, Instance, Operation, Phase, Timestamp};
+use clawfarm_model::{ClawId, Desired, Health, Instance, Operation, Phase, SoftwareUpdate, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -109,6 +109,14 @@ pub struct SuspendRequest {
     pub warm: bool,
     /// Even when it is working.
     pub force: bool,
+}
+
+/// `POST /instances/{id}/update`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateSoftware {
+    /// The claw's version that it is to run; the one this clawfarm was tested with when absent.
+    pub version: Option<String>,
 }
 
 /// `POST /instances/{id}/send`.
@@ -229,6 +237,9 @@ pub struct InstanceView {
     /// What went wrong last, until it goes right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<ErrorReport>,
+    /// The update of its software that is under way, or waits for its next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<SoftwareUpdate>,
     /// Grows with every change; the ETag.
     pub resource_version: i64,
     /// When it was made.
@@ -274,6 +285,7 @@ impl From<&Instance> for InstanceView {
             restarts_total: instance.restarts_total,
             next_attempt_at: instance.not_before,
             last_error: instance.last_error.clone(),
+            update: instance.update.clone(),
             resource_version: instance.version,
             created_at: instance.created_at,
             updated_at: instance.updated_at,

@@ -14,7 +14,7 @@ pub mod stream;
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
 pub use instance::{
     Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MetricsView, ResourcesInput,
-    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, WarningView,
+    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware, WarningView,
 };
 pub use problem::Problem;
 pub use query::{

@@ -15,7 +15,7 @@ use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::target::Target;
 use clawfarm_model::{
     Action, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, Observation,
-    ObservedState, Phase, Resource, Result, Timestamp, authorize,
+    ObservedState, Phase, Resource, Result, SoftwareUpdate, Timestamp, authorize,
 };
 use clawfarm_runtime::{Kept, KeptData, Recover};
 use clawfarm_store::{Recovered, Store};
@@ -91,6 +91,8 @@ struct Record {
     created_at: Timestamp,
     #[serde(default)]
     failed: bool,
+    #[serde(default)]
+    update: Option<SoftwareUpdate>,
 }
 
 impl Findings {
@@ -278,6 +280,7 @@ fn instance(parts: &Parts, target: &Target, kept: Kept) -> Result<(Instance, Obs
         not_before: None,
         phase_since: now,
         last_error: (phase == Phase::Failed).then(|| had_failed(&kept.id).report()),
+        update: record.update,
         version: 0,
         created_at: record.created_at,
         updated_at: now,

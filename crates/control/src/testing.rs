@@ -42,6 +42,7 @@ pub(crate) fn instance() -> Instance {
         not_before: None,
         phase_since: then,
         last_error: None,
+        update: None,
         version: 1,
         created_at: then,
         updated_at: then,

@@ -15,6 +15,7 @@ use crate::phase::{Phase, Signal};
 use crate::resources::Resources;
 use crate::target::RuntimeKind;
 use crate::time::Timestamp;
+use crate::update::SoftwareUpdate;
 
 /// What somebody asked an instance to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -272,6 +273,8 @@ pub struct Instance {
     pub phase_since: Timestamp,
     /// What went wrong last, until it goes right.
     pub last_error: Option<ErrorReport>,
+    /// The update of its software that is under way, or that waits for its next start.
+    pub update: Option<SoftwareUpdate>,
     /// Grows with every write of this row; the ETag.
     pub version: i64,
     /// When it was made.

@@ -23,6 +23,7 @@ pub mod secret;
 pub mod server;
 pub mod target;
 pub mod time;
+pub mod update;
 
 pub use authz::{Action, Actor, Context, Granted, Resource, authorize};
 pub use clawid::ClawId;
@@ -35,3 +36,4 @@ pub use operation::{Operation, OperationKind, OperationState};
 pub use phase::{Phase, Signal};
 pub use resources::Resources;
 pub use time::Timestamp;
+pub use update::{SoftwareUpdate, UpdateStage};

@@ -69,6 +69,8 @@ pub enum Signal {
     Ended,
     /// Its software is being replaced.
     UpdateBegun,
+    /// The replacing was called off, or undone: it is down, on its old software.
+    UpdateEnded,
     /// No further attempt is made.
     GaveUp,
     /// Its removal was issued.
@@ -79,7 +81,7 @@ pub enum Signal {
 
 impl Signal {
     /// Every signal, in the order of a life.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::PrepareBegun,
         Self::StartBegun,
         Self::WakeBegun,
@@ -92,6 +94,7 @@ impl Signal {
         Self::Suspended,
         Self::Ended,
         Self::UpdateBegun,
+        Self::UpdateEnded,
         Self::GaveUp,
         Self::DestroyBegun,
         Self::Destroyed,
@@ -155,9 +158,19 @@ impl Phase {
             (_, S::Suspended) => Some(P::Suspended),
             (P::Stopped | P::Suspended, S::Ended) => None,
             (_, S::Ended) => Some(P::Exited),
-            (P::Stopped | P::Ready | P::Running | P::Unhealthy | P::Exited | P::Failed, S::UpdateBegun) => {
-                Some(P::Updating)
-            }
+            (
+                P::Booting
+                | P::Waking
+                | P::Stopping
+                | P::Stopped
+                | P::Ready
+                | P::Running
+                | P::Unhealthy
+                | P::Exited
+                | P::Failed,
+                S::UpdateBegun,
+            ) => Some(P::Updating),
+            (P::Updating, S::UpdateEnded) => Some(P::Stopping),
             _ => None,
         }
     }
@@ -255,6 +268,9 @@ mod tests {
         (P::Ready, S::UpdateBegun, Some(P::Updating)),
         (P::Updating, S::StopBegun, Some(P::Updating)),
         (P::Updating, S::ProbePassed, Some(P::Ready)),
+        (P::Waking, S::UpdateBegun, Some(P::Updating)),
+        (P::Updating, S::UpdateEnded, Some(P::Stopping)),
+        (P::Ready, S::UpdateEnded, None),
         (P::Stopped, S::ProbeFailed, None),
         (P::Ready, S::StartBegun, None),
         (P::Ready, S::PrepareBegun, None),

@@ -21,7 +21,7 @@ use crate::record::InstanceRecord;
 use crate::tree::{Folder, NewFile, make_private, size_on_disk};
 
 /// What a dataset consists of.
-const PARTS: [&str; 2] = [STATE, VOLUMES];
+pub(crate) const PARTS: [&str; 2] = [STATE, VOLUMES];
 /// Its description, in its folder.
 pub(crate) const MANIFEST: &str = "dataset.json";
 const MANIFEST_LIMIT: u64 = 4 << 20;

@@ -16,11 +16,11 @@ use crate::paths::{IMPORTING, STATE, WORKSPACE};
 use crate::prepare::has_data;
 use crate::record::InstanceRecord;
 use crate::start::{file_error, new_file};
-use crate::tree::{Copied, Folder, copy_tree, give_to, size_on_disk};
+use crate::tree::{Copied, Folder, Links, copy_tree, give_to, size_on_disk};
 use crate::uid;
 
 /// How often an import tells how far it is.
-const TELL: Duration = Duration::from_millis(100);
+pub(crate) const TELL: Duration = Duration::from_millis(100);
 /// What is left free on the disk at least, in bytes: a full disk stops every claw.
 const RESERVE: u64 = 256 << 20;
 
@@ -169,7 +169,7 @@ impl Import {
         claw.remove(IMPORTING.as_ref()).map_err(failed)?;
         let copy = claw.make_folder(Path::new(IMPORTING), None).map_err(failed)?;
         let from = Folder::open(&self.from).map_err(failed)?;
-        let copied = copy_tree(&from, &copy, &mut |bytes| {
+        let copied = copy_tree(&from, &copy, Links::Within, &mut |bytes| {
             self.copied.store(bytes, Ordering::Relaxed);
             !self.called_off.load(Ordering::Relaxed)
         });
@@ -205,7 +205,8 @@ impl Import {
     }
 }
 
-struct CallOff(Arc<AtomicBool>);
+/// Ends a copy when nobody waits for it any more.
+pub(crate) struct CallOff(pub(crate) Arc<AtomicBool>);
 
 impl Drop for CallOff {
     fn drop(&mut self) {

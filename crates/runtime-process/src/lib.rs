@@ -35,6 +35,7 @@ mod runtime;
 mod start;
 mod tree;
 mod uid;
+mod upgrade;
 mod watch;
 
 pub use config::ProcessConfig;

@@ -8,6 +8,7 @@
 //!     volumes/                the claw's own: what is shared into it
 //!     logs/claw/              the claw's own: its own log file
 //!     tmp/                    the claw's own
+//!     copy/                   its data before an update that is under way: state/, volumes/, number
 //!   claws/.removing-<CLAWID>  a removal that is under way
 //!   datasets/<CLAWID>/        data of a removed instance: state/, volumes/, dataset.json
 //!   datasets/.<CLAWID>.partial  a dataset that is being set aside

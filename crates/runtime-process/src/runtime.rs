@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering;
 use async_trait::async_trait;
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
-use clawfarm_model::{ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, StopOptions};
+use clawfarm_model::{
+    ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, Software, StopOptions,
+};
 use clawfarm_runtime::{
     Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream, Logs,
-    Progress, Recover, Runtime, Stats,
+    Progress, Recover, Runtime, Stats, Upgrade,
 };
 use clawfarm_shim::protocol::Request;
 use secrecy::SecretString;
@@ -24,7 +26,7 @@ use crate::fault::{blocking, io_error};
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
 use crate::tree::make_private;
-use crate::{diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, watch};
+use crate::{diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, upgrade, watch};
 
 /// Claws as local processes. Dropping it ends its watching, and no claw.
 pub struct ProcessRuntime {
@@ -204,6 +206,10 @@ impl Runtime for ProcessRuntime {
         Some(self)
     }
 
+    fn upgrade(&self) -> Option<&dyn Upgrade> {
+        Some(self)
+    }
+
     fn recover(&self) -> Option<&dyn Recover> {
         Some(self)
     }
@@ -270,5 +276,32 @@ impl Files for ProcessRuntime {
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {
         files::import(&self.inner, id, from, progress).await
+    }
+}
+
+#[async_trait]
+impl Upgrade for ProcessRuntime {
+    async fn install(&self, software: &Software, progress: &dyn Progress) -> Result<()> {
+        upgrade::install(&self.inner, software, progress).await
+    }
+
+    async fn software_file(&self, software: &Software, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        upgrade::software_file(&self.inner, software, path, limit).await
+    }
+
+    async fn copy_data(&self, id: &ClawId, copy: i64, progress: &dyn Progress) -> Result<u64> {
+        upgrade::copy_data(&self.inner, id, copy, progress).await
+    }
+
+    async fn put_back(&self, id: &ClawId, copy: i64) -> Result<()> {
+        let _verb = self.inner.lock(id).await;
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        blocking(move || upgrade::put_back(&inner, &id, copy)).await
+    }
+
+    async fn remove_copy(&self, id: &ClawId) -> Result<()> {
+        let _verb = self.inner.lock(id).await;
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        blocking(move || upgrade::remove_copy(&inner, &id)).await
     }
 }

@@ -36,6 +36,11 @@ pub enum Verb {
     Read,
     Write,
     Import,
+    Install,
+    SoftwareFile,
+    CopyData,
+    PutBack,
+    RemoveCopy,
 }
 
 impl Verb {
@@ -64,6 +69,11 @@ impl Verb {
             Self::Read => "read",
             Self::Write => "write",
             Self::Import => "import",
+            Self::Install => "install",
+            Self::SoftwareFile => "software_file",
+            Self::CopyData => "copy_data",
+            Self::PutBack => "put_back",
+            Self::RemoveCopy => "remove_copy",
         }
     }
 }
@@ -98,6 +108,8 @@ pub struct Behaviour {
     pub claw: ClawBehaviour,
     /// How the claws of some names behave otherwise; later entries win.
     pub overrides: Vec<Override>,
+    /// The `package.json` of versions of the software, by version.
+    pub packages: BTreeMap<String, serde_json::Value>,
 }
 
 /// What the target has.
@@ -282,14 +294,31 @@ impl Blocker {
     }
 }
 
-/// Another behaviour for the claws of some names.
+/// Another behaviour for the claws of some names and versions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// Which: a name with `*` for anything.
     pub claws: String,
+    /// In which versions: one with `*` for anything.
+    #[serde(default = "any")]
+    pub versions: String,
     /// What is different.
     pub claw: ClawBehaviour,
+}
+
+impl Override {
+    /// For the claws whose id matches, in every version.
+    #[must_use]
+    pub fn of(claws: &str, claw: ClawBehaviour) -> Self {
+        Self { claws: claws.to_owned(), versions: any(), claw }
+    }
+
+    /// For all claws, in the versions that match.
+    #[must_use]
+    pub fn of_version(versions: &str, claw: ClawBehaviour) -> Self {
+        Self { claws: any(), versions: versions.to_owned(), claw }
+    }
 }
 
 impl Behaviour {
@@ -304,11 +333,12 @@ impl Behaviour {
         })
     }
 
-    /// How the claw of this id behaves.
+    /// How the claw of this id behaves in this version.
     #[must_use]
-    pub fn claw(&self, id: &str) -> ClawBehaviour {
+    pub fn claw(&self, id: &str, version: &str) -> ClawBehaviour {
         let mut claw = self.claw.clone();
-        for other in self.overrides.iter().filter(|o| matches(&o.claws, id)) {
+        let applies = |o: &&Override| matches(&o.claws, id) && matches(&o.versions, version);
+        for other in self.overrides.iter().filter(applies) {
             claw.take_over(&other.claw);
         }
         claw
@@ -408,10 +438,10 @@ mod tests {
                                {"claws": "ab*", "claw": {"exit_code": 4}}]}"#,
         )
         .unwrap();
-        assert_eq!(behaviour.claw("x").exit_code, Some(2));
-        assert_eq!(behaviour.claw("ax").exit_code, Some(3));
-        assert_eq!(behaviour.claw("abx").exit_code, Some(4));
-        assert_eq!(behaviour.claw("abx").boot_ms, Some((5, 5)));
+        assert_eq!(behaviour.claw("x", "1").exit_code, Some(2));
+        assert_eq!(behaviour.claw("ax", "1").exit_code, Some(3));
+        assert_eq!(behaviour.claw("abx", "1").exit_code, Some(4));
+        assert_eq!(behaviour.claw("abx", "1").boot_ms, Some((5, 5)));
     }
 
     #[test]
@@ -443,7 +473,7 @@ mod tests {
             if let Ok(behaviour) = Behaviour::parse(bytes) {
                 let again = serde_json::to_vec(&behaviour).unwrap();
                 Behaviour::parse(&again).expect("what it wrote");
-                let _ = behaviour.claw("alice-x7k2m");
+                let _ = behaviour.claw("alice-x7k2m", "1");
             }
         });
     }

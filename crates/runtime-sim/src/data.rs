@@ -51,6 +51,7 @@ impl World {
     /// Sets its data aside, or removes it. Returns the size of what is set aside.
     pub(crate) fn part_with_data(&self, id: &ClawId, fate: DataFate, known: bool) -> Result<u64> {
         let (data, dataset) = (self.data_dir(id), self.dataset_dir(id));
+        remove(&self.copy_dir(id), fs::remove_dir_all)?;
         match fate {
             DataFate::Purge => {
                 remove(&data, fs::remove_dir_all)?;
@@ -180,7 +181,7 @@ fn make_parent(path: &Path) -> Result<()> {
 }
 
 /// Copies files and folders; links, sockets and devices stay behind.
-fn copy_tree(from: &Path, to: &Path) -> io::Result<u64> {
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> io::Result<u64> {
     fs::create_dir_all(to)?;
     let mut bytes = 0;
     for entry in fs::read_dir(from)? {

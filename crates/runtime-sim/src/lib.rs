@@ -23,10 +23,12 @@ mod record;
 mod recover;
 mod runtime;
 mod states;
+mod upgrade;
 mod watch;
 mod world;
 
 pub use behaviour::{Behaviour, Blocker, ClawBehaviour, Failure, Millis, Override, SimCapacity, Verb};
 pub use journal::{Act, ActKind};
 pub use runtime::{SimConfig, SimRuntime};
+pub use upgrade::VERSIONS;
 pub use world::World;

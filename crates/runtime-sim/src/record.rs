@@ -24,6 +24,9 @@ pub(crate) struct Record {
     pub(crate) port: u16,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: f64,
+    /// The version of its software.
+    #[serde(default)]
+    pub(crate) version: String,
     /// The run it was last started for; 0 before the first.
     pub(crate) run: i64,
     /// How often it was started.
@@ -383,6 +386,7 @@ mod tests {
             port: 20_000,
             memory_mib: 64,
             cpus: 1.0,
+            version: "1".into(),
             run: 0,
             starts: 0,
             confinement: None,

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Fence, Observation, Result};
-use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend};
+use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
@@ -342,6 +342,10 @@ impl Runtime for SimRuntime {
         Some(self)
     }
 
+    fn upgrade(&self) -> Option<&dyn Upgrade> {
+        Some(self)
+    }
+
     fn recover(&self) -> Option<&dyn Recover> {
         Some(self)
     }
@@ -360,6 +364,7 @@ fn ensure(record: &mut Option<Record>, wanted: &Placement, now: i64) -> Step {
             port: wanted.port,
             memory_mib: wanted.resources.memory_mib,
             cpus: wanted.resources.cpus,
+            version: wanted.software.version.clone(),
             run: 0,
             starts: 0,
             confinement: None,
@@ -373,6 +378,7 @@ fn ensure(record: &mut Option<Record>, wanted: &Placement, now: i64) -> Step {
     let resources = wanted.resources;
     let same = record.port == wanted.port
         && record.memory_mib == resources.memory_mib
+        && record.version == wanted.software.version
         && (record.cpus - resources.cpus).abs() <= f64::EPSILON;
     if same || record.is_up(now) {
         return if noted { Step::Note } else { Step::Nothing };
@@ -380,12 +386,12 @@ fn ensure(record: &mut Option<Record>, wanted: &Placement, now: i64) -> Step {
     record.port = wanted.port;
     record.memory_mib = resources.memory_mib;
     record.cpus = resources.cpus;
+    record.version.clone_from(&wanted.software.version);
     Step::Act(ActKind::Ensure)
 }
 
 fn start(world: &World, launch: &Launch) -> Result<Observation> {
     let behaviour = world.behaviour()?;
-    let claw = behaviour.claw(launch.id.as_str());
     let mut port_guard = None;
     let seen = world.update(&launch.id, |record, now| {
         let record = record.as_mut().ok_or_else(|| {
@@ -409,8 +415,10 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
         }
         port_guard = Some(world.take_port(record.port, &record.id, now)?);
         world.write_launch(launch)?;
+        world.note_version(&launch.id, &record.version)?;
+        let claw = behaviour.claw(launch.id.as_str(), &record.version);
         record.start(launch.run, (token_sha256(launch), keys(launch)), now, &behaviour, &claw);
-        world.print(&launch.id, &format!("simulated claw {} started, run {}", launch.id, launch.run));
+        world.print(&launch.id, &format!("simulated claw {} {} started, run {}", launch.id, record.version, launch.run));
         Ok((Step::Act(ActKind::Start), record.observe(now)))
     });
     // Held until the claw's record says that it has the port.
@@ -438,9 +446,11 @@ pub(crate) fn sha256(text: &str) -> String {
 /// Asks it to end; returns when it will have ended.
 fn stop(world: &World, id: &ClawId, options: StopOptions) -> Result<Option<i64>> {
     let behaviour = world.behaviour()?;
-    let claw = behaviour.claw(id.as_str());
     world.update(id, |record, now| {
-        let stopping = record.as_mut().and_then(|r| r.stop(now, options.grace, &behaviour, &claw));
+        let stopping = record.as_mut().and_then(|r| {
+            let claw = behaviour.claw(id.as_str(), &r.version);
+            r.stop(now, options.grace, &behaviour, &claw)
+        });
         let new = stopping.is_some_and(|(_, new)| new);
         if new {
             world.print(id, "asked to end");

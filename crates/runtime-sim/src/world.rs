@@ -6,7 +6,7 @@
 //! claws/<xx>/<id>     one claw: a line for each state it was in, of which the last whole one
 //!                     counts; <xx>/.lock serialises changes of a shard
 //! port-table          for each port, in 64 bytes, the claw that took it last
-//! data/<xx>/<id>/     a claw's files (state/) and what it printed (log)
+//! data/<xx>/<id>/     a claw's files (state/), a copy of them (copy/) and what it printed (log)
 //! datasets/<id>/      data that was set aside
 //! calls/<label>       as many bytes as calls were counted for a scripted failure
 //! fences/<t>-<shard>  the highest epoch of a lease under which anything was done there

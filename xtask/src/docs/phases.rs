@@ -124,7 +124,11 @@ const GENERAL: &[Signal] = &[
 ];
 
 /// Drawn from one group, true of more: said below the drawing.
-const ALSO: &[(Signal, &[Phase])] = &[(S::UpdateBegun, DOWN)];
+const ALSO: &[(Signal, &[Phase])] = &[
+    (S::UpdateBegun, DOWN),
+    (S::UpdateBegun, &[P::Booting, P::Waking, P::Stopping]),
+    (S::UpdateEnded, &[P::Updating]),
+];
 
 const fn edge(
     from: &'static [Phase],
@@ -152,6 +156,7 @@ const fn words(signal: Signal) -> (&'static str, bool) {
         S::Suspended => ("down, to sleep", true),
         S::Ended => ("ended by itself", true),
         S::UpdateBegun => ("update", false),
+        S::UpdateEnded => ("update undone", false),
         S::GaveUp => ("given up", false),
         S::DestroyBegun => ("remove", false),
         S::Destroyed => ("gone", true),
@@ -185,7 +190,7 @@ pub(super) fn drawing() -> Result<String> {
     drawing.text("small", At::Start, (252, 550), "it is seen");
     drawing.rect("box way", (350, 536), (34, 20));
     drawing.text("small", At::Start, (394, 550), "on the way");
-    drawing.text("small", At::Start, (500, 550), "'update' also begins from what is down");
+    drawing.text("small", At::Start, (500, 550), "'update' also begins from what is down or on its way; undone, it leads to 'stopping'");
     Ok(drawing.finish())
 }
 

@@ -11,6 +11,7 @@ mod owned;
 mod probe;
 mod provider;
 mod rpc;
+mod schema;
 mod secrets;
 mod sse;
 mod validate;
@@ -28,7 +29,7 @@ use futures::stream::BoxStream;
 
 use crate::{
     Access, Activity, ClawAdapter, Dial, Imported, KeyVariables, Probe, RenderInput, Rendered, SendEvent,
-    Warning,
+    SoftwareFile, Warning,
 };
 
 /// The version that was tested with this clawfarm.
@@ -156,6 +157,10 @@ impl ClawAdapter for OpenClaw {
                 .field("config")
                 .fix("see why with 'clawfarm logs <id>', mend openclaw.json or the instance's config, and start it again")
         })
+    }
+
+    fn check_update(&self, from: &SoftwareFile<'_>, to: &SoftwareFile<'_>) -> Result<()> {
+        schema::check(from, to)
     }
 
     fn key_variables(&self) -> KeyVariables {

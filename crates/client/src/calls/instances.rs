@@ -5,7 +5,7 @@ use std::time::Duration;
 use clawfarm_api::{
     Accepted, ConsoleRequest, ConsoleTicket, CreateInstance, DashboardView, ForwardQuery, InstanceList,
     InstanceQuery, InstanceView, LogEntry, LogList, LogsQuery, MetricsView, RemoveQuery, SendEvent,
-    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance,
+    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware,
 };
 use clawfarm_model::Result;
 use http::Method;
@@ -133,6 +133,14 @@ impl Client {
     /// See [`Client`].
     pub async fn resume(&self, id: &str) -> Result<Accepted> {
         self.verb(id, "resume").await
+    }
+
+    /// Has an instance run another version of its software.
+    ///
+    /// # Errors
+    /// `Conflict` while it is on its way somewhere; otherwise see [`Client`].
+    pub async fn update_software(&self, id: &str, request: &UpdateSoftware) -> Result<Accepted> {
+        self.verb_with(id, "update", request).await
     }
 
     /// Sends a message to an instance, and streams its answer.

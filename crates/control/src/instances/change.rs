@@ -13,6 +13,7 @@ use clawfarm_store::{Changes, NewOperation};
 use crate::admission::Reservation;
 use crate::core::may;
 use crate::instances::create::{check_labels, default_model};
+use crate::instances::software::refuse_if_updating;
 use crate::keys::owner;
 use crate::{Accepted, Control};
 
@@ -94,6 +95,9 @@ impl Control {
                 return Err(Error::new(Code::Conflict, format!("'{}' is being removed", it.id))
                     .fix("make a new instance"));
             }
+            refuse_if_updating(it)?;
+            // What an update made of it since it was read.
+            let spec = InstanceSpec { version: it.spec.version.clone(), ..spec };
             let fresh = needs_restart(&it.spec, &spec);
             it.spec = spec;
             if let Some(port) = it.spec.port {

@@ -319,6 +319,7 @@ fn first_state(
         not_before: None,
         phase_since: now,
         last_error: None,
+        update: None,
         version: 1,
         created_at: now,
         updated_at: now,

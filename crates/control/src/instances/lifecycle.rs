@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::admission::Reservation;
 use crate::core::{Core, may};
+use crate::instances::software::{call_off, refuse_if_updating, undo_again};
 use crate::reconcile::absorb::moved;
 use crate::reconcile::reach::Reach;
 use crate::{Accepted, Control};
@@ -220,6 +221,12 @@ impl Core {
         let writing = self.store.update_instance(&grant, &id, None, move |it| {
             refuse_if_going(it)?;
             let mut events = vec![NewEvent::info("asked", format!("{} was asked for", kind.as_str()))];
+            if desired == Desired::Stopped {
+                call_off(it, &mut events);
+            } else {
+                refuse_if_updating(it)?;
+            }
+            undo_again(it);
             let room = room.filter(|_| !it.phase.holds_memory());
             wish(it, kind, desired, urgency, &mut events);
             Ok(Changes { events, begin: Some(NewOperation::new(kind)), room, ..Changes::default() })

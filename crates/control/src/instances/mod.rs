@@ -6,6 +6,7 @@ mod forward;
 mod lifecycle;
 mod read;
 mod send;
+pub(crate) mod software;
 pub(crate) mod token;
 
 pub(crate) use lifecycle::busy;

@@ -6,6 +6,7 @@ use clawfarm_store::{Changes, NewOperation, Outcome};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::may;
+use crate::instances::software::refuse_if_updating;
 use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, new_key, same};
 use crate::{Accepted, Control};
 
@@ -46,6 +47,7 @@ impl Control {
         // claw that nobody has the token of.
         let key = new_key(GATEWAY_TOKEN)?;
         let writing = self.core.store.update_instance(&grant, &instance.id, None, |it| {
+            refuse_if_updating(it)?;
             it.intent.generation += 1;
             it.intent.run += 1;
             Ok(Changes {

@@ -6,7 +6,7 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::{
-    Code, Desired, Error, Health, Instance, Observation, ObservedState, Phase, Signal, Timestamp,
+    Code, Desired, Error, Health, Instance, Observation, ObservedState, Phase, Signal, SoftwareUpdate, Timestamp,
 };
 
 /// Takes in what was seen. Returns what is worth telling.
@@ -85,6 +85,11 @@ fn down(
     events: &mut Vec<NewEvent>,
 ) {
     instance.health = Health::Unknown;
+    // While its software is replaced, an end is part of that; one of a version that is tried is
+    // no crash of the instance's own.
+    if instance.update.as_ref().is_some_and(SoftwareUpdate::holds) {
+        return;
+    }
     let signal = match instance.intent.desired {
         Desired::Stopped => Signal::Stopped,
         Desired::Suspended => Signal::Suspended,

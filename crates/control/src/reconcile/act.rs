@@ -10,7 +10,7 @@ use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::launch::{DataFate, StopOptions};
 use clawfarm_model::{
     Action, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation, Result,
-    Signal, Timestamp, Urgency, is_fenced,
+    Signal, Timestamp, UpdateStage, Urgency, is_fenced,
 };
 use clawfarm_runtime::{Progress, Runtime};
 use clawfarm_store::{Changes, OperationEnd};
@@ -21,6 +21,7 @@ use super::decide::Act;
 use super::pass::{Again, keep_record};
 use super::reach::Reach;
 use super::settle::outcome;
+use super::update;
 use crate::core::{Core, may};
 use crate::instances::busy;
 use crate::operations::StepLog;
@@ -33,7 +34,7 @@ const HURRIED_GRACE: Duration = Duration::from_secs(10);
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 const DRAIN_FORCED: Duration = Duration::from_secs(30);
 /// How long starting may take: it holds a first installation.
-const START_LIMIT: Duration = Duration::from_secs(45 * 60);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(45 * 60);
 
 /// Does it. Something else being wanted meanwhile leaves it where it is; every act is
 /// idempotent, so the next turn goes on from there.
@@ -63,6 +64,7 @@ pub(super) async fn act(
             Act::Suspend => suspend(core, hold, instance, &steps).await,
             Act::Stop(urgency) => stop(core, hold, instance, *urgency, &steps).await,
             Act::Destroy => destroy(core, hold, instance, &steps).await,
+            Act::Update => Box::pin(update::act(core, hold, instance, &steps)).await,
             Act::GiveUp(error) => give_up(core, hold, id, error).await,
         }?;
         clawfarm_failpoint::point!(AfterAct);
@@ -186,6 +188,19 @@ async fn suspend(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
     Ok(Again::Now)
 }
 
+/// Asks it to take nothing new, and gives it a while to finish what it has; the stop that follows
+/// has a grace for the rest.
+pub(super) async fn drain_all(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<()> {
+    steps.step("drain", "letting it finish", None, "");
+    let reach = Reach::acting(core, hold, instance).await?;
+    let drained = reach.adapter().drain(&reach.access(), DRAIN_FORCED).await;
+    clawfarm_failpoint::point!(Drained);
+    if let Err(error) = drained {
+        tracing::info!(instance = %instance.id, ?error, "it could not be drained");
+    }
+    Ok(())
+}
+
 /// Asks it to take nothing new. One that works says so and goes on, unless it is to sleep
 /// all the same: then it is given a while, and ended by the stop that follows.
 async fn drain(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<()> {
@@ -206,7 +221,7 @@ async fn drain(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
     }
 }
 
-async fn stop(
+pub(super) async fn stop(
     core: &Core,
     hold: &Hold,
     instance: &Instance,
@@ -256,6 +271,17 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
     let given = core.store.dataset_given_to(&Context::system("act"), &instance.id).await?;
     let purge = instance.intent.purge && given.is_none();
     let runtime = core.acting(hold, &instance.spec.target)?;
+    let unproven = instance.update.as_ref();
+    let unproven = unproven.filter(|u| matches!(u.stage, UpdateStage::Trying | UpdateStage::Undoing));
+    if let (false, Some(update), Some(upgrade)) = (purge, unproven, runtime.upgrade()) {
+        // What stays is what the version that worked had written. An earlier attempt may have
+        // come as far as setting it aside.
+        match upgrade.put_back(&instance.id, update.copy).await {
+            Err(error) if error.code() == Code::NotFound => {}
+            done => done?,
+        }
+    }
+    let version = unproven.map_or(&instance.spec.version, |update| &update.from).clone();
     let size = runtime.destroy(&instance.id, if purge { DataFate::Purge } else { DataFate::Keep }).await?;
     if purge {
         // An earlier removal, which was to keep its data, may have come that far and no
@@ -268,7 +294,7 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
         tenant: instance.tenant.clone(),
         project: instance.project.clone(),
         claw_type: instance.spec.claw_type.clone(),
-        version: instance.spec.version.clone(),
+        version,
         target: instance.spec.target.clone(),
         size_bytes: size,
         created_at: now,
@@ -278,6 +304,7 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
         it.observed = Some(Observation::absent(it.id.clone()));
         it.port = None;
         it.last_error = None;
+        it.update = None;
         if let (true, Some(given), Some(kept)) = (it.intent.purge, given, &dataset) {
             let (given, kept) = (given.id, &kept.id);
             events.push(NewEvent::warning(
@@ -326,6 +353,14 @@ async fn failed(core: &Core, hold: &Hold, instance: &Instance, what: &Act, error
     tracing::warn!(instance = %id, ?what, ?error, "an act failed");
     if matches!(what, Act::Freeze | Act::Suspend) && error.code().class() == Class::User {
         return stays_awake(core, hold, instance, &error).await;
+    }
+    if matches!(what, Act::Update) {
+        return update::try_again(core, hold, instance, &error).await;
+    }
+    if matches!(what, Act::Start)
+        && let Some(again) = update::start_failed(core, hold, instance, &error).await
+    {
+        return again;
     }
     let final_end = matches!(what, Act::Start) && matches!(error.code().class(), Class::User | Class::Fatal);
     if final_end {

@@ -41,6 +41,8 @@ pub(crate) enum Act {
     Stop(Urgency),
     /// Remove it.
     Destroy,
+    /// Do the next stage of the update of its software.
+    Update,
     /// Make no further attempt.
     GiveUp(Error),
 }

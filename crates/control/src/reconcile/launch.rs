@@ -118,6 +118,10 @@ pub(crate) fn record(instance: &Instance) -> serde_json::Value {
         "port": instance.port,
         "created_at": instance.created_at,
     });
+    // Half-way, the data belongs to one version and what is to run is another.
+    if let Some(update) = &instance.update {
+        record["update"] = serde_json::json!(update);
+    }
     // What was given up must not be tried again only because the store was lost.
     if instance.phase == Phase::Failed {
         record["failed"] = true.into();

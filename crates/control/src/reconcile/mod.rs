@@ -14,13 +14,14 @@ mod probe;
 pub(crate) mod queue;
 pub(crate) mod reach;
 mod settle;
+mod update;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clawfarm_model::{ClawId, Instance, Phase, Result};
+use clawfarm_model::{ClawId, Instance, Phase, Result, UpdateStage};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -43,13 +44,24 @@ const DOUBT_AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Reconciler {
     pub(crate) queue: Queue,
     under_way: Mutex<HashMap<ClawId, Arc<Turning>>>,
-    /// The generation of each instance whose record was last kept beside it, and whether it had
-    /// failed then. Forgotten with the server: the next one keeps each once more.
-    kept: Mutex<HashMap<ClawId, (i64, bool)>>,
+    /// What each record that was last kept beside its instance was of. Forgotten with the server:
+    /// the next one keeps each once more.
+    kept: Mutex<HashMap<ClawId, Kept>>,
     pub(crate) failures: probe::Failures,
     /// What was ended by a kill that could not be written down: it is not started again before
     /// that is.
     kept_down: Mutex<HashSet<ClawId>>,
+}
+
+/// What tells one record of an instance from the next: the generation, whether it had failed, and
+/// how far its update was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kept(i64, bool, Option<UpdateStage>);
+
+impl Kept {
+    fn of(it: &Instance) -> Self {
+        Self(it.intent.generation, it.phase == Phase::Failed, it.update.as_ref().map(|u| u.stage))
+    }
 }
 
 /// A turn that is under way.
@@ -95,12 +107,12 @@ impl Reconciler {
     /// Whether the record of an instance as it is now has been kept beside it.
     fn is_kept(&self, it: &Instance) -> bool {
         let kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.get(&it.id) == Some(&(it.intent.generation, it.phase == Phase::Failed))
+        kept.get(&it.id) == Some(&Kept::of(it))
     }
 
     fn set_kept(&self, it: &Instance) {
         let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        kept.insert(it.id.clone(), (it.intent.generation, it.phase == Phase::Failed));
+        kept.insert(it.id.clone(), Kept::of(it));
     }
 
     fn forget(&self, id: &ClawId) {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{Action, ClawId, Desired};
 use clawfarm_model::{
-    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, Timestamp, is_fenced,
+    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, SoftwareUpdate, Timestamp,
+    UpdateStage, is_fenced,
 };
 use clawfarm_store::Changes;
 use tokio::sync::Notify;
@@ -19,6 +20,7 @@ use super::decide::{Act, Decision, LIVENESS_EVERY, decide};
 use super::launch;
 use super::probe::{self, Probed};
 use super::queue::Priority;
+use super::update;
 use crate::core::{Core, may};
 use crate::sharing::held::{Claim, Hold};
 
@@ -123,6 +125,7 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
         Some(error) => Decision::Act(Act::GiveUp(error), "its claw says that another start can't help"),
         None => decide(&instance, now),
     };
+    let decision = update::decide(&instance, decision, now);
     match decision {
         Decision::No if instance.phase == Phase::Destroyed => Ok(Again::Never),
         Decision::No => Ok(asleep(core, &instance, now)),
@@ -187,7 +190,8 @@ fn asleep(core: &Core, instance: &Instance, now: Timestamp) -> Again {
 
 /// When what is up and well is looked at again.
 fn at_rest(core: &Core, instance: &Instance, now: Timestamp) -> Option<Timestamp> {
-    let well = instance.phase == Phase::Ready && instance.health == Health::Passing;
+    let updating = instance.update.as_ref().is_some_and(SoftwareUpdate::is_under_way);
+    let well = instance.phase == Phase::Ready && instance.health == Health::Passing && !updating;
     well.then(|| now.after(core.reconciler.rest(&instance.id, LIVENESS_EVERY)))
 }
 
@@ -208,7 +212,8 @@ async fn write_kill(core: &Core, instance: &Instance) -> Result<Again> {
 async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {
     let awake = seen.state == ObservedState::Running
         && instance.intent.desired == Desired::Running
-        && seen.run >= instance.intent.run;
+        && seen.run >= instance.intent.run
+        && instance.update.as_ref().is_none_or(|u| !u.holds() || u.stage == UpdateStage::Trying);
     if awake { probe::probe(core, instance, seen).await } else { Probed::Nothing }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clawfarm_adapters::Probe;
 use clawfarm_model::event::NewEvent;
-use clawfarm_model::{ClawId, Code, Error, Health, Instance, Observation, Phase, Signal, Timestamp};
+use clawfarm_model::{
+    ClawId, Code, Error, Health, Instance, Observation, Phase, Signal, SoftwareUpdate, Timestamp, UpdateStage,
+};
 
 use super::absorb::moved;
 use super::reach;
@@ -128,11 +130,22 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
             instance.last_error = None;
             instance.attempts = 0;
             instance.not_before = None;
+            if let Some(update) = trying(instance) {
+                update.stage = UpdateStage::Keeping;
+            }
             moved(instance, Signal::ProbePassed, now, &mut events);
         }
         Probed::NotYet => {
             if instance.health == Health::Unknown {
                 instance.health = Health::Starting;
+            }
+        }
+        Probed::Failed(error) if trying(instance).is_some() => {
+            events.push(NewEvent::warning("update", error.message().to_owned()));
+            instance.health = Health::Unknown;
+            if let Some(update) = trying(instance) {
+                update.stage = UpdateStage::Undoing;
+                update.error = Some(error.report());
             }
         }
         Probed::Failed(error) => {
@@ -155,6 +168,11 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
         }
     }
     events
+}
+
+/// The update whose new version is to pass its probe.
+fn trying(instance: &mut Instance) -> Option<&mut SoftwareUpdate> {
+    instance.update.as_mut().filter(|update| update.stage == UpdateStage::Trying)
 }
 
 #[cfg(test)]

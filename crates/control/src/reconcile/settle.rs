@@ -6,6 +6,11 @@ use clawfarm_model::{Code, Desired, Error, Health, Instance, OperationState, Pha
 
 /// How the operation that waits on `instance` ended, if it did.
 pub(crate) fn outcome(instance: &Instance) -> Option<(OperationState, Option<ErrorReport>)> {
+    // One that is being updated may be what was wanted for a moment, on its way.
+    let updating = instance.update.as_ref().filter(|update| update.is_under_way());
+    if updating.is_some_and(|update| !(update.is_undone() && instance.phase == Phase::Failed)) {
+        return None;
+    }
     let reached = Some((OperationState::Succeeded, None));
     let failed = || Some((OperationState::Failed, Some(why(instance))));
     let current = instance.observed.as_ref().is_some_and(|o| o.run >= instance.intent.run);

@@ -10,4 +10,5 @@ mod sharing;
 mod sleep;
 mod tenants;
 mod trouble;
+mod updates;
 mod watching;

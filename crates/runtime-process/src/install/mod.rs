@@ -87,6 +87,11 @@ impl Install {
         self.installs.join(self.want.folder_name())
     }
 
+    /// Where the claw's own package is in it.
+    pub(crate) fn package_dir(&self) -> PathBuf {
+        self.dir().join("node_modules").join(&self.want.package)
+    }
+
     fn work(&self) -> PathBuf {
         self.installs.join(self.work_name())
     }

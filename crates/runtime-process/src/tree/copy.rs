@@ -24,21 +24,32 @@ pub(crate) struct Copied {
     pub(crate) left_out: Vec<PathBuf>,
 }
 
+/// Which symbolic links are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// Those that lead to something within the folder: it is copied to another place.
+    Within,
+    /// All, as they are: the copy takes the folder's own place some day.
+    All,
+}
+
 /// Copies everything in `from` into the empty folder `to`. Files share their blocks where
 /// the file system can do that. Set-user-id bits are dropped. `advance` hears how many bytes are
 /// copied so far, and ends the copy by returning `false`.
 pub(crate) fn copy_tree(
     from: &Folder,
     to: &Folder,
+    links: Links,
     advance: &mut dyn FnMut(u64) -> bool,
 ) -> io::Result<Copied> {
-    let mut copy = Copy { root: from, done: Copied::default(), advance };
+    let mut copy = Copy { root: from, links, done: Copied::default(), advance };
     copy.level(from.fd(), to.fd(), Path::new(""), 0)?;
     Ok(copy.done)
 }
 
 struct Copy<'a> {
     root: &'a Folder,
+    links: Links,
     done: Copied,
     advance: &'a mut dyn FnMut(u64) -> bool,
 }
@@ -163,6 +174,9 @@ impl Copy<'_> {
         name: &OsStr,
         path: &Path,
     ) -> io::Result<()> {
+        if self.links == Links::All {
+            return Ok(symlinkat(readlinkat(from, name, Vec::new())?.as_c_str(), to, name)?);
+        }
         let target = PathBuf::from(OsStr::new(
             std::str::from_utf8(readlinkat(from, name, Vec::new())?.as_bytes()).unwrap_or("/"),
         ));

@@ -22,7 +22,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-pub(crate) use copy::{Copied, copy_tree};
+pub(crate) use copy::{Copied, Links, copy_tree};
 pub(crate) use walk::{give_to, share_read_only, size_on_disk};
 
 /// How deep a tree may be nested before its walk stops going down: each level holds a

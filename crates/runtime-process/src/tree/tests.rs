@@ -110,7 +110,7 @@ fn a_copy_leaves_out_what_leads_outside() {
     let to = tempfile::tempdir().unwrap();
     let mut told = 0;
     let copied =
-        copy_tree(&Folder::open(from.path()).unwrap(), &Folder::open(to.path()).unwrap(), &mut |bytes| {
+        copy_tree(&Folder::open(from.path()).unwrap(), &Folder::open(to.path()).unwrap(), Links::Within, &mut |bytes| {
             told = bytes;
             true
         })
@@ -130,7 +130,7 @@ fn a_copy_can_be_called_off() {
     fs::write(from.path().join("a"), "12").unwrap();
     let to = tempfile::tempdir().unwrap();
     let (from, to) = (Folder::open(from.path()).unwrap(), Folder::open(to.path()).unwrap());
-    let error = copy_tree(&from, &to, &mut |_| false).unwrap_err();
+    let error = copy_tree(&from, &to, Links::Within, &mut |_| false).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::Interrupted);
 }
 

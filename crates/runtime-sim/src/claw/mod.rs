@@ -136,8 +136,9 @@ impl Gateway {
         loop {
             let behaviour = self.world.behaviour().map_err(io::Error::other)?;
             check_up(&behaviour).map_err(io::Error::other)?;
-            let claw = behaviour.claw(self.id.as_str());
             let record = self.world.record(&self.id).map_err(io::Error::other)?;
+            let version = record.as_ref().map_or("", |record| record.version.as_str());
+            let claw = behaviour.claw(self.id.as_str(), version);
             let now = now();
             match record.as_ref().map(|record| record.view(now)) {
                 Some(View::Running(up)) if up.started_at == self.started_at => {

@@ -1,10 +1,10 @@
-//! `/instances/{id}/{start,stop,restart,kill,suspend,resume}`.
+//! `/instances/{id}/{start,stop,restart,kill,suspend,resume,update}`.
 //!
 //! Each writes what is wanted and answers at once with the operation to wait for.
 
 use axum::extract::State;
 use axum::response::IntoResponse;
-use clawfarm_api::{Accepted, StopRequest, SuspendRequest};
+use clawfarm_api::{Accepted, StopRequest, SuspendRequest, UpdateSoftware};
 
 use super::instances::accepted;
 use crate::error::ApiResult;
@@ -104,4 +104,24 @@ pub(super) async fn resume(
     Segment(id): Segment<IdText>,
 ) -> ApiResult<impl IntoResponse> {
     Ok(accepted(state.control().resume(&context, &id.0).await?))
+}
+
+/// Has an instance run another version of its software. The new version has to pass its startup
+/// probe; otherwise the old one comes back with its data, and the operation fails. One that is
+/// down stays down, and the new version is tried at its next start.
+#[utoipa::path(
+    post, path = "/api/v1/instances/{id}/update", tag = "lifecycle",
+    params(("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix")),
+    request_body = UpdateSoftware,
+    responses((status = 202, description = "It is being updated", body = Accepted,
+        headers(("location" = String, description = "The operation"))))
+)]
+pub(super) async fn update(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    Segment(id): Segment<IdText>,
+    JsonOrDefault(request): JsonOrDefault<UpdateSoftware>,
+) -> ApiResult<impl IntoResponse> {
+    let accepted_as = state.control().update_software(&context, &id.0, request.version.as_deref()).await?;
+    Ok(accepted(accepted_as))
 }

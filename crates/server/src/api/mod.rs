@@ -63,6 +63,7 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(lifecycle::kill))
         .routes(routes!(lifecycle::suspend))
         .routes(routes!(lifecycle::resume))
+        .routes(routes!(lifecycle::update))
         .routes(routes!(console::ticket))
         .routes(routes!(metrics::instance))
         .routes(routes!(metrics::prometheus))

@@ -35,6 +35,8 @@ pub struct Model {
     pub not_before: Option<i64>,
     pub phase_since: i64,
     pub last_error: Option<String>,
+    /// Since the fourth schema.
+    pub software_update: Option<String>,
     pub labels: String,
     pub created_at: i64,
     pub updated_at: i64,

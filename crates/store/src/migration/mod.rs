@@ -6,6 +6,7 @@ mod columns;
 mod m0001_first;
 mod m0002_servers;
 mod m0003_retention;
+mod m0004_updates;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_first::Migration),
             Box::new(m0002_servers::Migration),
             Box::new(m0003_retention::Migration),
+            Box::new(m0004_updates::Migration),
         ]
     }
 }

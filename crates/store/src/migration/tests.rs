@@ -52,6 +52,9 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
             "INSERT INTO leases VALUES ('local', 0, 'n1', 7, 1)",
         ],
         3 => vec!["INSERT INTO event_marks VALUES ('default', 'alice-x7k2m', 0)"],
+        4 => vec![
+            "UPDATE instances SET software_update = '{\"from\":\"1\",\"to\":\"2\",\"stage\":\"trying\",\"copy\":3}'",
+        ],
         _ => Vec::new(),
     }
 }

@@ -187,6 +187,7 @@ pub(crate) fn instance(owner: &str, name: &str) -> Instance {
         not_before: None,
         phase_since: now,
         last_error: None,
+        update: None,
         version: 0,
         created_at: now,
         updated_at: now,

@@ -54,7 +54,7 @@ async fn once(server: &Server, scenario: Scenario) {
         match scenario::perform(server, scenario.op, "alice", 1).await {
             Ok(Some(operation)) => {
                 let ended = scenario::ended(server, &operation).await.unwrap();
-                assert!(ended.error.is_none(), "{}: {:?}", scenario.name, ended.error);
+                assert!(scenario::ended_well(scenario.op, &ended), "{}: {:?}", scenario.name, ended.error);
                 return;
             }
             Ok(None) => return,
@@ -102,7 +102,11 @@ async fn undone_from_every_point(name: &str) {
                 if let Ok(now) = server.control.operation(&crate::fleet::owner(), &operation.id).await
                     && now.state.ended()
                 {
-                    assert!(now.error.is_none_or(|e| e.message.contains(point.as_str())), "{what}");
+                    let told = now.error.is_none_or(|e| {
+                        e.message.contains(point.as_str())
+                            || scenario.op == Op::UpdateToBroken && e.message.contains(scenario::BROKEN)
+                    });
+                    assert!(told, "{what}");
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -172,5 +176,5 @@ macro_rules! at_every_point {
 
 at_every_point!(
     new new_of_dataset import start stop kill restart suspend warm thaw wake_by_message change
-    rotate_token remove purge remove_dataset begin
+    rotate_token remove purge remove_dataset update update_undone update_at_start begin
 );

@@ -56,7 +56,7 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
         match scenario::perform(&server, scenario.op, "alice", 1).await {
             Ok(Some(operation)) => {
                 let ended = scenario::ended(&server, &operation).await.unwrap();
-                assert!(ended.error.is_none(), "{what}: asked again, {:?}", ended.error);
+                assert!(scenario::ended_well(scenario.op, &ended), "{what}: asked again, {:?}", ended.error);
             }
             Ok(None) => {}
             // It had been done, and only the answer was lost.
@@ -86,10 +86,23 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
         let due = match scenario.op {
             Op::New | Op::NewOfDataset | Op::Import | Op::Stop | Op::Kill | Op::Suspend | Op::Warm => 1..=1,
             Op::Resume => 1..=1,
+            // The first version, the one that crashes, and the first again.
+            Op::UpdateToBroken => 3..=3 + 2 * usize::from(!accepted),
             // Asked for once more, it is done once more.
             _ => 2..=2 + usize::from(!accepted),
         };
         assert!(due.contains(&starts), "{what}: started {starts} times");
+    }
+    if let Some(alice) = &alice {
+        let version = match scenario.name {
+            "update" | "update_at_start" => scenario::NEW,
+            _ => "2026.9.6",
+        };
+        assert_eq!((alice.spec.version.as_str(), &alice.update), (version, &None), "{what}");
+        let ran = server.world.versions(&alice.id).unwrap();
+        assert!(ran.iter().all(|ran| ran != scenario::BROKEN), "{what}: {ran:?} wrote to the data");
+        assert_eq!(ran.last().map(String::as_str), Some(version), "{what}");
+        assert!(!server.world.has_copy(&alice.id), "{what}: a copy of its data is left");
     }
     let datasets = server.world.datasets().unwrap().len();
     assert_eq!(datasets, usize::from(scenario.op == Op::Remove), "{what}: datasets");
@@ -114,5 +127,5 @@ macro_rules! killed_everywhere {
 
 killed_everywhere!(
     new new_of_dataset import start stop kill restart suspend warm thaw wake_by_message change
-    rotate_token remove purge remove_dataset begin
+    rotate_token remove purge remove_dataset update update_undone update_at_start begin
 );

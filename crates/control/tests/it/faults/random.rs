@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use clawfarm_failpoint::Chaos;
 use clawfarm_model::error::Class;
 use clawfarm_model::{Code, Desired, Phase};
+use clawfarm_runtime_sim::{ClawBehaviour, Override};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use super::home::{Server, folder};
-use super::scenario::{Op, ended, perform};
+use super::scenario::{BROKEN, Op, ended, perform};
 use crate::fleet::owner;
 
 /// Operations in all.
@@ -64,6 +65,9 @@ async fn life() {
     let done: Vec<u64> = std::env::var(DONE).unwrap().split(' ').map(|n| n.parse().unwrap()).collect();
     clawfarm_failpoint::hurry(50);
     let server = Arc::new(Server::begin(home.as_ref()).await);
+    let crash = ClawBehaviour { crash_after_ms: Some((1, 1)), ..ClawBehaviour::default() };
+    let broken = vec![Override::of_version(BROKEN, crash)];
+    server.world.change_behaviour(|behaviour| behaviour.overrides = broken).unwrap();
     clawfarm_failpoint::chaos(Chaos { seed: draw(seed, 999, life), fails: 8, delays: 20, kills: KILLS });
     let mut users = tokio::task::JoinSet::new();
     for (name, done) in (0..NAMES).zip(done) {
@@ -128,6 +132,8 @@ fn choose(phase: Option<Phase>, chance: u64) -> Op {
         Some(_) => of(&[
             Op::Stop,
             Op::Kill,
+            Op::Update,
+            Op::UpdateToBroken,
             Op::Restart,
             Op::Suspend,
             Op::Warm,
@@ -154,7 +160,7 @@ fn wanted(op: Op) -> Option<Wanted> {
         // It wakes what sleeps; what is up stays so.
         Op::Send => Wanted::Is(Desired::Running),
         Op::Remove | Op::Purge => Wanted::Gone,
-        Op::Change | Op::Relabel | Op::RotateToken | Op::SetSecret | Op::RemoveDataset | Op::Begin => {
+        Op::Update | Op::UpdateToBroken | Op::Change | Op::Relabel | Op::RotateToken | Op::SetSecret | Op::RemoveDataset | Op::Begin => {
             return None;
         }
     })

@@ -7,11 +7,16 @@ use clawfarm_control::{Change, Idempotency};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{ClawId, Phase};
 use clawfarm_model::{Code, Error, Operation, Result, Timestamp};
+use clawfarm_runtime_sim::{ClawBehaviour, Override};
 use futures::StreamExt;
 use tempfile::TempDir;
 
 use super::home::{LIMIT, Server, folder};
 use crate::fleet::{claw, owner};
+
+/// A version that works as the first one does, and one that crashes.
+pub(crate) const NEW: &str = "2026.9.7";
+pub(crate) const BROKEN: &str = "2026.9.8";
 
 /// One operation. It is done to the instance of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +39,10 @@ pub(crate) enum Op {
     Remove,
     Purge,
     RemoveDataset,
+    /// To a version that works.
+    Update,
+    /// To a version that crashes: it fails, and the old version comes back.
+    UpdateToBroken,
     /// The server's own beginning.
     Begin,
 }
@@ -68,6 +77,9 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("remove", &[Op::New], Op::Remove, None),
     scenario("purge", &[Op::New], Op::Purge, None),
     scenario("remove_dataset", &[Op::New, Op::Remove], Op::RemoveDataset, None),
+    scenario("update", &[Op::New], Op::Update, Some(Phase::Ready)),
+    scenario("update_undone", &[Op::New], Op::UpdateToBroken, Some(Phase::Ready)),
+    scenario("update_at_start", &[Op::New, Op::Stop, Op::Update], Op::Start, Some(Phase::Ready)),
     scenario("begin", &[Op::New], Op::Begin, Some(Phase::Ready)),
 ];
 
@@ -134,6 +146,8 @@ pub(crate) async fn perform(server: &Server, op: Op, name: &str, nth: u64) -> Re
             control.remove_dataset(&me, &id).await?;
             return Ok(None);
         }
+        Op::Update => control.update_software(&me, name, Some(NEW)).await?,
+        Op::UpdateToBroken => control.update_software(&me, name, Some(BROKEN)).await?,
         Op::Begin => return Ok(None),
     };
     Ok(Some(accepted.operation))
@@ -168,6 +182,9 @@ pub(crate) async fn prepared(scenario: Scenario) -> TempDir {
 
 async fn prepare(scenario: Scenario, home: &Path) {
     let server = Server::begin(home).await;
+    let crash = ClawBehaviour { crash_after_ms: Some((1, 1)), ..ClawBehaviour::default() };
+    let broken = Override::of_version(BROKEN, crash);
+    server.world.change_behaviour(|behaviour| behaviour.overrides.push(broken)).unwrap();
     for op in scenario.before {
         if let Some(operation) = perform(&server, *op, "alice", 0).await.unwrap() {
             ended(&server, &operation).await.unwrap();
@@ -180,4 +197,12 @@ async fn prepare(scenario: Scenario, home: &Path) {
         perform(&server, Op::New, "bob", 0).await.unwrap();
     }
     server.end().await;
+}
+
+/// Whether an operation ended as it should.
+pub(crate) fn ended_well(op: Op, ended: &Operation) -> bool {
+    match &ended.error {
+        None => op != Op::UpdateToBroken,
+        Some(error) => op == Op::UpdateToBroken && error.message.contains(BROKEN),
+    }
 }
