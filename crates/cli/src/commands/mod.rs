@@ -26,6 +26,7 @@ pub(crate) mod status;
 pub(crate) mod support;
 pub(crate) mod target;
 pub(crate) mod token;
+pub(crate) mod update;
 pub(crate) mod version;
 
 mod input;
@@ -48,6 +49,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Kill(args) => lifecycle::kill(app, &args).await,
         Command::Suspend(args) => lifecycle::suspend(app, &args).await,
         Command::Resume(args) => lifecycle::resume(app, &args).await,
+        Command::Update(args) => update::run(app, &args).await,
         Command::Rm(args) => rm::run(app, &args).await,
         Command::Send(args) => send::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await,

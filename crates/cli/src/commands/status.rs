@@ -80,6 +80,13 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
         field(ui, "project", format_args!("{}/{}", instance.tenant, instance.project))?;
     }
     field(ui, "image", clean_line(&instance.image))?;
+    if let Some(update) = &instance.update {
+        let (from, to) = (clean_line(&update.from), clean_line(&update.to));
+        match update.is_under_way() {
+            true => field(ui, "update", format_args!("from {from} to {to}, under way"))?,
+            false => field(ui, "update", format_args!("{to} is tried at its next start"))?,
+        }
+    }
     field(ui, "runtime", format_args!("{} on target {}", instance.runtime, instance.target))?;
     state(ui, instance)?;
     if let Some(gateway) = &instance.gateway {

@@ -1,6 +1,6 @@
 //! Waits for operations: shows their steps, and leaves them running on Ctrl-C.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use clawfarm_api::Accepted;
 use clawfarm_client::Client;
 use clawfarm_model::{Code, Error, Operation, OperationKind, OperationState, Phase};
 use futures::future::join_all;
+use futures::stream::{self, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
@@ -71,6 +72,70 @@ where
         }
     }
     tell(app, &accepted, which.detach)?;
+    first_error.map_or(Ok(OK), |code| Err(Failure::Told(code)))
+}
+
+/// Asks for the same of several instances, of no more than `most` at the same time: the next is
+/// asked when one before it has ended. After one that failed no further one is asked.
+pub(crate) async fn some_at_a_time<F, Fut>(
+    app: &App,
+    client: &Client,
+    ids: &[String],
+    most: usize,
+    ask: F,
+) -> Outcome
+where
+    F: Fn(String) -> Fut,
+    Fut: Future<Output = Result<Accepted, Error>>,
+{
+    let mut ctrl_c = CtrlC::watch()?;
+    let steps = RefCell::new(Steps::new(&app.ui));
+    let (failed, under_way) = (Cell::new(false), RefCell::new(Vec::<Accepted>::new()));
+    let ids: BTreeSet<_> = ids.iter().collect();
+    let several = ids.len() > 1;
+    let (ask, steps, failed, under_way) = (&ask, &steps, &failed, &under_way);
+    let one = |id: String| async move {
+        // Nothing was asked of it, and it is as it was.
+        if failed.get() {
+            return None;
+        }
+        let done = async {
+            let mut accepted = ask(id).await?;
+            under_way.borrow_mut().push(accepted.clone());
+            let label = several.then(|| accepted.instance.id.as_str().to_owned());
+            let ended = until_ended(app, client, &accepted.operation, label.as_deref(), steps).await;
+            under_way.borrow_mut().retain(|other| other.operation.id != accepted.operation.id);
+            accepted.operation = ended?;
+            refresh(client, &mut accepted).await;
+            Ok::<_, Error>(accepted)
+        };
+        let done = done.await;
+        failed.set(failed.get() || done.is_err());
+        Some(done)
+    };
+    let all = stream::iter(ids.iter().map(|id| one((*id).clone()))).buffer_unordered(most).collect::<Vec<_>>();
+    let all = tokio::select! {
+        all = all => all,
+        _ = ctrl_c.0.recv() => {
+            steps.borrow_mut().close();
+            return Err(interrupted(app, &under_way.borrow()));
+        }
+    };
+    let left = all.iter().filter(|done| done.is_none()).count();
+    let (mut accepted, mut first_error) = (Vec::new(), None);
+    for done in all.into_iter().flatten() {
+        match done {
+            Ok(one) => accepted.push(one),
+            Err(error) => {
+                tell_error(&app.ui, &error);
+                first_error.get_or_insert(exit_code(error.code()));
+            }
+        }
+    }
+    tell(app, &accepted, false)?;
+    if left > 0 {
+        app.ui.note(format_args!("{left} further ones were left as they are, because one failed"));
+    }
     first_error.map_or(Ok(OK), |code| Err(Failure::Told(code)))
 }
 
@@ -209,6 +274,10 @@ fn tell(app: &App, accepted: &[Accepted], detached: bool) -> Result<(), Failure>
             ))?;
         } else if one.operation.kind == OperationKind::Remove {
             app.ui.line(format_args!("{id} is removed"))?;
+        } else if let Some(update) = one.instance.update.as_ref().filter(|u| !u.is_under_way()) {
+            let phase = app.ui.out.phase(one.instance.phase);
+            let to = clean_line(&update.to);
+            app.ui.line(format_args!("{id} is {phase}, and tries {to} at its next start"))?;
         } else {
             app.ui.line(format_args!("{id} is {}", app.ui.out.phase(one.instance.phase)))?;
         }

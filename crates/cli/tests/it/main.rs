@@ -19,5 +19,6 @@ mod service;
 mod serving;
 mod support;
 mod terminal;
+mod updates;
 mod usage;
 mod waiting;

@@ -7,3 +7,4 @@ mod install;
 mod killed;
 mod life;
 mod recover;
+mod upgrade;

@@ -174,6 +174,8 @@ fn table() -> Vec<(Request, Expected)> {
         (Request::new("DELETE", one("?purge=perhaps"), ""), (400, "purge", "true", description)),
         (post(&one("/stop"), r#"{"force":1}"#), (400, "force", "integer", description)),
         (post(&one("/suspend"), r#"{"hard":true}"#), (400, "hard", "unknown field", description)),
+        (post(&one("/update"), r#"{"version":"latest"}"#), (400, "version", "no exact version", "2026.9.6")),
+        (post(&one("/update"), r#"{"versions":1}"#), (400, "versions", "unknown field", description)),
         (post(&one("/send"), r#"{"message":""}"#), (400, "message", "0 bytes", "1 byte to 64 KiB")),
         (post(&one("/send"), r#"{"message":["hi"]}"#), (400, "message", "expected a string", description)),
         (post(&one("/console"), r#"{"argv":["a\u0000"]}"#), (400, "argv", "NUL", "remove it")),

@@ -11,3 +11,4 @@ mod recover;
 mod secrets;
 mod server;
 mod shell;
+mod update;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use clawfarm_model::{ClawId, Desired, Instance, ObservedState, OperationState, Phase};
+use clawfarm_model::{ClawId, Desired, Instance, ObservedState, OperationState, Phase, Timestamp};
 use clawfarm_runtime_sim::{Act, ActKind};
 
 use super::home::Server;
@@ -144,12 +144,15 @@ fn names(folder: &Path) -> Vec<String> {
 fn done_once(journal: &[Act], found: &mut Vec<String>) {
     let mut lives: BTreeMap<&ClawId, BTreeSet<u64>> = BTreeMap::new();
     let mut up: BTreeMap<&ClawId, bool> = BTreeMap::new();
+    let mut ends: BTreeMap<&ClawId, Timestamp> = BTreeMap::new();
     for act in journal {
         lives.entry(&act.id).or_default().insert(act.born);
         let is_up = up.entry(&act.id).or_insert(false);
         match act.act {
             ActKind::Start | ActKind::Resume => {
-                if *is_up {
+                // What crashes ends by itself, at a time that its last act has told.
+                let ended = ends.get(&act.id).is_some_and(|at| *at <= act.at);
+                if *is_up && !ended {
                     found.push(format!("{} was started while it was up", act.id));
                 }
                 *is_up = true;
@@ -157,6 +160,10 @@ fn done_once(journal: &[Act], found: &mut Vec<String>) {
             ActKind::Stop | ActKind::Kill | ActKind::Suspend | ActKind::Destroy => *is_up = false,
             _ => {}
         }
+        match act.ends_at {
+            Some(at) => ends.insert(&act.id, at),
+            None => ends.remove(&act.id),
+        };
     }
     for (id, lives) in lives.iter().filter(|(_, lives)| lives.len() > 1) {
         found.push(format!("{id} was made {} times", lives.len()));
