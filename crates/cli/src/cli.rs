@@ -6,7 +6,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps,
-    recover, rm, secret, send, serve, server, service, shell, status, support, target, token, update, version,
+    recover, rm, secret, send, serve, server, service, shell, status, support, target, token, update,
+    version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;

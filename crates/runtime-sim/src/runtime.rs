@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Fence, Observation, Result};
-use clawfarm_runtime::{Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade};
+use clawfarm_runtime::{
+    Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
+};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use tokio::sync::broadcast;
@@ -418,7 +420,10 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
         world.note_version(&launch.id, &record.version)?;
         let claw = behaviour.claw(launch.id.as_str(), &record.version);
         record.start(launch.run, (token_sha256(launch), keys(launch)), now, &behaviour, &claw);
-        world.print(&launch.id, &format!("simulated claw {} {} started, run {}", launch.id, record.version, launch.run));
+        world.print(
+            &launch.id,
+            &format!("simulated claw {} {} started, run {}", launch.id, record.version, launch.run),
+        );
         Ok((Step::Act(ActKind::Start), record.observe(now)))
     });
     // Held until the claw's record says that it has the port.

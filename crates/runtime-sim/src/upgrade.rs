@@ -86,7 +86,11 @@ impl World {
         let path = state.join(VERSIONS);
         let write = || {
             fs::create_dir_all(&state)?;
-            OpenOptions::new().append(true).create(true).open(&path)?.write_all(format!("{version}\n").as_bytes())
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&path)?
+                .write_all(format!("{version}\n").as_bytes())
         };
         write().map_err(|e| broken(&path, "written", e))
     }
@@ -124,7 +128,9 @@ impl World {
     fn put_back(&self, id: &ClawId, number: i64) -> Result<()> {
         self.must_be_down(id)?;
         if self.copy_number(id) != Some(number) {
-            return Err(Error::not_found("copy of the data", id).field("copy").fix("the data stays as it is"));
+            return Err(Error::not_found("copy of the data", id)
+                .field("copy")
+                .fix("the data stays as it is"));
         }
         let (state, kept) = (self.data_dir(id).join(STATE), self.copy_dir(id).join(STATE));
         if kept.exists() {

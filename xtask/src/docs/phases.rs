@@ -190,7 +190,12 @@ pub(super) fn drawing() -> Result<String> {
     drawing.text("small", At::Start, (252, 550), "it is seen");
     drawing.rect("box way", (350, 536), (34, 20));
     drawing.text("small", At::Start, (394, 550), "on the way");
-    drawing.text("small", At::Start, (500, 550), "'update' also begins from what is down or on its way; undone, it leads to 'stopping'");
+    drawing.text(
+        "small",
+        At::Start,
+        (500, 550),
+        "'update' also begins from what is down or on its way; undone, it leads to 'stopping'",
+    );
     Ok(drawing.finish())
 }
 

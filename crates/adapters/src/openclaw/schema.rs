@@ -48,10 +48,13 @@ pub(super) fn check(from: &SoftwareFile<'_>, to: &SoftwareFile<'_>) -> Result<()
 fn schemas(file: &SoftwareFile<'_>) -> Result<BTreeMap<String, u64>> {
     let Some(contents) = file.contents else { return Ok(BTreeMap::new()) };
     let package: Package = serde_json::from_slice(contents).map_err(|e| {
-        Error::new(Code::Unsupported, format!("the package.json of OpenClaw {} can't be read: {e}", file.version))
-            .field("version")
-            .fix("choose another version")
-            .source(e)
+        Error::new(
+            Code::Unsupported,
+            format!("the package.json of OpenClaw {} can't be read: {e}", file.version),
+        )
+        .field("version")
+        .fix("choose another version")
+        .source(e)
     })?;
     Ok(package.openclaw.schema_versions)
 }
@@ -65,7 +68,8 @@ mod tests {
     const WITHOUT: &str = r#"{"name":"openclaw"}"#;
 
     fn checked(from: Option<&'static str>, to: Option<&'static str>) -> Result<()> {
-        let file = |version, text: Option<&'static str>| SoftwareFile { version, contents: text.map(str::as_bytes) };
+        let file =
+            |version, text: Option<&'static str>| SoftwareFile { version, contents: text.map(str::as_bytes) };
         check(&file("2026.9.6", from), &file("2026.9.5", to))
     }
 

@@ -113,7 +113,8 @@ where
         failed.set(failed.get() || done.is_err());
         Some(done)
     };
-    let all = stream::iter(ids.iter().map(|id| one((*id).clone()))).buffer_unordered(most).collect::<Vec<_>>();
+    let all =
+        stream::iter(ids.iter().map(|id| one((*id).clone()))).buffer_unordered(most).collect::<Vec<_>>();
     let all = tokio::select! {
         all = all => all,
         _ = ctrl_c.0.recv() => {

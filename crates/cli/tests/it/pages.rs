@@ -56,6 +56,7 @@ fn the_guides_can_be_typed_as_they_are_shown() {
     let home = Home::new();
     home.run(&["new", "openclaw", "alice", "--runtime", "sim"]).ends(0);
     type_all(&home, "sleep.md");
+    type_all(&home, "update.md");
     type_all(&home, "secrets.md");
     home.run(&["rm", "alice", "--purge", "--force"]).ends(0);
 }

@@ -20,7 +20,10 @@ fn world(home: &Home) -> World {
 }
 
 fn image(home: &Home, id: &str) -> String {
-    home.run(&["status", id, "--json"]).ends(0).json()["instance"]["image"].as_str().expect("an image").to_owned()
+    home.run(&["status", id, "--json"]).ends(0).json()["instance"]["image"]
+        .as_str()
+        .expect("an image")
+        .to_owned()
 }
 
 #[test]
@@ -66,7 +69,8 @@ fn after_one_that_fails_the_others_are_left_alone() {
         assert_eq!(image(&home, name), "openclaw:2026.9.6");
     }
     let stops = world(&home).journal().expect("a journal");
-    let stopped: BTreeSet<_> = stops.iter().filter(|a| a.act == ActKind::Stop).map(|a| a.id.clone()).collect();
+    let stopped: BTreeSet<_> =
+        stops.iter().filter(|a| a.act == ActKind::Stop).map(|a| a.id.clone()).collect();
     assert_eq!(stopped.len(), 1, "{stopped:?}");
     // Detached, both are begun at once.
     let both = home.run(&["update", "bob", "carol", "--version", NEW, "--detach"]).ends(0);

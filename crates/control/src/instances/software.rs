@@ -37,9 +37,10 @@ impl Control {
         let runtime = core.runtime(&present.spec.target).ok();
         if runtime.is_some_and(|runtime| runtime.upgrade().is_none()) {
             let what = format!("instances on runtime {} can't be updated", present.spec.runtime);
-            return Err(Error::new(Code::Unsupported, what)
-                .field("id")
-                .fix(format!("make a new instance: clawfarm new {} --version {version}", present.spec.claw_type)));
+            return Err(Error::new(Code::Unsupported, what).field("id").fix(format!(
+                "make a new instance: clawfarm new {} --version {version}",
+                present.spec.claw_type
+            )));
         }
         let warnings = adapter.validate(&present.spec)?;
         let down = matches!(present.phase, Phase::Exited | Phase::Failed);
@@ -114,8 +115,7 @@ fn ask(it: &mut Instance, version: &str, events: &mut Vec<NewEvent>) -> Result<(
 /// update that could not even be undone, its owner may have that tried again.
 pub(crate) fn refuse_if_updating(it: &Instance) -> Result<()> {
     match &it.update {
-        Some(update) if update.is_under_way() && !(update.is_undone() && it.phase == Phase::Failed) =>
-        {
+        Some(update) if update.is_under_way() && !(update.is_undone() && it.phase == Phase::Failed) => {
             Err(under_way(it, update))
         }
         _ => Ok(()),

@@ -6,7 +6,8 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::{
-    Code, Desired, Error, Health, Instance, Observation, ObservedState, Phase, Signal, SoftwareUpdate, Timestamp,
+    Code, Desired, Error, Health, Instance, Observation, ObservedState, Phase, Signal, SoftwareUpdate,
+    Timestamp,
 };
 
 /// Takes in what was seen. Returns what is worth telling.

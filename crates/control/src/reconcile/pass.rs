@@ -6,8 +6,8 @@ use std::time::Duration;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{Action, ClawId, Desired};
 use clawfarm_model::{
-    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, SoftwareUpdate, Timestamp,
-    UpdateStage, is_fenced,
+    Code, Context, Error, Health, Instance, Observation, ObservedState, Phase, Result, SoftwareUpdate,
+    Timestamp, UpdateStage, is_fenced,
 };
 use clawfarm_store::Changes;
 use tokio::sync::Notify;

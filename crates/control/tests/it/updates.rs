@@ -117,7 +117,8 @@ async fn one_that_sleeps_stays_asleep_and_wakes_with_the_new_version() {
 #[tokio::test]
 async fn one_that_failed_is_mended_by_a_version_that_works_and_else_has_failed_still() {
     let fleet = fleet(|b| {
-        let claw = ClawBehaviour { exit_code: Some(78), crash_after_ms: Some((1, 1)), ..ClawBehaviour::default() };
+        let claw =
+            ClawBehaviour { exit_code: Some(78), crash_after_ms: Some((1, 1)), ..ClawBehaviour::default() };
         b.overrides.extend([crashing(), Override::of_version(OLD, claw)]);
     })
     .await;
@@ -187,7 +188,10 @@ async fn a_stop_calls_an_update_off_and_other_wishes_wait_for_it() {
     ] {
         let error = refused.unwrap_err();
         assert_eq!(error.code(), Code::Conflict, "{error}");
-        assert!(error.message().contains(NEW) && error.fix_text().unwrap().contains("clawfarm stop"), "{error}");
+        assert!(
+            error.message().contains(NEW) && error.fix_text().unwrap().contains("clawfarm stop"),
+            "{error}"
+        );
     }
     let stopped = fleet.reached(fleet.control.stop(&owner(), "alice", false).await.unwrap()).await;
     assert_eq!((stopped.phase, stopped.spec.version.as_str(), stopped.update), (Phase::Stopped, OLD, None));
@@ -205,7 +209,8 @@ async fn what_is_removed_while_a_version_is_tried_leaves_the_data_of_the_one_tha
     fleet.control.update_software(&owner(), "alice", Some(NEW)).await.unwrap();
     fleet
         .until("alice", "the new version runs", |it| {
-            it.spec.version == NEW && it.observed.as_ref().is_some_and(|o| o.state.is_up() && o.run == it.intent.run)
+            it.spec.version == NEW
+                && it.observed.as_ref().is_some_and(|o| o.state.is_up() && o.run == it.intent.run)
         })
         .await;
     fleet.ended(&fleet.control.remove(&owner(), "alice", false, false).await.unwrap().operation).await;
@@ -245,7 +250,8 @@ async fn a_lost_store_goes_on_where_the_update_was() {
     fleet.control.update_software(&owner(), "alice", Some(NEW)).await.unwrap();
     fleet
         .until("alice", "the new version runs", |it| {
-            it.spec.version == NEW && it.observed.as_ref().is_some_and(|o| o.state.is_up() && o.run == it.intent.run)
+            it.spec.version == NEW
+                && it.observed.as_ref().is_some_and(|o| o.state.is_up() && o.run == it.intent.run)
         })
         .await;
     let fleet = fleet

@@ -109,12 +109,16 @@ fn a_copy_leaves_out_what_leads_outside() {
     let _socket = std::os::unix::net::UnixListener::bind(from.path().join("socket")).unwrap();
     let to = tempfile::tempdir().unwrap();
     let mut told = 0;
-    let copied =
-        copy_tree(&Folder::open(from.path()).unwrap(), &Folder::open(to.path()).unwrap(), Links::Within, &mut |bytes| {
+    let copied = copy_tree(
+        &Folder::open(from.path()).unwrap(),
+        &Folder::open(to.path()).unwrap(),
+        Links::Within,
+        &mut |bytes| {
             told = bytes;
             true
-        })
-        .unwrap();
+        },
+    )
+    .unwrap();
     assert_eq!((copied.bytes, told), (8, 8));
     let mut left_out = copied.left_out.clone();
     left_out.sort();

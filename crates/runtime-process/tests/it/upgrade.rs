@@ -36,7 +36,8 @@ async fn a_version_is_installed_beside_the_one_that_runs() {
     for _ in 0..2 {
         upgrade(&farm).install(&new, &NoProgress).await.unwrap();
     }
-    let installs = farm.npm_calls().iter().filter(|call| call.starts_with("install small-claw@2.0.0")).count();
+    let installs =
+        farm.npm_calls().iter().filter(|call| call.starts_with("install small-claw@2.0.0")).count();
     assert_eq!(installs, 1, "{:?}", farm.npm_calls());
     for (software, version) in [(old, "1.0.0"), (new, "2.0.0")] {
         let file = upgrade(&farm).software_file(&software, Path::new("package.json"), 1 << 20).await.unwrap();

@@ -160,7 +160,14 @@ fn wanted(op: Op) -> Option<Wanted> {
         // It wakes what sleeps; what is up stays so.
         Op::Send => Wanted::Is(Desired::Running),
         Op::Remove | Op::Purge => Wanted::Gone,
-        Op::Update | Op::UpdateToBroken | Op::Change | Op::Relabel | Op::RotateToken | Op::SetSecret | Op::RemoveDataset | Op::Begin => {
+        Op::Update
+        | Op::UpdateToBroken
+        | Op::Change
+        | Op::Relabel
+        | Op::RotateToken
+        | Op::SetSecret
+        | Op::RemoveDataset
+        | Op::Begin => {
             return None;
         }
     })

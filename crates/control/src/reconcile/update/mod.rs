@@ -5,6 +5,8 @@
 //! software stays installed, and the data from before lies beside. `docs/design/0013-update.md`
 //! has the stages, and what a server that dies in each leaves.
 
+mod decide;
+
 use clawfarm_adapters::SoftwareFile;
 use clawfarm_model::error::{Class, ErrorReport};
 use clawfarm_model::event::NewEvent;
@@ -19,11 +21,13 @@ use futures::StreamExt;
 
 use super::absorb::{jittered, moved};
 use super::act;
-use super::decide::{Act, Decision, MAX_ATTEMPTS};
+use super::decide::MAX_ATTEMPTS;
 use super::pass::Again;
 use crate::core::{Core, may};
 use crate::operations::StepLog;
 use crate::sharing::held::Hold;
+
+pub(super) use decide::decide;
 
 /// The largest description of a package that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -31,53 +35,6 @@ const MAX_FILE: u64 = 4 << 20;
 const LAST_LINES: usize = 20;
 /// How long a target may take to tell them.
 const LINES_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// What the update of an instance makes of what would be done without it.
-pub(super) fn decide(instance: &Instance, without: Decision, now: Timestamp) -> Decision {
-    let Some(update) = &instance.update else { return without };
-    if instance.intent.desired == Desired::Destroyed {
-        return without;
-    }
-    if update.is_undone() && instance.phase == Phase::Failed {
-        // Not even that was possible; it waits for a person.
-        return Decision::No;
-    }
-    if update.is_undone() && update.attempts >= MAX_ATTEMPTS {
-        let error = instance.last_error.clone().map_or_else(|| ended(instance), Error::from);
-        return Decision::Act(Act::GiveUp(error), "its update could not be undone");
-    }
-    if let Some(not_before) = update.not_before.filter(|t| *t > now && update.attempts > 0) {
-        return Decision::Wait(not_before);
-    }
-    match (update.stage, without) {
-        // What is up and well goes on while the other version is installed; what has to be
-        // started or stopped meanwhile is.
-        (UpdateStage::Installing, Decision::Act(act, why)) if !matches!(act, Act::GiveUp(_)) => {
-            Decision::Act(act, why)
-        }
-        (UpdateStage::Pending, Decision::Act(Act::Start, _)) => {
-            Decision::Act(Act::Update, "its update waited for this start")
-        }
-        (UpdateStage::Pending, without) => without,
-        (UpdateStage::Trying, without) => trying(instance, without),
-        _ => Decision::Act(Act::Update, "its software is being replaced"),
-    }
-}
-
-/// The new version has been given its chance: it is started once, and ends or answers.
-fn trying(instance: &Instance, without: Decision) -> Decision {
-    let seen = instance.observed.as_ref();
-    let ended = seen.is_some_and(|o| {
-        o.state == ObservedState::Exited
-            && o.run >= instance.intent.run
-            && o.exit.as_ref().is_some_and(|e| !e.requested && e.known())
-    });
-    match without {
-        _ if ended => Decision::Act(Act::Update, "the new version ended"),
-        Decision::Act(Act::GiveUp(_), why) => Decision::Act(Act::Update, why),
-        other => other,
-    }
-}
 
 /// Does the next stage.
 pub(super) async fn act(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
@@ -317,6 +274,10 @@ async fn finish(
     steps: &StepLog,
 ) -> Result<Again> {
     let kept = update.stage == UpdateStage::Keeping;
+    if !kept && instance.observed.as_ref().is_some_and(|o| o.state == ObservedState::Running) {
+        // It was to be stopped, and goes on.
+        act::undrain(core, hold, instance).await?;
+    }
     steps.step("clean up", "removing the copy of its data", None, "");
     offered(runtime)?.remove_copy(&instance.id).await?;
     let waiting = core.store.running_operation(&Context::system("update"), &instance.id).await?;
@@ -329,7 +290,9 @@ async fn finish(
         if kept {
             events.push(NewEvent::info("update", format!("it runs {}", update.to)));
             let steps = last.map(|steps| steps.ended_with(OperationState::Succeeded));
-            let end = asked.iter().map(|id| OperationEnd { steps: steps.clone(), ..OperationEnd::succeeded(id.clone()) });
+            let end = asked
+                .iter()
+                .map(|id| OperationEnd { steps: steps.clone(), ..OperationEnd::succeeded(id.clone()) });
             return Changes { end: end.collect(), events, ..Changes::default() };
         }
         let now = Timestamp::now();
@@ -360,7 +323,9 @@ fn why(update: &SoftwareUpdate, error: &ErrorReport) -> ErrorReport {
         code: error.code,
         message: format!("the update to {to} did not work, and it is at {from} again: {}", error.message),
         field: error.field.clone(),
-        fix: Some(error.fix.clone().unwrap_or_else(|| "mend the cause, or choose another version".to_owned())),
+        fix: Some(
+            error.fix.clone().unwrap_or_else(|| "mend the cause, or choose another version".to_owned()),
+        ),
     }
 }
 
@@ -368,10 +333,8 @@ fn why(update: &SoftwareUpdate, error: &ErrorReport) -> ErrorReport {
 fn ended(instance: &Instance) -> Error {
     let exit = instance.observed.as_ref().and_then(|o| o.exit.as_ref()).filter(|e| !e.requested);
     match (exit, &instance.last_error) {
-        (Some(exit), _) => {
-            Error::new(Code::ClawFailed, format!("it {exit} instead of answering"))
-                .fix("read its last lines, and the notes of its release")
-        }
+        (Some(exit), _) => Error::new(Code::ClawFailed, format!("it {exit} instead of answering"))
+            .fix("read its last lines, and the notes of its release"),
         (None, Some(error)) => Error::from(error.clone()),
         (None, None) => Error::new(Code::ClawFailed, "it could not be started"),
     }
@@ -387,7 +350,9 @@ async fn last_lines(instance: &Instance, runtime: &dyn Runtime) -> String {
     let query = LogQuery { since: seen.started_at, tail: Some(LAST_LINES), follow: false };
     let read = async {
         let lines = logs.logs(&instance.id, query).await?;
-        Ok::<_, Error>(lines.filter_map(|line| async { line.ok() }).map(|line| line.text).collect::<Vec<_>>().await)
+        Ok::<_, Error>(
+            lines.filter_map(|line| async { line.ok() }).map(|line| line.text).collect::<Vec<_>>().await,
+        )
     };
     match tokio::time::timeout(LINES_LIMIT, read).await {
         Ok(Ok(lines)) => lines.join("\n"),
