@@ -91,7 +91,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 /// Where a body may be left out: it only changes what is done by default.
-const BODY_OPTIONAL: [&str; 5] = ["/stop", "/suspend", "/console", "/shutdown", "/support-bundle"];
+const BODY_OPTIONAL: [&str; 6] = ["/stop", "/suspend", "/update", "/console", "/shutdown", "/support-bundle"];
 
 /// What the derive takes for required and is not, and what it can't say.
 fn loosen(path: &str, operation: &mut Operation) {

@@ -194,7 +194,7 @@ pub(super) fn drawing() -> Result<String> {
         "small",
         At::Start,
         (500, 550),
-        "'update' also begins from what is down or on its way; undone, it leads to 'stopping'",
+        "'update' begins from what is down or on its way too; undone: 'stopping'",
     );
     Ok(drawing.finish())
 }

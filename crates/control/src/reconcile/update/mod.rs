@@ -13,7 +13,7 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::{
     Action, ClawId, Code, Context, Desired, Error, Instance, ObservedState, OperationKind, OperationState,
-    Phase, Result, Signal, Software, SoftwareUpdate, Timestamp, UpdateStage, Urgency,
+    Result, Signal, Software, SoftwareUpdate, Timestamp, UpdateStage, Urgency,
 };
 use clawfarm_runtime::{LogQuery, Progress, Runtime, Upgrade};
 use clawfarm_store::{Changes, OperationEnd};
