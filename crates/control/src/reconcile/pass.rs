@@ -57,7 +57,7 @@ pub(crate) async fn turn(core: &Core, id: &ClawId, turning: &Turning) {
             core.reconciler.queue.push_at(id, Instant::now() + wait);
         }
         Err(error) if is_fenced(&error) => {
-            metrics::counter!("clawfarm_fenced_total").increment(1);
+            dropped();
             tracing::info!(instance = %id, ?error, "a turn was dropped");
             core.reconciler.queue.push_at(id, Instant::now() + clawfarm_failpoint::wait(BROKEN_AGAIN));
         }
@@ -66,6 +66,12 @@ pub(crate) async fn turn(core: &Core, id: &ClawId, turning: &Turning) {
             core.reconciler.queue.push_at(id, Instant::now() + clawfarm_failpoint::wait(BROKEN_AGAIN));
         }
     }
+}
+
+/// A turn ended without an effect, because its instance is another server's: the heartbeat
+/// found that out, or a write was refused.
+fn dropped() {
+    metrics::counter!("clawfarm_fenced_total").increment(1);
 }
 
 /// When to look again.
@@ -82,7 +88,10 @@ async fn held_turn(core: &Core, instance: Instance, interrupt: &Notify) -> Resul
             tokio::select! {
                 again = look_and_act(core, &hold, instance, interrupt) => again,
                 // Whoever has it now goes on; it comes back here should it be given back.
-                () = hold.lost() => Ok(Again::Never),
+                () = hold.lost() => {
+                    dropped();
+                    Ok(Again::Never)
+                }
             }
         }
         Claim::Stale => Ok(Again::At(Timestamp::now().after(BROKEN_AGAIN))),
