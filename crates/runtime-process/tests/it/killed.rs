@@ -16,7 +16,7 @@ const DIR: &str = "CLAWFARM_KILLED_DIR";
 const STEP: &str = "CLAWFARM_KILLED_STEP";
 const KILL: &str = "CLAWFARM_KILLED_AT";
 /// How many operations the life below has.
-const STEPS: u32 = 11;
+const STEPS: u32 = 14;
 
 /// One operation of a life; each can be done once more.
 async fn step(farm: &Farm, rt: &ProcessRuntime, step: u32) {
@@ -29,7 +29,7 @@ async fn step(farm: &Farm, rt: &ProcessRuntime, step: u32) {
         let place = rt.ensure(placement, &NoProgress).await.unwrap();
         rt.start(&python(id, run, &place, SERVER)).await.unwrap()
     };
-    let freezer = rt.freeze().unwrap();
+    let (freezer, upgrade) = (rt.freeze().unwrap(), rt.upgrade().unwrap());
     // What is up keeps its port.
     for placement in [&mut of_bob, &mut of_eve] {
         if let Some(record) = rt.records().await.unwrap().iter().find(|r| r.id == placement.id) {
@@ -42,12 +42,15 @@ async fn step(farm: &Farm, rt: &ProcessRuntime, step: u32) {
         2 => assert_eq!(freezer.freeze(&bob).await.unwrap().state, ObservedState::Frozen),
         3 => assert_eq!(freezer.thaw(&bob).await.unwrap().state, ObservedState::Running),
         4 => assert_eq!(rt.stop(&bob, grace).await.unwrap().state, ObservedState::Exited),
-        5 => assert_eq!(start(&of_bob, &bob, 2).await.state, ObservedState::Running),
-        6 => assert_eq!(rt.kill(&bob).await.unwrap().state, ObservedState::Exited),
-        7 => assert!(rt.destroy(&bob, DataFate::Keep).await.unwrap() > 0),
-        8 => drop(rt.ensure(&of_eve, &NoProgress).await.unwrap()),
-        9 => assert_eq!(start(&of_eve, &eve, 1).await.state, ObservedState::Running),
-        10 => assert_eq!(rt.destroy(&eve, DataFate::Purge).await.unwrap(), 0),
+        5 => drop(upgrade.copy_data(&bob, 7, &NoProgress).await.unwrap()),
+        6 => upgrade.put_back(&bob, 7).await.unwrap(),
+        7 => upgrade.remove_copy(&bob).await.unwrap(),
+        8 => assert_eq!(start(&of_bob, &bob, 2).await.state, ObservedState::Running),
+        9 => assert_eq!(rt.kill(&bob).await.unwrap().state, ObservedState::Exited),
+        10 => assert!(rt.destroy(&bob, DataFate::Keep).await.unwrap() > 0),
+        11 => drop(rt.ensure(&of_eve, &NoProgress).await.unwrap()),
+        12 => assert_eq!(start(&of_eve, &eve, 1).await.state, ObservedState::Running),
+        13 => assert_eq!(rt.destroy(&eve, DataFate::Purge).await.unwrap(), 0),
         _ => unreachable!("a life has {STEPS} steps"),
     }
 }
