@@ -37,18 +37,9 @@ pub(crate) fn start(config: &Value) -> Result<Duration> {
 /// Ends the helpers that OpenClaw starts (a broker for its commands, a reader of its database):
 /// nobody tells them that it was killed. They are known by what they were started with.
 fn end_helpers(folder: &Path) -> Result<()> {
-    let mark = format!("OPENCLAW_STATE_DIR={}", folder.join("state").display());
     let begun = Instant::now();
     loop {
-        let left: Vec<i32> = fs::read_dir("/proc")?
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| {
-                // That of a zombie is empty, and of another user's can't be read.
-                let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-            })
-            .collect();
+        let left = helpers(folder)?;
         if left.is_empty() {
             return Ok(());
         }
@@ -61,6 +52,19 @@ fn end_helpers(folder: &Path) -> Result<()> {
         }
         std::thread::park_timeout(Duration::from_millis(10));
     }
+}
+
+/// Those that run, by their pids. One that begins at this moment shows no variables yet.
+fn helpers(folder: &Path) -> Result<Vec<i32>> {
+    let mark = format!("OPENCLAW_STATE_DIR={}", folder.join("state").display());
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids
+        .filter(|pid: &i32| {
+            // That of a zombie is empty, and of another user's can't be read.
+            let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            variables.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+        })
+        .collect())
 }
 
 fn adapted(config: &Value, folder: &Path, port: u16) -> Value {
@@ -145,6 +149,12 @@ mod tests {
             .spawn()
             .expect("setsid can be run");
         let mut other = Command::new("sleep").arg("600").spawn().expect("sleep can be run");
+        // What is only beginning can't be told from others yet.
+        let begun = Instant::now();
+        while helpers(folder.path()).expect("looked").is_empty() {
+            assert!(begun.elapsed() < END_LIMIT, "the helper does not begin");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
         let reaper = std::thread::spawn(move || helper.wait());
         end_helpers(folder.path()).expect("they end");
         reaper.join().expect("joined").expect("reaped");
