@@ -8,16 +8,31 @@ use crate::metadata::Package;
 /// that passes over a layer still goes down. `docs/design` has the table with what each holds.
 const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-bench", &["clawfarm-client", "clawfarm-api", "clawfarm-test-postgres"]),
-    ("clawfarm", &["clawfarm-client", "clawfarm-server", "clawfarm-runtime-process", "clawfarm-runtime-sim"]),
+    (
+        "clawfarm",
+        &[
+            "clawfarm-client",
+            "clawfarm-server",
+            "clawfarm-runtime-process",
+            "clawfarm-runtime-docker",
+            "clawfarm-runtime-sim",
+        ],
+    ),
     ("xtask", &["clawfarm-server"]),
     ("clawfarm-server", &["clawfarm-control", "clawfarm-api"]),
     ("clawfarm-control", &["clawfarm-store", "clawfarm-runtime", "clawfarm-adapters"]),
     // The process runtime starts shims and speaks their protocol, so it knows them.
-    ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-failpoint"]),
+    (
+        "clawfarm-runtime-process",
+        &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files", "clawfarm-failpoint"],
+    ),
+    ("clawfarm-runtime-docker", &["clawfarm-runtime", "clawfarm-files"]),
     ("clawfarm-runtime-sim", &["clawfarm-runtime"]),
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),
+    // What several runtimes need for folders that claws write to.
+    ("clawfarm-files", &["clawfarm-model"]),
     ("clawfarm-store", &["clawfarm-failpoint"]),
     ("clawfarm-client", &["clawfarm-api"]),
     ("clawfarm-api", &["clawfarm-model"]),
@@ -26,6 +41,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-model", &[]),
     // A database server for tests and the benchmark; it knows nothing of clawfarm.
     ("clawfarm-test-postgres", &[]),
+    // The same with a container engine.
+    ("clawfarm-test-docker", &[]),
     ("clawfarm-fuzz", &[]),
 ];
 
@@ -37,6 +54,7 @@ const FOR_TESTS: &[&str] = &[
     "clawfarm-client",
     "clawfarm-fuzz",
     "clawfarm-test-postgres",
+    "clawfarm-test-docker",
 ];
 
 pub(crate) fn problems(packages: &[Package]) -> Vec<String> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clawfarm_model::instance::InstanceSpec;
-use clawfarm_model::launch::{Launch, Place, Software};
+use clawfarm_model::launch::{ImageRecipe, Launch, Place, Software};
 use clawfarm_model::name::ClawType;
 use clawfarm_model::resources::Resources;
 use clawfarm_model::secret::SecretName;
@@ -44,6 +44,14 @@ pub trait ClawAdapter: Send + Sync + 'static {
     /// # Errors
     /// `InvalidInput` on `version` when the text can't be a version of this type.
     fn software(&self, version: &str) -> Result<Software>;
+
+    /// How a container image of this version is made; `None` for a type that has no recipe.
+    ///
+    /// # Errors
+    /// As for [`Self::software`].
+    fn image_recipe(&self, version: &str) -> Result<Option<ImageRecipe>> {
+        self.software(version).map(|_| None)
+    }
 
     /// Checks everything about a spec that needs no running claw. What the type can't
     /// express is an error or a warning, never dropped in silence.

@@ -48,6 +48,25 @@ impl NpmInstall {
     }
 }
 
+/// How the container image of a claw type is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRecipe {
+    /// What it is called: `clawfarm/openclaw:2026.9.6`.
+    pub reference: String,
+    /// The recipe, in the form of a Dockerfile; it takes the argument `BASE`.
+    pub dockerfile: &'static str,
+    /// The base it is made on when no other is given.
+    pub base: &'static str,
+    /// The recipe's other arguments.
+    pub args: Vec<(&'static str, String)>,
+    /// The claw type.
+    pub claw_type: ClawType,
+    /// The claw's version.
+    pub version: String,
+    /// About how many answers the build prints: the length of the progress bar, no more.
+    pub about_lines: u64,
+}
+
 /// What a runtime is asked to prepare.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -57,6 +76,9 @@ pub struct Placement {
     pub tenant: TenantName,
     /// What is to be installed.
     pub software: Software,
+    /// How the image that `software` names is made where it is missing, for runtimes that run
+    /// images; `None` when only somebody else can make it.
+    pub image: Option<ImageRecipe>,
     /// Its share of the machine.
     pub resources: Resources,
     /// The port that was chosen for its gateway on this target.
@@ -72,8 +94,10 @@ pub struct Placement {
 /// The place a runtime prepared, with every path as the claw will see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Where the software is; for npm, the folder that holds `node_modules`.
+    /// Where the software is: the folder that holds `node_modules`, or where its image has it.
     pub install_dir: PathBuf,
+    /// How the software lies there.
+    pub layout: Layout,
     /// The claw's home: its configuration and state. It may write here.
     pub state_dir: PathBuf,
     /// Where it works for its user. It may write here.
@@ -91,6 +115,16 @@ pub struct Place {
     /// Whether the runtime enforces the memory limit outside of the claw; when not, the
     /// adapter should make the claw limit itself.
     pub memory_enforced: bool,
+}
+
+/// How the software of a place lies in its [`Place::install_dir`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As npm installs it: a Node and the claw below `node_modules`.
+    Npm,
+    /// As the claw type's own container image has it. What a launch puts into `env` can be
+    /// read by whoever may use the container engine, so secrets go into a file there.
+    Image,
 }
 
 /// What to run, as an adapter answers for one [`Place`].

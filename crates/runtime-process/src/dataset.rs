@@ -12,13 +12,13 @@ use clawfarm_model::name::TenantName;
 use clawfarm_model::{ClawId, Code, DataFate, Error, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::io_error;
 use crate::inner::Inner;
 use crate::insisted;
 use crate::paths::{STATE, VOLUMES, is_removing, partial, removing};
 use crate::prepare::has_data;
 use crate::record::InstanceRecord;
-use crate::tree::{Folder, NewFile, make_private, size_on_disk};
+use clawfarm_files::io_error;
+use clawfarm_files::{Folder, NewFile, make_private, size_on_disk};
 
 /// What a dataset consists of.
 pub(crate) const PARTS: [&str; 2] = [STATE, VOLUMES];

@@ -16,10 +16,10 @@ use clawfarm_runtime::Connection;
 use clawfarm_shim::ShimState;
 use tokio::net::TcpStream;
 
-use crate::fault::blocking;
 use crate::inner::{Inner, guard};
 use crate::observe;
 use crate::port::{self, Listener};
+use clawfarm_files::blocking;
 
 /// How long the owner of a port is taken for granted.
 const FRESH: Duration = Duration::from_secs(1);

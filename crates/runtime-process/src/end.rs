@@ -11,9 +11,9 @@ use clawfarm_shim::{ShimState, lock};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::client::LIMIT;
-use crate::fault::blocking;
 use crate::inner::Inner;
 use crate::observe;
+use clawfarm_files::blocking;
 
 /// What ending may take beyond the grace: killing all, and writing down how it ended.
 const RESERVE: Duration = Duration::from_secs(20);

@@ -9,15 +9,15 @@ use clawfarm_model::{ClawId, Code, Error, Result};
 use clawfarm_runtime::Progress;
 use clawfarm_shim::lock;
 
-use crate::fault::{blocking, io_error, join_error};
 use crate::host;
 use crate::inner::{Inner, owner};
 use crate::paths::{IMPORTING, STATE, WORKSPACE};
 use crate::prepare::has_data;
 use crate::record::InstanceRecord;
 use crate::start::{file_error, new_file};
-use crate::tree::{Copied, Folder, Links, copy_tree, give_to, size_on_disk};
 use crate::uid;
+use clawfarm_files::{Copied, Folder, Links, copy_tree, give_to, size_on_disk};
+use clawfarm_files::{blocking, io_error, join_error};
 
 /// How often an import tells how far it is.
 pub(crate) const TELL: Duration = Duration::from_millis(100);

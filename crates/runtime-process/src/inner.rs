@@ -16,7 +16,7 @@ use crate::dial::Verified;
 use crate::install::{Install, Npm};
 use crate::paths::{CLAW_LOGS, Paths, STATE, TMP, WORKSPACE};
 use crate::record::InstanceRecord;
-use crate::tree::Owner;
+use clawfarm_files::Owner;
 
 /// How many ids a receiver may be behind before it has to look at everything.
 const WATCH_BUFFER: usize = 1024;
@@ -116,6 +116,7 @@ impl Inner {
         let state_dir = dir.join(STATE);
         Ok(Place {
             install_dir,
+            layout: clawfarm_model::launch::Layout::Npm,
             workspace_dir: state_dir.join(WORKSPACE),
             state_dir,
             log_dir: dir.join(CLAW_LOGS),

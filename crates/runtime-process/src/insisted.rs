@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 use clawfarm_model::{Code, Error, Result};
 
-use crate::fault::io_error;
 use crate::inner::owner;
 use crate::record::InstanceRecord;
-use crate::tree::Folder;
+use clawfarm_files::Folder;
+use clawfarm_files::io_error;
 
 const TMP: &str = "/tmp";
 
@@ -47,7 +47,7 @@ fn make_one(record: &InstanceRecord, name: &str) -> Result<PathBuf> {
     let (wanted, found) = (record.uid.unwrap_or(me), folder.uid().map_err(failed)?);
     // A kill between making it and giving it away leaves it the server's.
     if found == me && wanted != me {
-        folder.give(crate::tree::Owner::alone(wanted)).map_err(failed)?;
+        folder.give(clawfarm_files::Owner::alone(wanted)).map_err(failed)?;
     } else if found != wanted {
         return Err(Error::new(
             Code::Unavailable,

@@ -8,7 +8,7 @@
 //!
 //! A claw is treated as hostile. It runs under Landlock rules, where the server is root also
 //! under a user id of its own and in a mount namespace; and every file of its folders is
-//! used through `tree`, which no link can lead astray.
+//! used through `clawfarm_files`, which no link can lead astray.
 
 mod client;
 mod config;
@@ -17,7 +17,6 @@ mod diagnose;
 mod dial;
 mod end;
 mod exec;
-mod fault;
 mod files;
 mod host;
 mod inner;
@@ -33,7 +32,6 @@ mod record;
 mod recover;
 mod runtime;
 mod start;
-mod tree;
 mod uid;
 mod upgrade;
 mod watch;

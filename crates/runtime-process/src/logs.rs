@@ -10,8 +10,8 @@ use clawfarm_runtime::{LogLine, LogQuery, LogStream};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::fault::{blocking, io_error};
 use crate::inner::Inner;
+use clawfarm_files::{blocking, io_error};
 use reader::Reader;
 
 /// How often a followed log is looked at: no claw is read faster than that by a person.

@@ -10,10 +10,10 @@ use clawfarm_shim::{ShimState, lock};
 use futures::StreamExt;
 
 use crate::client::{LIMIT, Shim};
-use crate::fault::blocking;
 use crate::inner::Inner;
 use crate::leftover;
 use crate::record::{self, InstanceRecord};
+use clawfarm_files::blocking;
 
 /// How often a lock is looked at again while a shim comes up or goes down.
 const POLL: Duration = Duration::from_millis(50);

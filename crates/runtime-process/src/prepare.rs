@@ -8,12 +8,12 @@ use clawfarm_shim::lock;
 use rustix::fs::FileType;
 
 use crate::dataset;
-use crate::fault::{blocking, io_error};
 use crate::inner::{Inner, guard, owner};
 use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE, first_closed};
 use crate::record::{self, InstanceRecord};
-use crate::tree::{Folder, Owner, give_to};
 use crate::uid;
+use clawfarm_files::{Folder, Owner, give_to};
+use clawfarm_files::{blocking, io_error};
 
 /// [`clawfarm_runtime::Runtime::ensure`].
 pub(crate) async fn ensure(

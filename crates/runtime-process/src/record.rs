@@ -11,9 +11,9 @@ use clawfarm_model::resources::Resources;
 use clawfarm_model::{ClawId, Error, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::fault::io_error;
 use crate::paths::{Paths, STATE};
-use crate::tree::{Folder, NewFile};
+use clawfarm_files::io_error;
+use clawfarm_files::{Folder, NewFile};
 
 /// The file's name, in the instance's folder.
 pub(crate) const FILE: &str = "instance.json";

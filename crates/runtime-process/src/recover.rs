@@ -14,11 +14,11 @@ use clawfarm_runtime::{Kept, KeptData, KnownData};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::fault::{blocking, io_error};
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
-use crate::tree::Folder;
 use crate::{dataset, observe};
+use clawfarm_files::Folder;
+use clawfarm_files::{blocking, io_error};
 
 /// The form of the records that this program knows.
 const FORM: u32 = 1;

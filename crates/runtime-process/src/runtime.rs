@@ -22,11 +22,11 @@ use tokio::sync::broadcast;
 use crate::client::LIMIT;
 use crate::config::ProcessConfig;
 use crate::dataset::{self, DatasetRecord};
-use crate::fault::{blocking, io_error};
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
-use crate::tree::make_private;
 use crate::{diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, upgrade, watch};
+use clawfarm_files::make_private;
+use clawfarm_files::{blocking, io_error};
 
 /// Claws as local processes. Dropping it ends its watching, and no claw.
 pub struct ProcessRuntime {

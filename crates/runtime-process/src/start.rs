@@ -14,13 +14,13 @@ use clawfarm_shim::spec::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
-use crate::fault::{blocking, io_error};
 use crate::inner::{Inner, owner};
 use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE};
 use crate::prepare::{give_all, hidden, make_folders};
 use crate::record::InstanceRecord;
-use crate::tree::{Folder, NewFile, Owner};
 use crate::{end, insisted, observe, port, watch};
+use clawfarm_files::{Folder, NewFile, Owner};
+use clawfarm_files::{blocking, io_error};
 
 /// How long a shim may take to say that it started its claw.
 const START_LIMIT: Duration = Duration::from_secs(30);

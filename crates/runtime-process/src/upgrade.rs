@@ -14,12 +14,12 @@ use clawfarm_runtime::Progress;
 use clawfarm_shim::lock;
 
 use crate::dataset::PARTS;
-use crate::fault::{blocking, io_error, join_error};
+use clawfarm_files::{blocking, io_error, join_error};
 use crate::files::{CallOff, TELL};
 use crate::inner::{Inner, owner};
 use crate::prepare::make_folders;
 use crate::record::InstanceRecord;
-use crate::tree::{Folder, Links, NewFile, copy_tree, give_to, size_on_disk};
+use clawfarm_files::{Folder, Links, NewFile, copy_tree, give_to, size_on_disk};
 use crate::uid;
 
 /// The copy, in the instance's folder.

@@ -12,10 +12,10 @@ use clawfarm_shim::lock;
 use clawfarm_shim::protocol::{Request, ShimStatus};
 
 use crate::client::{LIMIT, Shim};
-use crate::fault::blocking;
 use crate::inner::{Inner, guard};
 use crate::observe;
 use crate::record;
+use clawfarm_files::blocking;
 
 /// How often all locks are looked at.
 const LOOK: Duration = Duration::from_secs(10);

@@ -20,6 +20,7 @@ impl World {
         let data = self.data_dir(&placement.id);
         Place {
             install_dir: self.root().join("install"),
+            layout: clawfarm_model::launch::Layout::Npm,
             state_dir: data.join("state"),
             workspace_dir: data.join("workspace"),
             log_dir: data.join("logs"),

@@ -31,7 +31,7 @@ use tokio::sync::broadcast;
 
 pub use exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TermSize};
 pub use logs::{LogLine, LogQuery, LogStream, OutputStream};
-pub use port::PORTS;
+pub use port::{PORTS, pick as pick_port};
 pub use progress::{NoProgress, Progress};
 pub use recover::{Kept, KeptData, KnownData, Recover};
 pub use upgrade::Upgrade;
@@ -137,7 +137,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// `Insufficient` when none is left.
     async fn pick_port(&self, taken: &BTreeSet<u16>) -> Result<u16> {
-        port::pick(taken)
+        port::pick(&PORTS, taken)
     }
 
     /// Opens a connection to a port of the instance: the only way to reach one. A runtime

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use clawfarm_model::config::{ConfigMode, EnvValue};
+use clawfarm_model::launch::{Layout, Place};
 use clawfarm_model::{Launch, Result};
 use secrecy::SecretString;
 
-use super::{config, secrets};
+use super::{config, dotenv, secrets};
 use crate::{RenderInput, Rendered};
 
 /// What OpenClaw holds beside its JavaScript heap, in MiB: with a heap of 384 it grew to 1188
@@ -22,8 +23,17 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 
 /// Renders everything for a start.
 pub(super) fn render(input: &RenderInput<'_>) -> Result<Rendered> {
-    let env = environment(input)?;
-    let generated = config::generate(input);
+    let variables = environment(input)?;
+    let mut generated = config::generate(input);
+    let env = match input.place.layout {
+        Layout::Npm => variables.all(),
+        Layout::Image => {
+            let (open, secret) = variables.apart();
+            let present = input.existing.get(Path::new(dotenv::FILE)).map(Vec::as_slice);
+            generated.files.push(dotenv::file(present, &secret)?);
+            open
+        }
+    };
     Ok(Rendered {
         launch: Launch {
             id: input.id.clone(),
@@ -63,20 +73,60 @@ fn heap_mib(memory_mib: u32) -> u32 {
     memory_mib.saturating_sub(BESIDE_HEAP_MIB).clamp(LEAST_HEAP_MIB, MOST_HEAP_MIB)
 }
 
+/// Node, and the arguments that it alone needs in a layout.
+fn node(place: &Place) -> Vec<String> {
+    let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
+    match place.layout {
+        Layout::Npm => vec![path(node_bin(&place.install_dir).join("node"))],
+        Layout::Image => {
+            vec!["node".to_owned(), format!("--env-file={}", path(place.state_dir.join(dotenv::FILE)))]
+        }
+    }
+}
+
+/// OpenClaw's own program.
+fn program(place: &Place) -> std::path::PathBuf {
+    match place.layout {
+        Layout::Npm => place.install_dir.join("node_modules/openclaw/openclaw.mjs"),
+        Layout::Image => place.install_dir.join("openclaw.mjs"),
+    }
+}
+
 fn argv(input: &RenderInput<'_>) -> Vec<String> {
     let place = input.place;
-    let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
-    vec![
-        path(node_bin(&place.install_dir).join("node")),
+    let mut argv = node(place);
+    argv.extend([
         // An argument of Node's, not NODE_OPTIONS: the claw's own commands should not inherit it.
         format!("--max-old-space-size={}", heap_mib(input.spec.resources.memory_mib)),
-        path(place.install_dir.join("node_modules/openclaw/openclaw.mjs")),
+        program(place).to_string_lossy().into_owned(),
         "gateway".to_owned(),
         "--port".to_owned(),
         place.port.to_string(),
         "--bind".to_owned(),
         if place.listen_on_all { "lan" } else { "loopback" }.to_owned(),
-    ]
+    ]);
+    argv
+}
+
+/// Where the claw finds other programs.
+fn search_path(place: &Place) -> String {
+    match place.layout {
+        Layout::Npm => {
+            let bin = node_bin(&place.install_dir);
+            let tools = place.install_dir.join("node_modules/.bin");
+            format!("{}:{}:{SYSTEM_PATH}", bin.display(), tools.display())
+        }
+        Layout::Image => SYSTEM_PATH.to_owned(),
+    }
+}
+
+/// Its home: what it calls `~`.
+fn home(place: &Place) -> &Path {
+    match place.layout {
+        Layout::Npm => &place.state_dir,
+        // As in its own image, where the state is `~/.openclaw`.
+        Layout::Image => place.state_dir.parent().unwrap_or(&place.state_dir),
+    }
 }
 
 /// The whole environment. What clawfarm sets comes last and wins.
@@ -85,7 +135,7 @@ fn argv(input: &RenderInput<'_>) -> Vec<String> {
 /// itself, and a second start with it took 8.5 to 9.8 s against 9.8 to 11.3 without. Set from
 /// outside it gained nothing more (8.6 to 9.5 s), and OpenClaw answers it by starting itself
 /// again as a child, so that the process which is watched would be an empty launcher.
-fn environment(input: &RenderInput<'_>) -> Result<Vec<(String, SecretString)>> {
+fn environment(input: &RenderInput<'_>) -> Result<Environment> {
     let place = input.place;
     let text = |p: &Path| p.to_string_lossy().into_owned();
     let mut env = Environment::default();
@@ -106,10 +156,8 @@ fn environment(input: &RenderInput<'_>) -> Result<Vec<(String, SecretString)>> {
             secrets::value(input.secrets, secret, field)?.clone(),
         );
     }
-    let bin = text(&node_bin(&place.install_dir));
-    let tools = text(&place.install_dir.join("node_modules/.bin"));
-    env.set("PATH", format!("{bin}:{tools}:{SYSTEM_PATH}"));
-    env.set("HOME", text(&place.state_dir));
+    env.set("PATH", search_path(place));
+    env.set("HOME", text(home(place)));
     env.set("TMPDIR", text(&place.tmp_dir));
     env.set("OPENCLAW_STATE_DIR", text(&place.state_dir));
     env.set("OPENCLAW_CONFIG_PATH", text(&place.state_dir.join(config::FILE)));
@@ -124,7 +172,7 @@ fn environment(input: &RenderInput<'_>) -> Result<Vec<(String, SecretString)>> {
     if input.spec.config_mode == ConfigMode::Managed {
         env.set("OPENCLAW_CONFIG_READONLY", "1");
     }
-    Ok(env.0)
+    Ok(env)
 }
 
 /// The secrets that `openclaw.json` refers to, and the field each is named in.
@@ -141,18 +189,35 @@ fn config_secrets<'a>(
         .chain(discord.map(|s| (s, "config.channels.discord.bot_token")))
 }
 
-/// Variables in order, each once.
+/// Variables in order, each once, and whether it is a secret.
 #[derive(Default)]
-struct Environment(Vec<(String, SecretString)>);
+struct Environment(Vec<(String, SecretString, bool)>);
+
+/// Variables and their values.
+type Variables = Vec<(String, SecretString)>;
 
 impl Environment {
     fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.set_secret(name, SecretString::from(value.into()));
+        self.put(name, SecretString::from(value.into()), false);
     }
 
     fn set_secret(&mut self, name: &str, value: SecretString) {
-        self.0.retain(|(known, _)| known != name);
-        self.0.push((name.to_owned(), value));
+        self.put(name, value, true);
+    }
+
+    fn put(&mut self, name: &str, value: SecretString, secret: bool) {
+        self.0.retain(|(known, ..)| known != name);
+        self.0.push((name.to_owned(), value, secret));
+    }
+
+    fn all(self) -> Variables {
+        self.0.into_iter().map(|(name, value, _)| (name, value)).collect()
+    }
+
+    /// Those that everybody may read, and the others.
+    fn apart(self) -> (Variables, Variables) {
+        let (secret, open): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|(.., secret)| *secret);
+        (Self(open).all(), Self(secret).all())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod chat;
 mod config;
+mod dotenv;
 mod http;
 mod import;
 mod json;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::name::ClawType;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::resources::Resources;
@@ -39,6 +41,10 @@ const NODE_VERSION: &str = "24.21.0";
 /// What npm fetches for it with an empty cache (counted on 2026.9.6): of each of 330 packages
 /// the description and the archive, and a few again.
 const ABOUT_PACKAGES: u64 = 700;
+/// What OpenClaw's own image is made on.
+const IMAGE_BASE: &str = "node:24-bookworm-slim";
+/// What a build of its image prints (counted on 2026.9.6).
+const ABOUT_BUILD_LINES: u64 = 60;
 /// OpenClaw lets turns that are under way finish for up to 315 s after SIGTERM and is gone
 /// after 325 s at the latest.
 const STOP_GRACE: Duration = Duration::from_secs(330);
@@ -71,10 +77,13 @@ fn software(version: &str) -> Result<Software> {
             version: version.to_owned(),
             about_packages: ABOUT_PACKAGES,
         }),
-        // Where images come from is the business of the runtime that runs them, and there is
-        // none yet.
-        image: None,
+        image: Some(image(version)),
     })
+}
+
+/// What the image of a version is called.
+fn image(version: &str) -> String {
+    format!("clawfarm/openclaw:{version}")
 }
 
 fn claw_type() -> Result<ClawType> {
@@ -99,12 +108,25 @@ impl ClawAdapter for OpenClaw {
         software(version)
     }
 
+    fn image_recipe(&self, version: &str) -> Result<Option<ImageRecipe>> {
+        software(version)?;
+        Ok(Some(ImageRecipe {
+            reference: image(version),
+            dockerfile: include_str!("../../../../images/openclaw/Dockerfile"),
+            base: IMAGE_BASE,
+            args: vec![("NODE_VERSION", NODE_VERSION.to_owned()), ("OPENCLAW_VERSION", version.to_owned())],
+            claw_type: claw_type()?,
+            version: version.to_owned(),
+            about_lines: ABOUT_BUILD_LINES,
+        }))
+    }
+
     fn validate(&self, spec: &InstanceSpec) -> Result<Vec<Warning>> {
         validate::spec(spec)
     }
 
     fn existing_files(&self) -> Vec<PathBuf> {
-        vec![config::FILE.into(), config::SEED_FILE.into()]
+        vec![config::FILE.into(), config::SEED_FILE.into(), dotenv::FILE.into()]
     }
 
     fn render(&self, input: &RenderInput<'_>) -> Result<Rendered> {

@@ -74,6 +74,7 @@ pub(super) fn refuse_collisions(native: &Map<String, Value>) -> Result<()> {
     // Only the paths matter here, so that any place will do.
     let somewhere = Place {
         install_dir: "/".into(),
+        layout: clawfarm_model::launch::Layout::Npm,
         state_dir: "/".into(),
         workspace_dir: "/".into(),
         log_dir: "/".into(),

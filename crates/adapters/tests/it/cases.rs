@@ -66,6 +66,7 @@ pub(crate) fn spec(config: Value, mode: ConfigMode) -> InstanceSpec {
 pub(crate) fn place() -> Place {
     Place {
         install_dir: "/farm/software/openclaw".into(),
+        layout: clawfarm_model::launch::Layout::Npm,
         state_dir: "/farm/claws/alice-x7k2p/state".into(),
         workspace_dir: "/farm/claws/alice-x7k2p/workspace".into(),
         log_dir: "/farm/claws/alice-x7k2p/logs".into(),

@@ -92,12 +92,14 @@ impl Core {
 }
 
 fn placement(core: &Core, instance: &Instance) -> Result<Placement> {
-    let software = core.adapter(instance)?.software(&instance.spec.version)?;
+    let adapter = core.adapter(instance)?;
+    let software = adapter.software(&instance.spec.version)?;
     let port = instance.port.ok_or_else(|| Error::new(Code::Internal, "the instance has no port"))?;
     Ok(Placement {
         id: instance.id.clone(),
         tenant: instance.tenant.clone(),
         software,
+        image: adapter.image_recipe(&instance.spec.version)?,
         resources: instance.spec.resources,
         port,
         dataset: instance.spec.dataset.clone(),

@@ -23,8 +23,8 @@ use clawfarm_model::{Code, Error, NpmInstall, Result, Timestamp};
 use clawfarm_runtime::Progress;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{blocking, io_error};
-use crate::tree::{Folder, NewFile, make_private, share_read_only};
+use clawfarm_files::{Folder, NewFile, make_private, share_read_only};
+use clawfarm_files::{blocking, io_error};
 pub(crate) use npm::{Npm, npm_version};
 
 /// Written last into an installation: what has it is whole.

@@ -13,7 +13,7 @@ use clawfarm_runtime::Progress;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::fault::npm_failed;
-use crate::fault::io_error;
+use clawfarm_files::io_error;
 
 const POLL: Duration = Duration::from_millis(200);
 

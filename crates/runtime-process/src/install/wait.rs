@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::npm::FetchCount;
 use super::{CLAW_LOG, Install, NODE_LOG};
-use crate::fault::io_error;
+use clawfarm_files::io_error;
 
 const POLL: Duration = Duration::from_millis(200);
 

@@ -125,6 +125,7 @@ impl Farm {
             resources: Resources { cpus: 1.0, memory_mib: 512 },
             port,
             dataset: None,
+            image: None,
             record: serde_json::json!({"name": "test"}),
         }
     }

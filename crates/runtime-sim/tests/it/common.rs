@@ -42,6 +42,7 @@ pub(crate) fn placement(claw: &ClawId, port: u16) -> Placement {
         resources: Resources::default(),
         port,
         dataset: None,
+        image: None,
         record: serde_json::json!({"id": claw}),
     }
 }

@@ -69,7 +69,7 @@ fn walk_level(
 
 /// What the files below a folder take up on disk, in bytes. A tree that can't be walked to
 /// its end counts as far as it could be.
-pub(crate) fn size_on_disk(folder: &Folder) -> u64 {
+pub fn size_on_disk(folder: &Folder) -> u64 {
     let mut bytes = 0_u64;
     let walked = walk(folder.fd(), &mut |_, _, stat| {
         // `st_blocks` counts 512-byte units whatever the file system's block size (stat(2)).
@@ -87,7 +87,7 @@ pub(crate) fn size_on_disk(folder: &Folder) -> u64 {
 ///
 /// A file with several names is left alone unless it belongs to a user id of ours already:
 /// its other name may lie outside.
-pub(crate) fn give_to(folder: &Folder, owner: Owner, ours: impl Fn(u32) -> bool) -> io::Result<()> {
+pub fn give_to(folder: &Folder, owner: Owner, ours: impl Fn(u32) -> bool) -> io::Result<()> {
     let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
     let me = rustix::process::geteuid().as_raw();
     walk(folder.fd(), &mut |at, name, stat| {
@@ -111,7 +111,7 @@ pub(crate) fn give_to(folder: &Folder, owner: Owner, ours: impl Fn(u32) -> bool)
 
 /// Makes a tree readable for everyone and writable for no one, itself apart: a folder that
 /// nobody may write to could not be renamed into place any more.
-pub(crate) fn share_read_only(folder: &Folder) -> io::Result<()> {
+pub fn share_read_only(folder: &Folder) -> io::Result<()> {
     walk(folder.fd(), &mut |at, name, stat| {
         let kind = kind(stat);
         if kind != FileType::Directory && kind != FileType::RegularFile {

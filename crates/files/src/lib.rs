@@ -7,6 +7,7 @@
 //! after it was opened, not before.
 
 mod copy;
+mod fault;
 mod remove;
 mod walk;
 
@@ -22,25 +23,26 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-pub(crate) use copy::{Copied, Links, copy_tree};
-pub(crate) use walk::{give_to, share_read_only, size_on_disk};
+pub use copy::{Copied, Links, copy_tree};
+pub use fault::{blocking, io_error, join_error};
+pub use walk::{give_to, share_read_only, size_on_disk};
 
 /// How deep a tree may be nested before its walk stops going down: each level holds a
 /// file descriptor open, and a claw must not be able to use up the server's.
-pub(crate) const MAX_DEPTH: usize = 200;
+pub const MAX_DEPTH: usize = 200;
 
 /// Who owns a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub struct Owner {
     /// User id.
-    pub(crate) uid: u32,
+    pub uid: u32,
     /// Group id.
-    pub(crate) gid: u32,
+    pub gid: u32,
 }
 
 impl Owner {
     /// The user with this number, and the group of the same number.
-    pub(crate) const fn alone(uid: u32) -> Self {
+    pub const fn alone(uid: u32) -> Self {
         Self { uid, gid: uid }
     }
 
@@ -51,46 +53,47 @@ impl Owner {
 
 /// An open folder.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub struct Folder {
     fd: OwnedFd,
 }
 
 /// What a new file gets.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NewFile {
+pub struct NewFile {
     /// Its permission bits.
-    pub(crate) mode: u32,
+    pub mode: u32,
     /// Its owner, when it is not the server's user.
-    pub(crate) owner: Option<Owner>,
+    pub owner: Option<Owner>,
     /// The owner of folders that are made on the way to it, 0700.
-    pub(crate) folder_owner: Option<Owner>,
+    pub folder_owner: Option<Owner>,
 }
 
 impl Folder {
     /// Opens a folder by a path that only the server's user can change.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self { fd: rustix::fs::open(path, flags, Mode::empty())? })
     }
 
     /// Opens it, or makes it (0700) with the folders on the way to it.
-    pub(crate) fn open_or_make(path: &Path) -> io::Result<Self> {
+    pub fn open_or_make(path: &Path) -> io::Result<Self> {
         make_private(path)?;
         Self::open(path)
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    /// Its open descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// Opens a folder below this one; `.` is this one again.
-    pub(crate) fn folder(&self, relative: &Path) -> io::Result<Self> {
+    pub fn folder(&self, relative: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self { fd: beneath(self.fd(), relative.as_os_str(), flags)? })
     }
 
     /// Opens a folder below this one, and makes what is missing on the way, 0700.
-    pub(crate) fn make_folder(&self, relative: &Path, owner: Option<Owner>) -> io::Result<Self> {
+    pub fn make_folder(&self, relative: &Path, owner: Option<Owner>) -> io::Result<Self> {
         let mut at = self.folder(Path::new("."))?;
         for part in parts(relative)? {
             at = at.make_one(part, owner)?;
@@ -118,7 +121,7 @@ impl Folder {
     ///
     /// A pipe does not block, a device is not opened for use, a link is not followed: each
     /// is an error of kind `InvalidInput`.
-    pub(crate) fn open_file(&self, relative: &Path) -> io::Result<Option<File>> {
+    pub fn open_file(&self, relative: &Path) -> io::Result<Option<File>> {
         parts(relative)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = match beneath(self.fd(), relative.as_os_str(), flags) {
@@ -139,7 +142,7 @@ impl Folder {
 
     /// The contents of a plain file; `None` when there is none. A file above `limit` bytes is
     /// an error of kind `FileTooLarge`.
-    pub(crate) fn read(&self, relative: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    pub fn read(&self, relative: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(file) = self.open_file(relative)? else { return Ok(None) };
         let mut contents = Vec::new();
         // One byte more than allowed tells a file that is too large, even while it grows.
@@ -155,7 +158,7 @@ impl Folder {
 
     /// Writes a file in one step: whoever reads it sees the old contents or the new, also
     /// after a power cut. A link in its place is replaced, not followed.
-    pub(crate) fn write(&self, relative: &Path, contents: &[u8], new: NewFile) -> io::Result<()> {
+    pub fn write(&self, relative: &Path, contents: &[u8], new: NewFile) -> io::Result<()> {
         let (parent, name) = split(relative)?;
         let parent = self.make_folder(parent, new.folder_owner)?;
         let temporary = temporary_name(name);
@@ -181,12 +184,12 @@ impl Folder {
 
     /// Removes a file, or a folder with all that is in it, without following a link. Gone
     /// already is a success.
-    pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
+    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         remove::remove(self.fd(), name)
     }
 
     /// The names in this folder, sorted.
-    pub(crate) fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
+    pub fn names(&self) -> io::Result<Vec<std::ffi::OsString>> {
         let mut names = walk::names(self.fd())?;
         names.sort();
         Ok(names)
@@ -194,14 +197,14 @@ impl Folder {
 
     /// Moves an entry to another folder of the same file system; an entry in its place is an
     /// error.
-    pub(crate) fn move_to(&self, name: &OsStr, to: &Self, new_name: &OsStr) -> io::Result<()> {
+    pub fn move_to(&self, name: &OsStr, to: &Self, new_name: &OsStr) -> io::Result<()> {
         renameat_with(self.fd(), name, to.fd(), new_name, RenameFlags::NOREPLACE)?;
         fsync(to.fd())?;
         Ok(fsync(self.fd())?)
     }
 
     /// What an entry is; `None` when there is none. A link is a link.
-    pub(crate) fn kind(&self, name: &OsStr) -> io::Result<Option<FileType>> {
+    pub fn kind(&self, name: &OsStr) -> io::Result<Option<FileType>> {
         match statat(self.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(kind(&stat))),
             Err(Errno::NOENT) => Ok(None),
@@ -210,13 +213,13 @@ impl Folder {
     }
 
     /// Whether there is nothing in it.
-    pub(crate) fn is_empty(&self) -> io::Result<bool> {
+    pub fn is_empty(&self) -> io::Result<bool> {
         Ok(walk::names(self.fd())?.is_empty())
     }
 
     /// Gives the owner every right to a folder in this one again, should its owner have
     /// locked it; not for what is no folder.
-    pub(crate) fn unlock(&self, name: &OsStr) -> io::Result<()> {
+    pub fn unlock(&self, name: &OsStr) -> io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let held = match rustix::fs::openat(self.fd(), name, flags, Mode::empty()) {
             Ok(held) => held,
@@ -227,33 +230,33 @@ impl Folder {
     }
 
     /// Its owner.
-    pub(crate) fn uid(&self) -> io::Result<u32> {
+    pub fn uid(&self) -> io::Result<u32> {
         Ok(fstat(&self.fd)?.st_uid)
     }
 
     /// Gives it, and not what is in it, to `owner`.
-    pub(crate) fn give(&self, owner: Owner) -> io::Result<()> {
+    pub fn give(&self, owner: Owner) -> io::Result<()> {
         owner.apply(self.fd())
     }
 
     /// Sets its permission bits.
-    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         Ok(fchmod(&self.fd, Mode::from_raw_mode(mode))?)
     }
 
     /// Makes everything that was written to it durable.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    pub fn sync(&self) -> io::Result<()> {
         Ok(fsync(&self.fd)?)
     }
 
     /// Makes everything of its file system durable: one call for a tree of many files.
-    pub(crate) fn sync_file_system(&self) -> io::Result<()> {
+    pub fn sync_file_system(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.fd)?)
     }
 }
 
 /// Makes a folder of the server's own, 0700, with the folders on the way to it.
-pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+pub fn make_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

@@ -7,7 +7,7 @@ use clawfarm_model::{Code, Error};
 use rustix::io::Errno;
 
 /// An error about a file or folder. `what` completes "could not ...".
-pub(crate) fn io_error(what: impl fmt::Display, error: io::Error) -> Error {
+pub fn io_error(what: impl fmt::Display, error: io::Error) -> Error {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     let message = format!("could not {what}: {}", plain(&error));
     match errno {
@@ -38,12 +38,15 @@ fn plain(error: &io::Error) -> String {
 }
 
 /// What a blocking task's panic or a runtime's end becomes.
-pub(crate) fn join_error(error: tokio::task::JoinError) -> Error {
-    Error::internal("a task of the process runtime was broken off", error)
+pub fn join_error(error: tokio::task::JoinError) -> Error {
+    Error::internal("a task on files was broken off", error)
 }
 
 /// Runs blocking work apart from the asynchronous threads.
-pub(crate) async fn blocking<T, F>(work: F) -> clawfarm_model::Result<T>
+///
+/// # Errors
+/// Those of the work; `Internal` when it panicked.
+pub async fn blocking<T, F>(work: F) -> clawfarm_model::Result<T>
 where
     T: Send + 'static,
     F: FnOnce() -> clawfarm_model::Result<T> + Send + 'static,

@@ -17,16 +17,16 @@ use super::{Folder, MAX_DEPTH, kind};
 
 /// What a copy did.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Copied {
+pub struct Copied {
     /// Bytes of file contents that were copied.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// What was left out: links that leave the folder, sockets, pipes and devices.
-    pub(crate) left_out: Vec<PathBuf>,
+    pub left_out: Vec<PathBuf>,
 }
 
 /// Which symbolic links are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Links {
+pub enum Links {
     /// Those that lead to something within the folder: it is copied to another place.
     Within,
     /// All, as they are: the copy takes the folder's own place some day.
@@ -36,7 +36,7 @@ pub(crate) enum Links {
 /// Copies everything in `from` into the empty folder `to`. Files share their blocks where
 /// the file system can do that. Set-user-id bits are dropped. `advance` hears how many bytes are
 /// copied so far, and ends the copy by returning `false`.
-pub(crate) fn copy_tree(
+pub fn copy_tree(
     from: &Folder,
     to: &Folder,
     links: Links,

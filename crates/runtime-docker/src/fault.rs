@@ -1,0 +1,104 @@
+//! Turning what the engine says into errors that say what to do.
+
+use bollard::errors::Error as EngineError;
+use clawfarm_model::{Code, Error};
+
+/// An error of the engine. `what` completes "could not ...".
+pub(crate) fn failed(what: impl std::fmt::Display, error: EngineError) -> Error {
+    let told = match &error {
+        EngineError::DockerResponseServerError { status_code, message } => said(*status_code, message),
+        EngineError::DockerStreamError { error } => Error::new(Code::Unavailable, error.clone()),
+        EngineError::RequestTimeoutError => {
+            Error::new(Code::Unavailable, "the container engine did not answer in time")
+                .fix("look at the load of its machine, and whether it runs: docker info")
+        }
+        EngineError::SocketNotFoundError(path) => gone(&format!("there is no socket '{path}'")),
+        EngineError::JsonDataError { .. } | EngineError::JsonSerdeError { .. } => {
+            Error::new(Code::Internal, "the container engine gave an answer that makes no sense")
+        }
+        _ => gone("the container engine does not answer"),
+    };
+    let mut all = Error::new(told.code(), format!("could not {what}: {}", told.message())).source(error);
+    if let Some(field) = told.field_name() {
+        all = all.field(field);
+    }
+    match told.fix_text() {
+        Some(fix) => all.fix(fix),
+        None => all,
+    }
+}
+
+fn gone(why: &str) -> Error {
+    Error::new(Code::Unavailable, why)
+        .fix("start it (systemctl start docker), and let the server's user use its socket: docker info")
+}
+
+/// What an answer of the engine means. Its words are all there is to tell a taken port from a
+/// full disk: both are answered with status 500.
+fn said(status: u16, message: &str) -> Error {
+    let lower = message.to_lowercase();
+    let has = |text: &str| lower.contains(text);
+    if has("port is already allocated") || has("address already in use") {
+        return Error::new(Code::Conflict, message.to_owned())
+            .field("port")
+            .fix("give another port, or none to have one chosen");
+    }
+    if has("no space left on device") {
+        return Error::new(Code::Insufficient, message.to_owned())
+            .fix("free some disk space where the engine keeps its data: docker system df");
+    }
+    if has("non-overlapping") {
+        return Error::new(Code::Insufficient, message.to_owned()).fix(
+            "give the engine more networks (default-address-pools in /etc/docker/daemon.json), or remove unused ones: docker network prune",
+        );
+    }
+    let code = match status {
+        404 => Code::NotFound,
+        409 => Code::Conflict,
+        400 => Code::Internal,
+        _ => Code::Unavailable,
+    };
+    Error::new(code, message.to_owned())
+}
+
+/// Whether the engine said that there is no such thing.
+pub(crate) fn is_missing(error: &EngineError) -> bool {
+    status(error) == Some(404)
+}
+
+/// Whether the engine said that it is so already, or is in another state.
+pub(crate) fn is_state(error: &EngineError) -> bool {
+    matches!(status(error), Some(304 | 409))
+}
+
+fn status(error: &EngineError) -> Option<u16> {
+    match error {
+        EngineError::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_engine_says_becomes_something_to_act_on() {
+        let told = |status_code, message: &str| {
+            failed(
+                "start it",
+                EngineError::DockerResponseServerError { status_code, message: message.to_owned() },
+            )
+        };
+        let taken = told(
+            500,
+            "driver failed programming external connectivity: Bind for 127.0.0.1:10000 failed: port is already allocated",
+        );
+        assert_eq!((taken.code(), taken.field_name()), (Code::Conflict, Some("port")));
+        assert_eq!(told(500, "write: no space left on device").code(), Code::Insufficient);
+        assert_eq!(told(404, "No such image: x").code(), Code::NotFound);
+        assert_eq!(told(500, "who knows").code(), Code::Unavailable, "another attempt may help");
+        let gone = failed("look", EngineError::SocketNotFoundError("/x".into()));
+        assert!(gone.code() == Code::Unavailable && gone.fix_text().is_some());
+    }
+}

@@ -1,0 +1,190 @@
+//! Images: looked for, and made where a recipe says how.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bollard::models::ImageInspect;
+use bollard::query_parameters::BuildImageOptionsBuilder;
+use clawfarm_files::{blocking, io_error};
+use clawfarm_model::launch::ImageRecipe;
+use clawfarm_model::{Code, Error, Placement, Result};
+use clawfarm_runtime::Progress;
+use futures::StreamExt;
+use sha2::{Digest, Sha256};
+
+use crate::engine::found;
+use crate::fault::failed;
+use crate::inner::{Inner, hex};
+
+/// Which claw type an image holds.
+const CLAW_TYPE: &str = "io.clawfarm.claw-type";
+/// Which version of it.
+const VERSION: &str = "io.clawfarm.version";
+/// What it was made from: recipe, base and arguments.
+const RECIPE: &str = "io.clawfarm.recipe";
+/// How many lines of a failed build are told.
+const TOLD: usize = 15;
+/// Where Linux distributions keep the certificates that the machine trusts.
+const CERTIFICATES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+
+/// Makes sure of the image of an instance: whatever has its name is taken, be it made here or
+/// pulled; where nothing has, it is made by the recipe.
+pub(crate) async fn ensure(inner: &Inner, placement: &Placement, progress: &dyn Progress) -> Result<()> {
+    let software = &placement.software;
+    let Some(reference) = &software.image else {
+        return Err(Error::new(
+            Code::Unsupported,
+            format!("there is no container image of {}", software.claw_type),
+        )
+        .field("runtime")
+        .fix("use another runtime, such as process"));
+    };
+    if inspect(inner, reference).await?.is_some() {
+        return Ok(());
+    }
+    match &placement.image {
+        Some(recipe) => build(inner, recipe, inner.config.base_image.as_deref(), progress).await.map(drop),
+        None => Err(missing(reference)),
+    }
+}
+
+fn missing(reference: &str) -> Error {
+    Error::new(Code::InvalidInput, format!("the engine has no image '{reference}'"))
+        .field("version")
+        .fix(format!("build or pull one, and call it so: docker tag <image> {reference}"))
+}
+
+/// An image by its name; `None` when there is none.
+pub(crate) async fn inspect(inner: &Inner, reference: &str) -> Result<Option<ImageInspect>> {
+    let client = inner.engine.docker().await?;
+    found(client.inspect_image(reference).await, || format!("look at the image '{reference}'"))
+}
+
+/// The digest of an image that must be there.
+pub(crate) async fn digest(inner: &Inner, reference: &str) -> Result<String> {
+    let image = inspect(inner, reference).await?.ok_or_else(|| missing(reference))?;
+    image.id.ok_or_else(|| Error::internal("an image has no digest", reference.to_owned()))
+}
+
+/// Makes an image; one that was made from the same is left as it is. Returns its digest.
+pub(crate) async fn build(
+    inner: &Inner,
+    recipe: &ImageRecipe,
+    base: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<String> {
+    let base = base.unwrap_or(recipe.base);
+    let made_from = fingerprint(recipe, base);
+    // Who comes second finds what the first has made.
+    let _building = inner.building.lock().await;
+    if let Some(image) = inspect(inner, &recipe.reference).await?
+        && label(&image, RECIPE) == Some(made_from.as_str())
+        && let Some(id) = image.id
+    {
+        return Ok(id);
+    }
+    progress.step(
+        "build",
+        &format!("building the image {} on {base}", recipe.reference),
+        Some(recipe.about_lines),
+        "lines",
+    );
+    let context = context(inner, recipe).await?;
+    let mut args: HashMap<String, String> =
+        recipe.args.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    args.insert("BASE".to_owned(), base.to_owned());
+    let labels = HashMap::from(
+        [
+            (CLAW_TYPE, recipe.claw_type.as_str().to_owned()),
+            (VERSION, recipe.version.clone()),
+            (RECIPE, made_from),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    let options = BuildImageOptionsBuilder::default()
+        .t(&recipe.reference)
+        .buildargs(&args)
+        .labels(&labels)
+        .rm(true)
+        .forcerm(true)
+        .build();
+    let client = inner.engine.docker().await?;
+    let mut said = client.build_image(options, None, Some(bollard::body_full(context.into())));
+    let mut last: Vec<String> = Vec::new();
+    let mut lines = 0;
+    while let Some(piece) = said.next().await {
+        let piece = piece.map_err(|e| failed_build(recipe, &last, e))?;
+        for line in piece.stream.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty()) {
+            tracing::info!(image = %recipe.reference, "{}", line.trim_end());
+            lines += 1;
+            progress.advance(lines.min(recipe.about_lines));
+            if last.len() == TOLD {
+                last.remove(0);
+            }
+            last.push(line.trim().to_owned());
+        }
+    }
+    drop(said);
+    progress.advance(recipe.about_lines);
+    digest(inner, &recipe.reference).await
+}
+
+fn failed_build(recipe: &ImageRecipe, last: &[String], error: bollard::errors::Error) -> Error {
+    let error = failed(format!("build the image {}", recipe.reference), error);
+    if last.is_empty() {
+        return error;
+    }
+    Error::new(error.code(), format!("{}; its last lines: {}", error.message(), last.join("\n")))
+        .field("version")
+        .fix("mend what it says; for another base give the target base_image")
+        .source(error)
+}
+
+fn label<'a>(image: &'a ImageInspect, name: &str) -> Option<&'a str> {
+    image.config.as_ref()?.labels.as_ref()?.get(name).map(String::as_str)
+}
+
+fn fingerprint(recipe: &ImageRecipe, base: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [recipe.dockerfile, base]
+        .into_iter()
+        .chain(recipe.args.iter().flat_map(|(name, value)| [*name, value.as_str()]))
+    {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    hex(&hash.finalize()[..16])
+}
+
+/// The recipe and what it copies, as an archive.
+async fn context(inner: &Inner, recipe: &ImageRecipe) -> Result<Vec<u8>> {
+    let (dockerfile, given) = (recipe.dockerfile, inner.config.certificates.clone());
+    blocking(move || {
+        let failed = |e| io_error("put a recipe into an archive", e);
+        let trusted = certificates(given.as_deref())?;
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, contents) in [("Dockerfile", dockerfile.as_bytes()), ("ca-certificates.crt", &trusted)] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(contents.len() as u64);
+            header.set_mode(0o644);
+            // No time, so that the engine finds it unchanged and uses what it has.
+            header.set_mtime(0);
+            archive.append_data(&mut header, name, contents).map_err(failed)?;
+        }
+        archive.into_inner().map_err(failed)
+    })
+    .await
+}
+
+/// What this machine trusts; nothing where it says so nowhere.
+fn certificates(given: Option<&Path>) -> Result<Vec<u8>> {
+    let found = match given {
+        Some(path) => Some(path.to_owned()),
+        None => CERTIFICATES.iter().map(PathBuf::from).find(|path| path.exists()),
+    };
+    match found {
+        Some(path) => std::fs::read(&path).map_err(|e| io_error(format!("read '{}'", path.display()), e)),
+        None => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,117 @@
+//! The tenants' networks.
+//!
+//! Each tenant has a network of its own in which containers do not reach each other; they
+//! reach the world, and by way of the network's gateway address (`relay`) the server.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use bollard::models::{NetworkCreateRequest, NetworkInspect};
+use bollard::query_parameters::ListNetworksOptionsBuilder;
+use clawfarm_model::name::TenantName;
+use clawfarm_model::{Code, Error, Result};
+
+use crate::engine::found;
+use crate::fault::{failed, is_state};
+use crate::inner::Inner;
+use crate::relay::{self, Subnet};
+use crate::spec::{SERVER, TENANT};
+
+/// Makes sure of a tenant's network and of the way from it to the server; returns the
+/// address of the server in it.
+pub(crate) async fn ensure(inner: &Inner, tenant: &TenantName) -> Result<IpAddr> {
+    let name = inner.network(tenant);
+    let client = inner.engine.docker().await?;
+    let look = || async {
+        found(client.inspect_network(&name, None).await, || format!("look at the network '{name}'"))
+    };
+    let network = match look().await? {
+        Some(network) => network,
+        None => {
+            let made = client.create_network(request(inner, &name, tenant)).await;
+            match made {
+                Ok(_) => {}
+                // Somebody was quicker.
+                Err(error) if is_state(&error) => {}
+                Err(error) => return Err(failed(format!("make the network '{name}'"), error)),
+            }
+            look().await?.ok_or_else(|| {
+                Error::new(Code::Unavailable, format!("the network '{name}' was removed as it was made"))
+            })?
+        }
+    };
+    let subnet = subnet(&name, &network)?;
+    relay::ensure(inner, subnet).await?;
+    Ok(subnet.gateway)
+}
+
+fn request(inner: &Inner, name: &str, tenant: &TenantName) -> NetworkCreateRequest {
+    let label = |name: &str, value: String| (name.to_owned(), value);
+    NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("bridge".to_owned()),
+        options: Some(HashMap::from([(
+            "com.docker.network.bridge.enable_icc".to_owned(),
+            "false".to_owned(),
+        )])),
+        labels: Some(HashMap::from([
+            label(SERVER, inner.server()),
+            label(TENANT, tenant.as_str().to_owned()),
+        ])),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+fn subnet(name: &str, network: &NetworkInspect) -> Result<Subnet> {
+    let all = network.ipam.iter().flat_map(|ipam| ipam.config.iter().flatten());
+    all.filter_map(|config| Subnet::parse(config.subnet.as_deref()?, config.gateway.as_deref()?))
+        .find(|subnet| subnet.gateway.is_ipv4())
+        .ok_or_else(|| {
+            Error::new(Code::Internal, format!("the network '{name}' has no IPv4 gateway"))
+                .fix(format!("remove it, so that it is made anew: docker network rm {name}"))
+        })
+}
+
+/// Removes a tenant's network when nothing is in it.
+pub(crate) async fn remove_if_empty(inner: &Inner, tenant: &TenantName) -> Result<()> {
+    let name = inner.network(tenant);
+    let _removing = inner.networks.write().await;
+    let client = inner.engine.docker().await?;
+    let looked =
+        found(client.inspect_network(&name, None).await, || format!("look at the network '{name}'"))?;
+    let Some(network) = looked else { return Ok(()) };
+    // Containers that do not run are in no network yet: those are asked for by their label.
+    let used = network.containers.as_ref().is_some_and(|all| !all.is_empty())
+        || crate::observe::any_of_tenant(inner, tenant).await?;
+    if used {
+        return Ok(());
+    }
+    match client.remove_network(&name).await {
+        Ok(()) => {}
+        // Somebody uses it after all, or has removed it.
+        Err(error) if is_state(&error) || crate::fault::is_missing(&error) => {}
+        Err(bollard::errors::Error::DockerResponseServerError { status_code: 403, .. }) => return Ok(()),
+        Err(error) => return Err(failed(format!("remove the network '{name}'"), error)),
+    }
+    if let Ok(subnet) = subnet(&name, &network) {
+        relay::end(inner, subnet.gateway);
+    }
+    Ok(())
+}
+
+/// Opens the ways to the server again for the networks that exist.
+pub(crate) async fn take_up(inner: &Inner) -> Result<()> {
+    let client = inner.engine.docker().await?;
+    let ours = HashMap::from([("label".to_owned(), vec![format!("{SERVER}={}", inner.server())])]);
+    let options = ListNetworksOptionsBuilder::default().filters(&ours).build();
+    let networks = client.list_networks(Some(options)).await.map_err(|e| failed("list the networks", e))?;
+    for network in networks {
+        let name = network.name.clone().unwrap_or_default();
+        let looked =
+            found(client.inspect_network(&name, None).await, || format!("look at the network '{name}'"))?;
+        if let Some(network) = looked {
+            relay::ensure(inner, subnet(&name, &network)?).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! The runtime's traits, each verb handed on to the file that does it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clawfarm_files::{blocking, io_error, make_private};
+use clawfarm_model::launch::ImageRecipe;
+use clawfarm_model::resources::Usage;
+use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
+use clawfarm_model::{ClawId, DataFate, Launch, Observation, Place, Placement, Result, StopOptions};
+use clawfarm_runtime::{
+    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, LogQuery, LogStream, Logs, Progress, Runtime,
+    Stats, pick_port,
+};
+use tokio::sync::broadcast;
+
+use crate::config::{DockerConfig, PORTS};
+use crate::inner::Inner;
+use crate::{dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, start, stats, watch};
+
+/// Claws as containers. Dropping it ends its watching, and no claw.
+pub struct DockerRuntime {
+    inner: Arc<Inner>,
+}
+
+impl Drop for DockerRuntime {
+    fn drop(&mut self) {
+        self.inner.ending.cancel();
+    }
+}
+
+impl std::fmt::Debug for DockerRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DockerRuntime").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl DockerRuntime {
+    /// Opens a home, makes it if it is new, and begins to watch the engine, whether that answers
+    /// now or later.
+    ///
+    /// # Errors
+    /// When the home can't be made or used.
+    pub async fn open(mut config: DockerConfig) -> Result<Self> {
+        let config = blocking(move || {
+            let failed = |e| io_error(format!("use the folder '{}'", config.home.display()), e);
+            make_private(&config.home).map_err(failed)?;
+            // The engine is told where the folders are: without links on the way.
+            let home = config.home.canonicalize().map_err(failed)?;
+            config.home = home;
+            Ok(config)
+        })
+        .await?;
+        let inner = Arc::new(Inner::new(config));
+        watch::follow(&inner);
+        Ok(Self { inner })
+    }
+
+    /// Makes an image by its recipe, on `base` or the recipe's own; one that was made from the
+    /// same is left as it is. Returns its digest.
+    ///
+    /// # Errors
+    /// `Unavailable` when the engine does not answer or the build fails, with its last lines.
+    pub async fn build_image(
+        &self,
+        recipe: &ImageRecipe,
+        base: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<String> {
+        let base = base.or(self.inner.config.base_image.as_deref());
+        image::build(&self.inner, recipe, base, progress).await
+    }
+}
+
+#[async_trait]
+impl Runtime for DockerRuntime {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Docker
+    }
+
+    async fn diagnose(&self) -> Diagnosis {
+        diagnose::diagnose(&self.inner).await
+    }
+
+    async fn capacity(&self) -> Result<Capacity> {
+        diagnose::capacity(&self.inner).await
+    }
+
+    async fn ensure(&self, placement: &Placement, progress: &dyn Progress) -> Result<Place> {
+        prepare::ensure(&self.inner, placement, progress).await
+    }
+
+    async fn keep_record(&self, id: &ClawId, record: &serde_json::Value) -> Result<()> {
+        let (inner, id, record) = (Arc::clone(&self.inner), id.clone(), record.clone());
+        blocking(move || prepare::keep_record(&inner, &id, record)).await
+    }
+
+    async fn start(&self, launch: &Launch) -> Result<Observation> {
+        start::start(&self.inner, launch).await
+    }
+
+    async fn observe(&self, id: &ClawId) -> Result<Observation> {
+        observe::observe(&self.inner, id).await
+    }
+
+    async fn list(&self) -> Result<Vec<Observation>> {
+        observe::list(&self.inner).await
+    }
+
+    fn watch(&self) -> broadcast::Receiver<ClawId> {
+        self.inner.events.subscribe()
+    }
+
+    async fn stop(&self, id: &ClawId, options: StopOptions) -> Result<Observation> {
+        end::stop(&self.inner, id, options).await
+    }
+
+    async fn kill(&self, id: &ClawId) -> Result<Observation> {
+        end::kill(&self.inner, id).await
+    }
+
+    async fn destroy(&self, id: &ClawId, data: DataFate) -> Result<u64> {
+        end::destroy(&self.inner, id, data).await
+    }
+
+    async fn remove_dataset(&self, id: &ClawId) -> Result<()> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        blocking(move || dataset::remove(&inner, &id)).await
+    }
+
+    async fn pick_port(&self, taken: &BTreeSet<u16>) -> Result<u16> {
+        pick_port(&PORTS, taken)
+    }
+
+    async fn dial(&self, id: &ClawId, port: u16) -> Result<Box<dyn Connection>> {
+        dial::dial(&self.inner, id, port).await
+    }
+
+    async fn host_route(&self, claw_port: u16) -> Result<String> {
+        prepare::host_url(claw_port)
+    }
+
+    fn freeze(&self) -> Option<&dyn Freeze> {
+        Some(self)
+    }
+
+    fn exec(&self) -> Option<&dyn Exec> {
+        Some(self)
+    }
+
+    fn stats(&self) -> Option<&dyn Stats> {
+        Some(self)
+    }
+
+    fn logs(&self) -> Option<&dyn Logs> {
+        Some(self)
+    }
+
+    fn files(&self) -> Option<&dyn Files> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Freeze for DockerRuntime {
+    async fn freeze(&self, id: &ClawId) -> Result<Observation> {
+        end::freeze(&self.inner, id, true).await
+    }
+
+    async fn thaw(&self, id: &ClawId) -> Result<Observation> {
+        end::freeze(&self.inner, id, false).await
+    }
+}
+
+#[async_trait]
+impl Exec for DockerRuntime {
+    async fn exec(&self, id: &ClawId, request: ExecRequest) -> Result<ExecSession> {
+        exec::exec(&self.inner, id, request).await
+    }
+}
+
+#[async_trait]
+impl Stats for DockerRuntime {
+    async fn usage(&self, id: &ClawId) -> Result<Usage> {
+        stats::usage(&self.inner, id).await
+    }
+}
+
+#[async_trait]
+impl Logs for DockerRuntime {
+    async fn logs(&self, id: &ClawId, query: LogQuery) -> Result<LogStream> {
+        logs::logs(&self.inner, id, query).await
+    }
+}
+
+#[async_trait]
+impl Files for DockerRuntime {
+    async fn read(&self, id: &ClawId, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        files::read(&self.inner, id, path, limit).await
+    }
+
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
+        files::write(&self.inner, id, path, contents).await
+    }
+
+    async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {
+        files::import(&self.inner, id, from, progress).await
+    }
+}

@@ -1,0 +1,1 @@
+//! The Docker runtime against a real daemon.

@@ -1,0 +1,43 @@
+# Keeps one Docker daemon running for as long as somebody uses it, and ends it then.
+# keeper.sh FOLDER IDLE-SECONDS REMOVE  (see src/lib.rs); runs in namespaces of its own.
+folder=$1 idle_for=$2 remove=$3
+
+daemon='' net=''
+ended() {
+  for pid in $daemon $net; do kill "$pid" 2>/dev/null; done
+  [ -z "$daemon" ] || wait "$daemon" 2>/dev/null
+  # A daemon that was killed leaves its containers running.
+  for task in "$folder"/exec/containerd/daemon/io.containerd.runtime.v2.task/moby/*/init.pid; do
+    [ -r "$task" ] && kill -KILL "$(cat "$task")" 2>/dev/null
+  done
+  [ "$remove" != yes ] || rm -rf "$folder"
+  exit 0
+}
+trap ended TERM INT HUP
+
+ip link set lo up
+# Out into the world without a word to this machine's own network.
+slirp4netns --configure --mtu=65520 --disable-host-loopback $$ tap0 >"$folder/net.log" 2>&1 </dev/null 8>&- 9>&- &
+net=$!
+# What an earlier daemon left: its containers would be started again.
+rm -rf "$folder/data/containers" "$folder/data/network" "$folder/exec" "$folder/docker.pid"
+dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
+  --pidfile "$folder/docker.pid" --bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24 \
+  --dns 10.0.2.3 --log-level warn >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &
+daemon=$!
+echo "$daemon" >"$folder/daemon"
+
+idle=0
+while kill -0 "$daemon" 2>/dev/null; do
+  sleep 1
+  # Users hold it shared, for as long as their process lives.
+  if flock -n -x "$folder/users" true 8>&- 9>&-; then idle=$((idle + 1)); else idle=0; fi
+  [ "$idle" -ge "$idle_for" ] || continue
+  # Nobody begins to use it from here on; who has begun meanwhile is seen.
+  exec 9>"$folder.lock"
+  flock 9
+  if flock -n -x "$folder/users" true 9>&-; then ended; fi
+  exec 9>&-
+  idle=0
+done
+ended
