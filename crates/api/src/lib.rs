@@ -10,6 +10,7 @@ pub mod query;
 pub mod server;
 pub mod stored;
 pub mod stream;
+pub mod target;
 
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
 pub use instance::{
@@ -26,6 +27,7 @@ pub use stored::{
     DatasetList, EventList, LogEntry, LogList, OperationList, SecretList, SetSecret, TargetList, TargetView,
 };
 pub use stream::{EndReason, SendEvent, StreamEnd};
+pub use target::{AddTarget, DockerSettings};
 
 /// The path that everything of this version begins with.
 pub const PREFIX: &str = "/api/v1";

@@ -10,6 +10,7 @@ mod console;
 mod context;
 mod database;
 #[cfg(test)]
+mod docker;
 mod docs;
 mod errors;
 mod node;

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use clawfarm_adapters::Registry;
 use clawfarm_client::{Client, Endpoint};
-use clawfarm_control::{Control, Parts, Reserve};
+use clawfarm_control::{Control, OpenTarget, Parts, Reserve};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::{LOCAL_TARGET, RuntimeKind, Target};
-use clawfarm_model::{Code, Error};
+use clawfarm_model::{Code, Context, Error};
 use clawfarm_runtime::Runtime;
 use clawfarm_runtime_process::{ProcessConfig, ProcessRuntime};
 use clawfarm_runtime_sim::{SimConfig, SimRuntime};
@@ -28,6 +28,7 @@ use crate::commands::serve::ServeArgs;
 use crate::connect::{self, VERSION};
 use crate::context::{self, Choice, choose};
 use crate::database::remember;
+use crate::docker::DockerTargets;
 use crate::errors::{Failure, OK, Outcome, tell_error};
 use crate::node::Node;
 use crate::place::Place;
@@ -151,9 +152,12 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         Some(address) => Some(ApiListener::bind(address).await?),
         None => None,
     };
-    let targets = targets(&folder, claws.port(), place.node.as_ref()).await?;
+    let targets = targets(&folder, claws.port(), place.node.as_ref(), &store).await?;
+    let opener: Arc<dyn OpenTarget> =
+        Arc::new(DockerTargets { home: folder.clone(), claw_port: claws.port() });
     let (sharing, peers) = place.sharing(args, &store, listener.as_ref())?;
-    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing };
+    let parts =
+        Parts { store: store.clone(), adapters: Registry::builtin(), targets, opener: Some(opener), sharing };
     let control = Control::begin(parts).await?;
     control.keep_house(args.retention());
     control.keep_reserve(reserve);
@@ -216,6 +220,7 @@ pub(crate) async fn targets(
     home: &Path,
     claw_port: u16,
     node: Option<&Node>,
+    store: &Store,
 ) -> Result<Vec<(Target, Arc<dyn Runtime>)>, Error> {
     let mut config = ProcessConfig::new(home);
     config.claw_port = claw_port;
@@ -227,6 +232,15 @@ pub(crate) async fn targets(
     if let Some(world) = folder_from_env(SIM_WORLD)? {
         let sim = SimRuntime::open(SimConfig::new(world))?;
         targets.push((target("sim", RuntimeKind::Sim, None)?, Arc::new(sim)));
+    }
+    // What was added while a server ran.
+    let docker = DockerTargets { home: home.to_owned(), claw_port };
+    for added in store.targets(&Context::system("start")).await? {
+        let reached = added.reachable_from.as_deref() == node.map(|node| node.id.as_str());
+        if added.runtime == RuntimeKind::Docker && reached {
+            let runtime = docker.open(&added).await?;
+            targets.push((added, runtime));
+        }
     }
     Ok(targets)
 }

@@ -1,7 +1,7 @@
 //! What the use cases and the reconciler share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use clawfarm_adapters::{ClawAdapter, Registry};
 use clawfarm_model::error::Class;
@@ -22,17 +22,24 @@ use crate::reconcile::queue::Priority;
 use crate::reserve::Reserve;
 use crate::sharing::Shares;
 use crate::sharing::held::{Hold, not_reached};
+use crate::targets::OpenTarget;
+
+/// Targets, each with its runtime.
+pub(crate) type Targets = Vec<(Target, Arc<dyn Runtime>)>;
 
 pub(crate) struct Core {
     pub(crate) store: Store,
     pub(crate) adapters: Registry,
-    targets: Vec<(Target, Arc<dyn Runtime>)>,
+    targets: RwLock<Arc<Targets>>,
+    pub(crate) opener: Option<Arc<dyn OpenTarget>>,
     pub(crate) reconciler: Reconciler,
     pub(crate) board: Board,
     pub(crate) feed: Feed,
     pub(crate) admission: Admission,
     /// One generation of keys at a time, so that two launches agree on an instance's token.
     pub(crate) keys: tokio::sync::Mutex<()>,
+    /// One change of the targets at a time.
+    pub(crate) adding: tokio::sync::Mutex<()>,
     pub(crate) stopping: CancellationToken,
     /// See [`crate::Control::outdated`].
     pub(crate) outdated: CancellationToken,
@@ -53,10 +60,14 @@ impl Core {
             feed: Feed::new(),
             store: parts.store,
             adapters: parts.adapters,
-            targets: parts.targets.into_iter().map(|(t, r)| (t, crate::boundary::around(r))).collect(),
+            targets: RwLock::new(Arc::new(
+                parts.targets.into_iter().map(|(t, r)| (t, crate::boundary::around(r))).collect(),
+            )),
+            opener: parts.opener,
             reconciler: Reconciler::default(),
             admission: Admission::default(),
             keys: tokio::sync::Mutex::default(),
+            adding: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             outdated: CancellationToken::new(),
             turns: TaskTracker::new(),
@@ -67,13 +78,28 @@ impl Core {
     }
 
     /// Every target with its runtime.
-    pub(crate) fn targets(&self) -> &[(Target, Arc<dyn Runtime>)] {
-        &self.targets
+    pub(crate) fn targets(&self) -> Arc<Targets> {
+        Arc::clone(&self.targets.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes targets in or out; those who go through them at the moment see them as they were.
+    pub(crate) fn change_targets(&self, change: impl FnOnce(&mut Targets)) {
+        let mut held = self.targets.write().unwrap_or_else(PoisonError::into_inner);
+        let mut targets = held.as_ref().clone();
+        change(&mut targets);
+        *held = Arc::new(targets);
+    }
+
+    /// Begins to use a target, and to look at what its runtime tells of.
+    pub(crate) fn take_target_in(self: &Arc<Self>, target: &Target, runtime: Arc<dyn Runtime>) {
+        let runtime = crate::boundary::around(runtime);
+        crate::reconcile::watch(self, runtime.watch());
+        self.change_targets(|targets| targets.push((target.clone(), runtime)));
     }
 
     /// A target that is reached from here.
-    pub(crate) fn target(&self, name: &TargetName) -> Option<&Target> {
-        self.targets.iter().find(|(t, _)| t.name == *name).map(|(t, _)| t)
+    pub(crate) fn target(&self, name: &TargetName) -> Option<Target> {
+        self.targets().iter().find(|(t, _)| t.name == *name).map(|(t, _)| t.clone())
     }
 
     /// Whether a target is this server's alone.
@@ -89,16 +115,17 @@ impl Core {
     pub(crate) fn acting(&self, hold: &Hold, name: &TargetName) -> Result<Arc<dyn Runtime>> {
         hold.check()?;
         let runtime = self.runtime(name)?;
-        Ok(hold.fence().and_then(|fence| runtime.under(fence)).unwrap_or_else(|| Arc::clone(runtime)))
+        Ok(hold.fence().and_then(|fence| runtime.under(fence)).unwrap_or(runtime))
     }
 
     /// The runtime of a target, to look at.
-    pub(crate) fn runtime(&self, name: &TargetName) -> Result<&Arc<dyn Runtime>> {
-        self.targets.iter().find(|(t, _)| t.name == *name).map(|(_, r)| r).ok_or_else(|| {
+    pub(crate) fn runtime(&self, name: &TargetName) -> Result<Arc<dyn Runtime>> {
+        let targets = self.targets();
+        targets.iter().find(|(t, _)| t.name == *name).map(|(_, r)| Arc::clone(r)).ok_or_else(|| {
             if self.shares.is_shared() {
                 return not_reached(name);
             }
-            let known: Vec<_> = self.targets.iter().map(|(t, _)| t.name.as_str()).collect();
+            let known: Vec<_> = targets.iter().map(|(t, _)| t.name.as_str()).collect();
             Error::not_found("target", name)
                 .field("target")
                 .fix(format!("use one of {}, or leave it out", known.join(", ")))
@@ -110,19 +137,25 @@ impl Core {
         &self,
         runtime: Option<RuntimeKind>,
         target: Option<&TargetName>,
-    ) -> Result<(&Target, &Arc<dyn Runtime>)> {
+    ) -> Result<(Target, Arc<dyn Runtime>)> {
         if let Some(name) = target {
             self.runtime(name)?;
         }
         let fits = |t: &Target| {
             target.is_none_or(|name| t.name == *name) && runtime.is_none_or(|kind| t.runtime == kind)
         };
-        self.targets.iter().find(|(t, _)| fits(t)).map(|(t, r)| (t, r)).ok_or_else(|| {
-            let kinds: Vec<_> =
-                self.targets.iter().map(|(t, _)| format!("{} ({})", t.name, t.runtime)).collect();
+        let targets = self.targets();
+        targets.iter().find(|(t, _)| fits(t)).cloned().ok_or_else(|| {
+            let kinds: Vec<_> = targets.iter().map(|(t, _)| format!("{} ({})", t.name, t.runtime)).collect();
             let wanted = runtime.map_or_else(String::new, |k| k.to_string());
-            Error::invalid("runtime", format!("no target here runs instances as '{wanted}'"))
-                .fix(format!("the targets are: {}; see clawfarm doctor", kinds.join(", ")))
+            Error::invalid("runtime", format!("no target here runs instances as '{wanted}'")).fix(
+                match runtime {
+                    Some(RuntimeKind::Docker) => {
+                        "say where the container engine is: clawfarm target add docker".to_owned()
+                    }
+                    _ => format!("the targets are: {}; see clawfarm doctor", kinds.join(", ")),
+                },
+            )
         })
     }
 

@@ -34,7 +34,7 @@ impl Control {
         let types =
             Check { name: "claw types".into(), level: CheckLevel::Ok, detail: types.join(", "), fix: None };
         let mut runtimes = Vec::new();
-        for (_, runtime) in self.core.targets() {
+        for (_, runtime) in self.core.targets().iter() {
             runtimes.push(runtime.diagnose().await);
         }
         let server = [Some(store), self.core.disk(), Some(types)].into_iter().flatten().collect();

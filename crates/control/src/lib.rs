@@ -44,6 +44,7 @@ pub use recover::{Finding, Findings, LostInstance, Verdict};
 pub use reserve::Reserve;
 pub use sharing::{LEASE_TTL, Place, Sharing};
 pub use support::SupportLeave;
+pub use targets::{NewTarget, OpenTarget};
 
 use crate::core::Core;
 
@@ -66,6 +67,8 @@ pub struct Parts {
     /// The places instances run on, each with its runtime. The first of a kind is the
     /// default of its kind; the first of all is the default.
     pub targets: Vec<(Target, Arc<dyn Runtime>)>,
+    /// Makes runtimes for targets that are added while the server runs; `None` where none can be.
+    pub opener: Option<Arc<dyn OpenTarget>>,
     /// How the store is shared with other servers; `None` when this one is alone on it.
     pub sharing: Option<Sharing>,
 }

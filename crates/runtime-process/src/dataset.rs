@@ -24,6 +24,8 @@ use clawfarm_files::{Folder, NewFile, make_private, size_on_disk};
 pub(crate) const PARTS: [&str; 2] = [STATE, VOLUMES];
 /// Its description, in its folder.
 pub(crate) const MANIFEST: &str = "dataset.json";
+/// The description of what came out of a container, which has other parts: it is another target's.
+const OF_CONTAINER: &str = "container-dataset.json";
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// What is known of a dataset without the store.
@@ -51,6 +53,7 @@ pub(crate) fn ids(inner: &Inner) -> Result<Vec<ClawId>> {
     let Some(folder) = open(&inner.paths.datasets())? else { return Ok(Vec::new()) };
     let names = folder.names().map_err(|e| io_error("list the datasets", e))?;
     let mut ids: Vec<_> = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect();
+    ids.retain(|id| !inner.paths.dataset(id).join(OF_CONTAINER).exists());
     ids.sort();
     Ok(ids)
 }

@@ -18,6 +18,9 @@ use clawfarm_files::{Folder, NewFile};
 /// The file's name, in the instance's folder.
 pub(crate) const FILE: &str = "instance.json";
 
+/// What the folder of an instance has that runs in a container: it is another target's.
+const CONTAINER: &str = "container.json";
+
 /// Larger is no record of ours.
 const LIMIT: u64 = 4 << 20;
 
@@ -101,7 +104,8 @@ pub(crate) fn ids(paths: &Paths) -> Result<Vec<ClawId>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(io_error(format!("list '{}'", claws.display()), e)),
     };
-    Ok(names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect())
+    let ids = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok());
+    Ok(ids.filter(|id| !paths.claw(id).join(CONTAINER).exists()).collect())
 }
 
 /// The user ids that instances have, `except` one's.

@@ -21,15 +21,29 @@ slirp4netns --configure --mtu=65520 --disable-host-loopback $$ tap0 >"$folder/ne
 net=$!
 # What an earlier daemon left: its containers would be started again.
 rm -rf "$folder/data/containers" "$folder/data/network" "$folder/exec" "$folder/docker.pid"
-dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
-  --pidfile "$folder/docker.pid" --bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24 \
-  --dns 10.0.2.3 --log-level warn >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &
-daemon=$!
-echo "$daemon" >"$folder/daemon"
+begin() {
+  dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
+    --pidfile "$folder/docker.pid" --bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24 \
+    --dns 10.0.2.3 --log-level warn >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &
+  daemon=$!
+  echo "$daemon" >"$folder/daemon"
+}
+begin
 
 idle=0
-while kill -0 "$daemon" 2>/dev/null; do
+while :; do
   sleep 1
+  if ! kill -0 "$daemon" 2>/dev/null; then
+    # One that a test has killed is held back until the test wants it again.
+    if [ ! -e "$folder/held" ]; then
+      [ -e "$folder/revived" ] || break
+      # Its containerd dies with it, a little later: the next would take that for its own.
+      old=$(cat "$folder/exec/containerd/containerd.pid" 2>/dev/null)
+      [ -z "$old" ] || ! kill -0 "$old" 2>/dev/null || continue
+      rm -f "$folder/revived"
+      begin
+    fi
+  fi
   # Users hold it shared, for as long as their process lives.
   if flock -n -x "$folder/users" true 8>&- 9>&-; then idle=$((idle + 1)); else idle=0; fi
   [ "$idle" -ge "$idle_for" ] || continue

@@ -185,17 +185,20 @@ impl Engine {
     /// When it does not end.
     pub fn crash(&self) {
         assert!(self.private, "others use it");
+        fs::write(self.folder.join("held"), "").expect("the folder can be written");
         let Some(pid) = self.pid() else { return };
         let _ = kill_process(pid, Signal::KILL);
         until("the daemon ends", || self.pid().is_none());
-        until("its keeper ends", || !self.keeper_lives());
     }
 
-    fn keeper_lives(&self) -> bool {
-        let text = fs::read_to_string(self.folder.join("keeper")).unwrap_or_default();
-        let Ok(command) = fs::read(format!("/proc/{}/cmdline", text.trim())) else { return false };
-        let folder = self.folder.to_str().expect("the folder has a UTF-8 name").as_bytes();
-        command.split(|byte| *byte == 0).any(|argument| argument == folder)
+    /// Starts one that was ended by [`Self::crash`] again.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn revive(&self) {
+        fs::write(self.folder.join("revived"), "").expect("the folder can be written");
+        let _ = fs::remove_file(self.folder.join("held"));
+        until("the daemon answers again", || self.answers());
     }
 
     fn answers(&self) -> bool {
@@ -232,7 +235,6 @@ impl Engine {
             keeper.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
         }
         let mut child = keeper.spawn().expect("unshare can be run");
-        fs::write(self.folder.join("keeper"), child.id().to_string()).expect("the folder can be written");
         // Reaped when it ends before this process does.
         std::thread::spawn(move || drop(child.wait()));
         let begun = Instant::now();

@@ -55,8 +55,9 @@ pub(crate) async fn run(app: &App, args: &RecoverArgs) -> Outcome {
         Database::Postgres(_) => Some(Node::load_or_make(&home, None)?),
         Database::Sqlite(_) => None,
     };
-    let targets = targets(&home, 0, node.as_ref()).await?;
-    let parts = Parts { store: store.clone(), adapters: Registry::builtin(), targets, sharing: None };
+    let targets = targets(&home, 0, node.as_ref(), &store).await?;
+    let parts =
+        Parts { store: store.clone(), adapters: Registry::builtin(), targets, opener: None, sharing: None };
     let outcome = recover(app, args, &home, &parts).await;
     store.close().await;
     outcome

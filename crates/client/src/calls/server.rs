@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawfarm_api::{Doctor, ServerInfo, ServerList, Shutdown, SupportRequest, TargetList};
+use clawfarm_api::{AddTarget, Doctor, ServerInfo, ServerList, Shutdown, SupportRequest, TargetList};
+use clawfarm_model::name::TargetName;
+use clawfarm_model::target::Target;
 use clawfarm_model::{Code, Error, Result};
 use http::Method;
 
@@ -77,6 +79,22 @@ impl Client {
     /// See [`Client`].
     pub async fn targets(&self) -> Result<TargetList> {
         self.call(Call::get(&["targets"])).await
+    }
+
+    /// Adds a target that answers.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn add_target(&self, target: &AddTarget) -> Result<Target> {
+        self.call(Call::post(&["targets"]).json(target)?).await
+    }
+
+    /// Removes a target that nothing is on.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn remove_target(&self, name: &TargetName) -> Result<()> {
+        self.done(Call::new(Method::DELETE, &["targets", name.as_str()])).await
     }
 
     /// The servers that share its database.

@@ -8,6 +8,7 @@ use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::{Intent, RestartPolicy};
 use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName};
+use clawfarm_model::resources::Resources;
 use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::{
@@ -147,9 +148,7 @@ impl Core {
         if new.import.is_none() && new.dataset.is_none() {
             default_model(&mut config);
         }
-        let mut resources = adapter.default_resources();
-        resources.cpus = new.cpus.unwrap_or(resources.cpus);
-        resources.memory_mib = new.memory_mib.unwrap_or(resources.memory_mib);
+        let resources = resources(adapter.as_ref(), runtime, new.cpus, new.memory_mib, &mut warnings);
         let name = match new.name {
             Some(name) => name,
             None => InstanceName::new(claw_type.as_str())?,
@@ -285,6 +284,39 @@ impl Core {
         taken.append(&mut self.store.ports_in_use(&system, target).await?);
         runtime.pick_port(&taken).await
     }
+}
+
+/// What a container is given when nothing is said, in MiB: document 003's figure.
+const CONTAINER_MEMORY_MIB: u32 = 1024;
+
+/// An instance's share of its machine: what was asked for, else what its type needs, else less
+/// where that is the rule, with a word about it.
+fn resources(
+    adapter: &dyn ClawAdapter,
+    runtime: RuntimeKind,
+    cpus: Option<f64>,
+    memory_mib: Option<u32>,
+    warnings: &mut Vec<Warning>,
+) -> Resources {
+    let needs = adapter.default_resources();
+    let usual = match runtime {
+        RuntimeKind::Docker => needs.memory_mib.min(CONTAINER_MEMORY_MIB),
+        _ => needs.memory_mib,
+    };
+    let given = Resources { cpus: cpus.unwrap_or(needs.cpus), memory_mib: memory_mib.unwrap_or(usual) };
+    if runtime == RuntimeKind::Docker && given.memory_mib < needs.memory_mib {
+        warnings.push(Warning {
+            field: "resources.memory_mib".into(),
+            message: format!(
+                "the container may hold {} MiB; {} wants {}, and is ended when it takes more than it may: --memory-mib {}",
+                given.memory_mib,
+                adapter.claw_type(),
+                needs.memory_mib,
+                needs.memory_mib
+            ),
+        });
+    }
+    given
 }
 
 fn first_state(

@@ -101,8 +101,8 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
     };
     let seen = match tokio::time::timeout(START_LIMIT, starting).await {
         Ok(Err(error)) if is_port_taken(&error) && instance.spec.port.is_none() => {
-            let runtime = core.runtime(target)?.as_ref();
-            return other_port(core, hold, instance, runtime, &error).await;
+            let runtime = core.runtime(target)?;
+            return other_port(core, hold, instance, runtime.as_ref(), &error).await;
         }
         Ok(result) => result?,
         Err(_) => return Err(Error::new(Code::Timeout, "its start was not done within 45 minutes")),

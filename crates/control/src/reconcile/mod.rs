@@ -144,7 +144,7 @@ impl Reconciler {
 
 /// Takes up every instance, and begins to work.
 pub(crate) async fn begin(core: &Arc<Core>) -> Result<()> {
-    for (_, runtime) in core.targets() {
+    for (_, runtime) in core.targets().iter() {
         watch(core, runtime.watch());
     }
     for id in core.my_instances().await? {
@@ -156,7 +156,7 @@ pub(crate) async fn begin(core: &Arc<Core>) -> Result<()> {
 }
 
 /// Looks at what a runtime says something happened to.
-fn watch(core: &Arc<Core>, mut changes: tokio::sync::broadcast::Receiver<ClawId>) {
+pub(crate) fn watch(core: &Arc<Core>, mut changes: tokio::sync::broadcast::Receiver<ClawId>) {
     let core = Arc::clone(core);
     tokio::spawn(async move {
         loop {

@@ -25,7 +25,7 @@ pub(crate) struct Reach {
 
 /// Connections to one claw.
 pub(super) fn dial(core: &Core, instance: &Instance) -> Result<RuntimeDial> {
-    dial_through(instance, Arc::clone(core.runtime(&instance.spec.target)?))
+    dial_through(instance, core.runtime(&instance.spec.target)?)
 }
 
 fn dial_through(instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<RuntimeDial> {
@@ -37,7 +37,7 @@ fn dial_through(instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<Runtim
 
 impl Reach {
     pub(crate) async fn new(core: &Core, instance: &Instance) -> Result<Self> {
-        Self::through(core, instance, Arc::clone(core.runtime(&instance.spec.target)?)).await
+        Self::through(core, instance, core.runtime(&instance.spec.target)?).await
     }
 
     /// For acts under a lease.

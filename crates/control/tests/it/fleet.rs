@@ -153,6 +153,7 @@ async fn parts(home: &std::path::Path) -> Parts {
         store,
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
+        opener: None,
         sharing: None,
     }
 }

@@ -44,6 +44,7 @@ async fn server(home: &Path, store: Store, node: &str, ttl: Duration) -> Control
         store,
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
+        opener: None,
         sharing: Some(Sharing { member, ttl }),
     })
     .await

@@ -1,1 +1,7 @@
-//! The Docker runtime against a real daemon.
+//! The Docker runtime against a real daemon. Needs root, for the daemon; does nothing without.
+
+mod daemon;
+mod farm;
+mod hardened;
+mod life;
+mod trouble;

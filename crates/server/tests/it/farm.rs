@@ -186,6 +186,7 @@ async fn control(home: &std::path::Path) -> Control {
         store,
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
+        opener: None,
         sharing: None,
     };
     Control::begin(parts).await.unwrap()

@@ -56,6 +56,7 @@ impl Server {
             store: store.clone(),
             adapters: Registry::new([Arc::new(OpenClaw) as _]),
             targets: vec![(target, Arc::new(runtime))],
+            opener: None,
             sharing: None,
         })
         .await?;

@@ -1,0 +1,48 @@
+//! Targets of the runtime `docker`: a socket of Docker or Podman, and what images are built on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clawfarm_api::DockerSettings;
+use clawfarm_control::OpenTarget;
+use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_model::{Code, Error, Result};
+use clawfarm_runtime::Runtime;
+use clawfarm_runtime_docker::{DockerConfig, DockerRuntime};
+
+/// Opens them for a server.
+pub(crate) struct DockerTargets {
+    /// The server's home.
+    pub(crate) home: PathBuf,
+    /// The port of its listener for claws.
+    pub(crate) claw_port: u16,
+}
+
+#[async_trait]
+impl OpenTarget for DockerTargets {
+    async fn open(&self, target: &Target) -> Result<Arc<dyn Runtime>> {
+        if target.runtime != RuntimeKind::Docker {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("targets of the runtime '{}' can't be added", target.runtime),
+            )
+            .field("runtime")
+            .fix("add one of docker; processes run on the server's own target"));
+        }
+        let settings: DockerSettings = serde_json::from_value(target.settings.clone()).map_err(|e| {
+            Error::invalid("settings", format!("the settings of target '{}' make no sense: {e}", target.name))
+                .fix("remove the target and add it again")
+        })?;
+        let socket = PathBuf::from(&settings.socket);
+        if !socket.is_absolute() {
+            return Err(Error::invalid("settings.socket", format!("'{}' is no whole path", settings.socket))
+                .fix("give the path of the engine's socket, such as /var/run/docker.sock"));
+        }
+        let mut config = DockerConfig::new(&self.home, target.name.clone());
+        config.socket = socket;
+        config.base_image = settings.base_image;
+        config.claw_port = self.claw_port;
+        Ok(Arc::new(DockerRuntime::open(config).await?))
+    }
+}

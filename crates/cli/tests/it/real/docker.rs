@@ -1,0 +1,108 @@
+//! The real OpenClaw in a container, on a real daemon, with the demo model.
+
+use std::time::{Duration, Instant};
+
+use clawfarm_test_docker::{DEBIAN, Engine};
+use serde_json::Value;
+
+use super::farm::{Farm, until};
+use crate::support::finish_within;
+
+/// How long the first start on a machine may take: it builds the image, of 650 MB from npm.
+const FIRST: Duration = Duration::from_secs(9 * 60);
+
+#[test]
+fn a_container_s_life_from_new_to_its_last_trace() {
+    if !Engine::possible() {
+        return;
+    }
+    let engine = Engine::shared();
+    engine.with_debian();
+    // The server is where the engine is, as on any machine: in its network.
+    engine.enter();
+    let farm = Farm::new();
+    let before = left(&engine);
+    let refused = farm.run(&["new", "openclaw", "--runtime", "docker"]).ends(2);
+    assert!(refused.err.contains("clawfarm target add docker"), "{refused:?}");
+    let socket = engine.socket().to_str().unwrap().to_owned();
+    let none = farm.run(&["target", "add", "docker", "--socket", "/nowhere/docker.sock"]);
+    assert!(none.code != Some(0) && none.err.contains("/nowhere/docker.sock"), "{none:?}");
+    for _ in 0..2 {
+        farm.run(&["target", "add", "docker", "--socket", &socket, "--base-image", DEBIAN]).ends(0);
+    }
+    let other = farm.run(&["target", "add", "docker", "--socket", "/run/podman/podman.sock"]).ends(4);
+    assert!(other.err.contains("already"), "{other:?}");
+
+    let id = makes(&farm);
+    let claw = farm.claw_folder(&id);
+    for part in ["config/openclaw.json", "config/.env", "workspace"] {
+        assert!(claw.join(part).exists(), "{part}");
+    }
+    keeps_its_secrets(&farm, &engine, &id);
+    let answer = farm.send(&id, "hello from the test");
+    assert!(answer.contains("[clawfarm demo model]") && answer.contains("hello from the test"), "{answer}");
+    let version = farm.run(&["exec", &id, "--", "openclaw", "--version"]).ends(0).out;
+    assert!(version.contains("2026.9.6"), "{version}");
+    assert!(farm.run(&["logs", &id]).ends(0).out.contains("gateway"));
+
+    until("it is idle", || farm.run(&["suspend", "--warm", &id]).code == Some(0));
+    assert_eq!(state(&engine, &id)["Status"], "paused");
+    farm.run(&["resume", &id]).ends(0);
+    assert_eq!(farm.phase(&id), "ready");
+    farm.run(&["stop", &id]).ends(0);
+    assert_eq!((farm.phase(&id).as_str(), &state(&engine, &id)["Running"]), ("stopped", &Value::from(false)));
+    farm.run(&["start", &id]).ends(0);
+    let answer = farm.send(&id, "are you there?");
+    assert!(answer.contains("it began with: hello from the test"), "it lost its memory: {answer}");
+
+    let refused = farm.run(&["target", "rm", "docker"]).ends(4);
+    assert!(refused.err.contains("1 instances"), "{refused:?}");
+    farm.run(&["rm", &id, "--purge", "--force"]).ends(0);
+    assert!(!claw.exists(), "its folder is still there");
+    assert!(!farm.folder().join("datasets").join(&id).exists());
+    assert_eq!(left(&engine), before, "containers, networks and volumes");
+    farm.run(&["target", "rm", "docker"]).ends(0);
+    assert!(!farm.run(&["target", "ls"]).ends(0).out.contains("docker"));
+}
+
+/// Makes the image where it is missing, and an instance; then another one, for how long that
+/// takes with the image present, and for what is said of its memory.
+fn makes(farm: &Farm) -> String {
+    let mut command =
+        farm.command(&["new", "openclaw", "boxed", "--runtime", "docker", "--memory-mib", "2048", "--json"]);
+    let made = finish_within(command.spawn().expect("it starts"), FIRST).ends(0).json();
+    let id = made["instance"]["id"].as_str().expect("an id").to_owned();
+    assert_eq!((farm.phase(&id).as_str(), &farm.status(&id)["runtime"]), ("ready", &Value::from("docker")));
+    farm.run(&["stop", &id]).ends(0);
+    let begun = Instant::now();
+    farm.run(&["start", &id]).ends(0);
+    eprintln!("from start to ready in a container: {:?}", begun.elapsed());
+    let small = farm.run(&["new", "openclaw", "small", "--runtime", "docker", "--detach"]).ends(0);
+    assert!(small.err.contains("1024 MiB") && small.err.contains("--memory-mib 2048"), "{small:?}");
+    farm.run(&["rm", "small", "--purge", "--force"]).ends(0);
+    id
+}
+
+/// Whoever may use the engine can read all of a container's environment.
+fn keeps_its_secrets(farm: &Farm, engine: &Engine, id: &str) {
+    let token = farm.run(&["token", "reveal", id]).ends(0).out.trim().to_owned();
+    assert!(token.len() >= 32);
+    let inspected = engine.docker(&["inspect", &format!("clawfarm-{id}")]);
+    assert!(!inspected.contains(&token) && !inspected.contains("CLAWFARM_MODEL_KEY"), "{inspected}");
+    let holding: Vec<_> = super::farm::files_with(&farm.claw_folder(id), &token);
+    assert_eq!(holding, [farm.claw_folder(id).join("config/.env")]);
+}
+
+fn state(engine: &Engine, id: &str) -> Value {
+    let text = engine.docker(&["inspect", "-f", "{{json .State}}", &format!("clawfarm-{id}")]);
+    serde_json::from_str(&text).expect("it is JSON")
+}
+
+/// All that instances of this test could leave behind: tests beside it have other names.
+fn left(engine: &Engine) -> Vec<String> {
+    let names = engine.docker(&["ps", "-a", "--format", "{{.Names}}"]);
+    let of_this = |name: &&str| name.contains("boxed") || name.contains("small");
+    let mut all: Vec<String> = names.lines().filter(of_this).map(str::to_owned).collect();
+    all.extend(engine.docker(&["volume", "ls", "-q"]).lines().map(str::to_owned));
+    all
+}
