@@ -4,6 +4,7 @@
 //! Answers may grow fields; clients ignore what they do not know.
 
 pub mod console;
+pub mod image;
 pub mod instance;
 pub mod problem;
 pub mod query;
@@ -13,6 +14,7 @@ pub mod stream;
 pub mod target;
 
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
+pub use image::{BuildEvent, BuildImage, ImageList};
 pub use instance::{
     Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MetricsView, ResourcesInput,
     SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware, WarningView,

@@ -12,6 +12,8 @@ pub const EVENT: &str = "event";
 pub const LOG: &str = "log";
 /// The `event:` of a [`SendEvent`].
 pub const ANSWER: &str = "answer";
+/// The `event:` of a [`crate::BuildEvent`].
+pub const BUILD: &str = "build";
 /// The `event:` of a [`crate::Problem`], after which the stream ends.
 pub const ERROR: &str = "error";
 /// The `event:` of a [`StreamEnd`], after which the stream ends.

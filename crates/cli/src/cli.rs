@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    completion, context, dataset, db, doctor, down, events, exec, forward, lifecycle, logs, new, open, ps,
-    recover, rm, secret, send, serve, server, service, shell, status, support, target, token, update,
-    version,
+    completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs, new, open,
+    ps, recover, rm, secret, send, serve, server, service, shell, status, support, target, token, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -125,8 +124,6 @@ pub(crate) enum Command {
     Suspend(lifecycle::SuspendArgs),
     /// Wake sleeping instances
     Resume(lifecycle::ResumeArgs),
-    /// Have instances run another version of their software
-    Update(update::UpdateArgs),
     /// Remove instances; their data stays as datasets unless purged
     Rm(rm::RmArgs),
     /// Send an instance a message and print its answer
@@ -155,6 +152,9 @@ pub(crate) enum Command {
     /// Several servers by name
     #[command(subcommand, after_help = context::EXAMPLES)]
     Context(context::ContextCommand),
+    /// What instances in containers are made from
+    #[command(subcommand, after_help = image::EXAMPLES)]
+    Image(image::ImageCommand),
     /// The places that instances run on
     #[command(subcommand, after_help = target::EXAMPLES)]
     Target(target::TargetCommand),

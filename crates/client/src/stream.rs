@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use clawfarm_api::stream::{ANSWER, END, ERROR, EVENT, LOG};
+use clawfarm_api::stream::{ANSWER, BUILD, END, ERROR, EVENT, LOG};
 use clawfarm_api::{EndReason, Problem, StreamEnd};
 use clawfarm_model::error::ErrorReport;
 use clawfarm_model::{Code, Error, Result};
@@ -91,7 +91,7 @@ fn stopped() -> Error {
 
 fn meaning<T: DeserializeOwned>(event: &SseEvent) -> Meaning<T> {
     match event.kind.as_str() {
-        EVENT | LOG | ANSWER => match serde_json::from_str(&event.data) {
+        EVENT | LOG | ANSWER | BUILD => match serde_json::from_str(&event.data) {
             Ok(item) => Meaning::Item(item),
             Err(error) => Meaning::Failed(strange(&error)),
         },

@@ -11,6 +11,7 @@ mod core;
 mod doctor;
 mod events;
 mod housekeeping;
+mod images;
 mod instances;
 mod keys;
 mod operations;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, Retention};
 pub use events::Follower;
+pub use images::{BuildNews, NewImage};
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;

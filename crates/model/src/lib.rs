@@ -11,6 +11,7 @@ pub mod dataset;
 pub mod error;
 pub mod event;
 pub mod fence;
+pub mod image;
 pub mod instance;
 pub mod launch;
 pub mod name;

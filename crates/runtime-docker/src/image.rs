@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use bollard::models::ImageInspect;
-use bollard::query_parameters::BuildImageOptionsBuilder;
+use bollard::models::{ImageInspect, ImageSummary};
+use bollard::query_parameters::{BuildImageOptionsBuilder, ListImagesOptionsBuilder};
 use clawfarm_files::{blocking, io_error};
+use clawfarm_model::image::Image;
 use clawfarm_model::launch::ImageRecipe;
-use clawfarm_model::{Code, Error, Placement, Result};
+use clawfarm_model::name::ClawType;
+use clawfarm_model::{Code, Error, Placement, Result, Timestamp};
 use clawfarm_runtime::Progress;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
@@ -116,7 +118,8 @@ pub(crate) async fn build(
     while let Some(piece) = said.next().await {
         let piece = piece.map_err(|e| failed_build(recipe, &last, e))?;
         for line in piece.stream.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty()) {
-            tracing::info!(image = %recipe.reference, "{}", line.trim_end());
+            tracing::debug!(image = %recipe.reference, "{}", line.trim_end());
+            progress.say(line.trim_end());
             lines += 1;
             progress.advance(lines.min(recipe.about_lines));
             if last.len() == TOLD {
@@ -128,6 +131,49 @@ pub(crate) async fn build(
     drop(said);
     progress.advance(recipe.about_lines);
     digest(inner, &recipe.reference).await
+}
+
+/// [`clawfarm_runtime::Images::build`].
+pub(crate) async fn build_and_tell(
+    inner: &Inner,
+    recipe: &ImageRecipe,
+    base: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<Image> {
+    let digest = build(inner, recipe, base.or(inner.config.base_image.as_deref()), progress).await?;
+    let all = images(inner).await?;
+    all.into_iter()
+        .find(|image| image.digest == digest && image.reference == recipe.reference)
+        .ok_or_else(|| Error::internal("an image that was made is not there", digest))
+}
+
+/// [`clawfarm_runtime::Images::images`].
+pub(crate) async fn images(inner: &Inner) -> Result<Vec<Image>> {
+    let client = inner.engine.docker().await?;
+    let filters = HashMap::from([("label".to_owned(), vec![CLAW_TYPE.to_owned()])]);
+    let options = ListImagesOptionsBuilder::default().filters(&filters).build();
+    let found = client.list_images(Some(options)).await.map_err(|e| failed("list the images", e))?;
+    let mut all: Vec<Image> = found.iter().flat_map(|image| of(inner, image)).collect();
+    all.sort_by(|a, b| a.reference.cmp(&b.reference));
+    Ok(all)
+}
+
+/// An image under each of its names.
+fn of(inner: &Inner, image: &ImageSummary) -> Vec<Image> {
+    let claw_type = image.labels.get(CLAW_TYPE).and_then(|text| ClawType::new(text.as_str()).ok());
+    let (Some(claw_type), Some(version)) = (claw_type, image.labels.get(VERSION)) else { return Vec::new() };
+    let names = image.repo_tags.iter().filter(|name| !name.starts_with("<none>"));
+    names
+        .map(|name| Image {
+            reference: name.clone(),
+            digest: image.id.clone(),
+            target: inner.config.target.clone(),
+            claw_type: claw_type.clone(),
+            version: version.clone(),
+            size_bytes: u64::try_from(image.size).unwrap_or(0),
+            created_at: Timestamp::from_millis(image.created.saturating_mul(1000)),
+        })
+        .collect()
 }
 
 fn failed_build(recipe: &ImageRecipe, last: &[String], error: bollard::errors::Error) -> Error {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use clawfarm_files::{blocking, io_error, make_private};
+use clawfarm_model::image::Image;
 use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, DataFate, Launch, Observation, Place, Placement, Result, StopOptions};
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, LogQuery, LogStream, Logs, Progress, Runtime,
-    Stats, pick_port,
+    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, LogQuery, LogStream, Logs, Progress,
+    Runtime, Stats, pick_port,
 };
 use tokio::sync::broadcast;
 
@@ -56,21 +57,6 @@ impl DockerRuntime {
         let inner = Arc::new(Inner::new(config));
         watch::follow(&inner);
         Ok(Self { inner })
-    }
-
-    /// Makes an image by its recipe, on `base` or the recipe's own; one that was made from the
-    /// same is left as it is. Returns its digest.
-    ///
-    /// # Errors
-    /// `Unavailable` when the engine does not answer or the build fails, with its last lines.
-    pub async fn build_image(
-        &self,
-        recipe: &ImageRecipe,
-        base: Option<&str>,
-        progress: &dyn Progress,
-    ) -> Result<String> {
-        let base = base.or(self.inner.config.base_image.as_deref());
-        image::build(&self.inner, recipe, base, progress).await
     }
 }
 
@@ -160,6 +146,26 @@ impl Runtime for DockerRuntime {
 
     fn files(&self) -> Option<&dyn Files> {
         Some(self)
+    }
+
+    fn images(&self) -> Option<&dyn Images> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Images for DockerRuntime {
+    async fn build(
+        &self,
+        recipe: &ImageRecipe,
+        base: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        image::build_and_tell(&self.inner, recipe, base, progress).await
+    }
+
+    async fn images(&self) -> Result<Vec<Image>> {
+        image::images(&self.inner).await
     }
 }
 

@@ -9,6 +9,11 @@ pub trait Progress: Send + Sync {
 
     /// The present step is this far.
     fn advance(&self, done: u64);
+
+    /// The present step printed a line.
+    fn say(&self, line: &str) {
+        let _ = line;
+    }
 }
 
 /// Nobody watches.

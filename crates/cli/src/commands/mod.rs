@@ -9,6 +9,7 @@ pub(crate) mod down;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod forward;
+pub(crate) mod image;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod new;
@@ -64,6 +65,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Db(command) => db::run(app, &command).await,
         Command::Recover(args) => Box::pin(recover::run(app, &args)).await,
         Command::Context(command) => context::run(app, &command),
+        Command::Image(command) => image::run(app, &command).await,
         Command::Target(command) => target::run(app, &command).await,
         Command::Server(command) => server::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawfarm_api::{AddTarget, Doctor, ServerInfo, ServerList, Shutdown, SupportRequest, TargetList};
+use clawfarm_api::{
+    AddTarget, BuildEvent, BuildImage, Doctor, ImageList, ServerInfo, ServerList, Shutdown, SupportRequest,
+    TargetList,
+};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::Target;
 use clawfarm_model::{Code, Error, Result};
@@ -11,6 +14,7 @@ use http::Method;
 
 use crate::Client;
 use crate::http::Call;
+use crate::stream::{ItemStream, items};
 
 /// `doctor` tries things out (starts programs, asks daemons); each of its checks has its own
 /// limit on the server, and these add up to less.
@@ -95,6 +99,23 @@ impl Client {
     /// See [`Client`].
     pub async fn remove_target(&self, name: &TargetName) -> Result<()> {
         self.done(Call::new(Method::DELETE, &["targets", name.as_str()])).await
+    }
+
+    /// The images of claw types that its targets have.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn images(&self) -> Result<ImageList> {
+        self.call(Call::get(&["images"])).await
+    }
+
+    /// Makes an image, and streams what the build prints.
+    ///
+    /// # Errors
+    /// See [`Client`]. A build that fails ends the stream with its error.
+    pub async fn build_image(&self, request: &BuildImage) -> Result<ItemStream<BuildEvent>> {
+        let call = Call::post(&["images"]).json(request)?.limit(DOCTOR_LIMIT);
+        Ok(items(self.open(call.header("accept", "text/event-stream")?).await?))
     }
 
     /// The servers that share its database.

@@ -7,6 +7,7 @@ mod doctor;
 mod events;
 mod forward;
 mod health;
+mod images;
 mod instances;
 mod lifecycle;
 mod logs;
@@ -74,6 +75,7 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(secrets::set, secrets::remove))
         .routes(routes!(datasets::list))
         .routes(routes!(datasets::remove))
+        .routes(routes!(images::list))
         .routes(routes!(targets::list, targets::add))
         .routes(routes!(targets::remove))
         .routes(routes!(operations::list))
@@ -85,6 +87,7 @@ fn plain() -> OpenApiRouter<ServerState> {
 fn waiting() -> OpenApiRouter<ServerState> {
     OpenApiRouter::new()
         .routes(routes!(forward::open))
+        .routes(routes!(images::build))
         .routes(routes!(send::send))
         .routes(routes!(logs::instance))
         .routes(routes!(events::all))

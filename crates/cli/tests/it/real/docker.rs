@@ -65,8 +65,8 @@ fn a_container_s_life_from_new_to_its_last_trace() {
     assert!(!farm.run(&["target", "ls"]).ends(0).out.contains("docker"));
 }
 
-/// Makes the image where it is missing, and an instance; then another one, for how long that
-/// takes with the image present, and for what is said of its memory.
+/// Makes the image where it is missing, and an instance of it; then starts it again, for how long that
+/// takes, and makes another for what is said of its memory.
 fn makes(farm: &Farm) -> String {
     let mut command =
         farm.command(&["new", "openclaw", "boxed", "--runtime", "docker", "--memory-mib", "2048", "--json"]);
