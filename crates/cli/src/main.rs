@@ -9,8 +9,8 @@ mod connect;
 mod console;
 mod context;
 mod database;
-#[cfg(test)]
 mod docker;
+#[cfg(test)]
 mod docs;
 mod errors;
 mod node;

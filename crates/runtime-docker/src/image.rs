@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use bollard::errors::Error as EngineError;
 use bollard::models::{ImageInspect, ImageSummary};
 use bollard::query_parameters::{BuildImageOptionsBuilder, ListImagesOptionsBuilder};
 use clawfarm_files::{blocking, io_error};
@@ -117,7 +118,8 @@ pub(crate) async fn build(
     let mut lines = 0;
     while let Some(piece) = said.next().await {
         let piece = piece.map_err(|e| failed_build(recipe, &last, e))?;
-        for line in piece.stream.iter().flat_map(|text| text.lines()).filter(|line| !line.trim().is_empty()) {
+        let text = plain(piece.stream.as_deref().unwrap_or_default());
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
             tracing::debug!(image = %recipe.reference, "{}", line.trim_end());
             progress.say(line.trim_end());
             lines += 1;
@@ -176,15 +178,37 @@ fn of(inner: &Inner, image: &ImageSummary) -> Vec<Image> {
         .collect()
 }
 
-fn failed_build(recipe: &ImageRecipe, last: &[String], error: bollard::errors::Error) -> Error {
-    let error = failed(format!("build the image {}", recipe.reference), error);
-    if last.is_empty() {
-        return error;
+/// A text without the colours that programs and engines put into it.
+fn plain(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // A sequence ends with its first letter.
+        let end = part.find(|c: char| c.is_ascii_alphabetic()).map_or(part.len(), |at| at + 1);
+        plain.push_str(&part[end..]);
     }
-    Error::new(error.code(), format!("{}; its last lines: {}", error.message(), last.join("\n")))
+    plain
+}
+
+fn failed_build(recipe: &ImageRecipe, last: &[String], error: EngineError) -> Error {
+    let what = format!("build the image {}", recipe.reference);
+    // The engine repeats the whole step, which is the recipe's and says nothing new.
+    let ended = match &error {
+        EngineError::DockerStreamError { error } => error.rsplit_once("returned a non-zero code: "),
+        _ => None,
+    };
+    let told = match ended {
+        Some((_, code)) => {
+            Error::new(Code::Unavailable, format!("could not {what}: its step ended with code {code}"))
+        }
+        None => failed(what, error),
+    };
+    if last.is_empty() {
+        return told;
+    }
+    Error::new(told.code(), format!("{}; its last lines: {}", told.message(), last.join("\n")))
         .field("version")
-        .fix("mend what it says; for another base give the target base_image")
-        .source(error)
+        .fix("mend what it says; for another base: clawfarm image build --base IMAGE")
 }
 
 fn label<'a>(image: &'a ImageInspect, name: &str) -> Option<&'a str> {
@@ -232,5 +256,36 @@ fn certificates(given: Option<&Path>) -> Result<Vec<u8>> {
     match found {
         Some(path) => std::fs::read(&path).map_err(|e| io_error(format!("read '{}'", path.display()), e)),
         None => Ok(Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_left_out() {
+        assert_eq!(plain("\u{1b}[91mnpm\u{1b}[0m ERR!\u{1b}["), "npm ERR!");
+    }
+
+    #[test]
+    fn a_failed_build_tells_its_last_lines_and_not_its_recipe() {
+        let recipe = ImageRecipe {
+            reference: "x:1".into(),
+            dockerfile: "",
+            base: "",
+            args: Vec::new(),
+            claw_type: ClawType::new("openclaw").unwrap(),
+            version: "1".into(),
+            about_lines: 1,
+        };
+        let error = "The command '/bin/sh -c a long one' returned a non-zero code: 7".to_owned();
+        let error =
+            failed_build(&recipe, &["no such package".into()], EngineError::DockerStreamError { error });
+        assert_eq!(
+            error.message(),
+            "could not build the image x:1: its step ended with code 7; its last lines: no such package"
+        );
+        assert_eq!(error.field_name(), Some("version"));
     }
 }

@@ -1,11 +1,11 @@
 # Keeps one Docker daemon running for as long as somebody uses it, and ends it then.
-# keeper.sh FOLDER IDLE-SECONDS REMOVE  (see src/lib.rs); runs in namespaces of its own.
+# keeper.sh FOLDER IDLE-SECONDS REMOVE  (see src/lib.rs)
 folder=$1 idle_for=$2 remove=$3
 
-daemon='' net=''
+daemon='' net='' holder=''
 ended() {
-  for pid in $daemon $net; do kill "$pid" 2>/dev/null; done
-  [ -z "$daemon" ] || wait "$daemon" 2>/dev/null
+  [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; }
+  for pid in $net $holder; do kill "$pid" 2>/dev/null; done
   # A daemon that was killed leaves its containers running.
   for task in "$folder"/exec/containerd/daemon/io.containerd.runtime.v2.task/moby/*/init.pid; do
     [ -r "$task" ] && kill -KILL "$(cat "$task")" 2>/dev/null
@@ -15,14 +15,22 @@ ended() {
 }
 trap ended TERM INT HUP
 
-ip link set lo up
-# Out into the world without a word to this machine's own network.
-slirp4netns --configure --mtu=65520 --disable-host-loopback $$ tap0 >"$folder/net.log" 2>&1 </dev/null 8>&- 9>&- &
+# The namespaces, which outlive a daemon that a test kills.
+unshare --net --mount sleep infinity </dev/null >/dev/null 2>&1 8>&- 9>&- &
+holder=$!
+inside() { nsenter --net --mount --target "$holder" "$@"; }
+own=$(readlink /proc/self/ns/net)
+until [ "$(readlink "/proc/$holder/ns/net")" != "$own" ]; do sleep 0.05; done
+inside ip link set lo up
+# Out into the world from outside, without a word to this machine's own network.
+slirp4netns --configure --mtu=65520 --disable-host-loopback "$holder" tap0 \
+  >"$folder/net.log" 2>&1 </dev/null 8>&- 9>&- &
 net=$!
+until inside ip link show tap0 >/dev/null 2>&1 || ! kill -0 "$net" 2>/dev/null; do sleep 0.05; done
 # What an earlier daemon left: its containers would be started again.
 rm -rf "$folder/data/containers" "$folder/data/network" "$folder/exec" "$folder/docker.pid"
 begin() {
-  dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
+  nsenter --net --mount --target "$holder" dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
     --pidfile "$folder/docker.pid" --bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24 \
     --dns 10.0.2.3 --log-level warn >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &
   daemon=$!

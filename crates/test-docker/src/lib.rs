@@ -214,14 +214,14 @@ impl Engine {
     }
 
     fn start_keeper(&self) {
-        for program in ["dockerd", "slirp4netns", "unshare", "flock", "ip"] {
+        for program in ["dockerd", "slirp4netns", "unshare", "nsenter", "flock", "ip"] {
             let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
                 .any(|dir| dir.join(program).exists());
             assert!(found, "{program} is missing: run scripts/test-setup");
         }
-        let mut keeper = Command::new("unshare");
+        let mut keeper = Command::new("sh");
         keeper
-            .args(["--net", "--mount", "sh", "-c", KEEPER, "keeper.sh"])
+            .args(["-c", KEEPER, "keeper.sh"])
             .arg(&self.folder)
             .arg(if self.private { "2".to_owned() } else { IDLE.to_string() })
             .arg(if self.private { "yes" } else { "no" })
@@ -234,7 +234,7 @@ impl Engine {
         unsafe {
             keeper.pre_exec(|| rustix::process::setsid().map(drop).map_err(io::Error::from));
         }
-        let mut child = keeper.spawn().expect("unshare can be run");
+        let mut child = keeper.spawn().expect("sh can be run");
         // Reaped when it ends before this process does.
         std::thread::spawn(move || drop(child.wait()));
         let begun = Instant::now();

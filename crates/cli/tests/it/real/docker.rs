@@ -68,6 +68,14 @@ fn a_container_s_life_from_new_to_its_last_trace() {
 /// Makes the image where it is missing, and an instance of it; then starts it again, for how long that
 /// takes, and makes another for what is said of its memory.
 fn makes(farm: &Farm) -> String {
+    let built = farm.command(&["image", "build", "openclaw", "--json"]).spawn().expect("it starts");
+    let image = finish_within(built, FIRST).ends(0).json();
+    assert_eq!(image["reference"], "clawfarm/openclaw:2026.9.6");
+    let again = farm.run(&["image", "build", "openclaw", "--target", "docker", "--json"]).ends(0).json();
+    assert_eq!(again["digest"], image["digest"], "it was there");
+    assert!(farm.run(&["image", "ls"]).ends(0).out.contains("clawfarm/openclaw:2026.9.6"));
+    let unknown = farm.run(&["image", "build", "nobody"]).ends(2);
+    assert!(unknown.err.contains("nobody"), "{unknown:?}");
     let mut command =
         farm.command(&["new", "openclaw", "boxed", "--runtime", "docker", "--memory-mib", "2048", "--json"]);
     let made = finish_within(command.spawn().expect("it starts"), FIRST).ends(0).json();
