@@ -18,8 +18,8 @@ use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery, LogStream, Logs,
-    Progress, Recover, Runtime, Stats, Suspend,
+    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery, LogStream,
+    Logs, Progress, Recover, Runtime, Stats, Suspend,
 };
 use futures::StreamExt;
 use secrecy::SecretString;

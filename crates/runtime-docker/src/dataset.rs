@@ -62,7 +62,7 @@ pub(crate) fn remove_instance(inner: &Inner, id: &ClawId, fate: DataFate) -> Res
     {
         // A dataset that is still on its way in would stay behind under a name that nobody
         // knows any more.
-        move_in(inner, record)?;
+        move_in(inner, &record)?;
     }
     let size = match fate {
         DataFate::Keep => set_aside(inner, id)?,
@@ -173,7 +173,7 @@ pub(crate) fn undo_partial(inner: &Inner, record: &ContainerRecord) -> Result<()
 }
 
 /// Moves the noted dataset in, or goes on with it.
-pub(crate) fn move_in(inner: &Inner, record: ContainerRecord) -> Result<()> {
+pub(crate) fn move_in(inner: &Inner, record: &ContainerRecord) -> Result<()> {
     let Some(dataset) = record.dataset.clone() else { return Ok(()) };
     let from = inner.paths.dataset(&dataset);
     if open(&from)?.is_none() && !has_data(inner, &record.id)? {

@@ -62,7 +62,7 @@ fn prepare(inner: &Inner, placement: &Placement, up: bool) -> Result<()> {
     }
     make_folders(inner, &placement.id)?;
     dataset::undo_partial(inner, &record)?;
-    dataset::move_in(inner, record)?;
+    dataset::move_in(inner, &record)?;
     give_all(inner, &placement.id)
 }
 
