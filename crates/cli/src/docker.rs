@@ -22,6 +22,25 @@ pub(crate) struct DockerTargets {
 #[async_trait]
 impl OpenTarget for DockerTargets {
     async fn open(&self, target: &Target) -> Result<Arc<dyn Runtime>> {
+        let config = self.config(target)?;
+        if !config.socket.exists() {
+            return Err(Error::invalid(
+                "settings.socket",
+                format!("there is no socket '{}'", config.socket.display()),
+            )
+            .fix("start the container engine, or give the path of its socket with --socket"));
+        }
+        Ok(Arc::new(DockerRuntime::open(config).await?))
+    }
+}
+
+impl DockerTargets {
+    /// Opens a target that was added before: its engine may be started after the server.
+    pub(crate) async fn open_again(&self, target: &Target) -> Result<Arc<dyn Runtime>> {
+        Ok(Arc::new(DockerRuntime::open(self.config(target)?).await?))
+    }
+
+    fn config(&self, target: &Target) -> Result<DockerConfig> {
         if target.runtime != RuntimeKind::Docker {
             return Err(Error::new(
                 Code::Unsupported,
@@ -43,6 +62,6 @@ impl OpenTarget for DockerTargets {
         config.socket = socket;
         config.base_image = settings.base_image;
         config.claw_port = self.claw_port;
-        Ok(Arc::new(DockerRuntime::open(config).await?))
+        Ok(config)
     }
 }

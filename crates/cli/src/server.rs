@@ -238,7 +238,7 @@ pub(crate) async fn targets(
     for added in store.targets(&Context::system("start")).await? {
         let reached = added.reachable_from.as_deref() == node.map(|node| node.id.as_str());
         if added.runtime == RuntimeKind::Docker && reached {
-            let runtime = docker.open(&added).await?;
+            let runtime = docker.open_again(&added).await?;
             targets.push((added, runtime));
         }
     }

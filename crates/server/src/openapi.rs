@@ -28,6 +28,7 @@ use crate::api::documented;
         (name = "secrets", description = "Set and listed, never read"),
         (name = "datasets", description = "Data that outlived its instance"),
         (name = "targets", description = "Places that instances run on"),
+        (name = "images", description = "What instances in containers are made from"),
         (name = "server", description = "The server itself"),
         (name = "health", description = "For load balancers and monitoring"),
     ),
