@@ -116,7 +116,7 @@ impl Core {
     async fn enter(&self, shared: &Shared) -> Result<()> {
         let system = Context::system("sharing");
         self.store.join(&system, &shared.member, shared.ttl).await?;
-        for (target, _) in self.targets() {
+        for (target, _) in self.targets().iter() {
             self.store.make_leases(&system, target).await?;
         }
         Ok(())
