@@ -6,7 +6,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs, new, open,
-    ps, recover, rm, secret, send, serve, server, service, shell, status, support, target, token, version,
+    ps, recover, rm, secret, send, serve, server, service, shell, status, support, target, token, update,
+    version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -124,6 +125,8 @@ pub(crate) enum Command {
     Suspend(lifecycle::SuspendArgs),
     /// Wake sleeping instances
     Resume(lifecycle::ResumeArgs),
+    /// Have instances run another version of their software
+    Update(update::UpdateArgs),
     /// Remove instances; their data stays as datasets unless purged
     Rm(rm::RmArgs),
     /// Send an instance a message and print its answer

@@ -1,8 +1,8 @@
 //! The boundary to a runtime: a limit on how long each of its verbs may take, and a failpoint
 //! before and after it.
 //!
-//! In one place, so that no runtime is without them and none can forget one. Preparing and
-//! importing have their limit with the whole start, observing with the turn. What is a stream
+//! In one place, so that no runtime is without them and none can forget one. Preparing,
+//! installing and importing have their limit with the whole start, observing with the turn. What is a stream
 //! (a command's, a followed log's) has a limit on its beginning only: it lasts as long as its
 //! reader wants it.
 
@@ -16,10 +16,10 @@ use clawfarm_failpoint::point;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
-use clawfarm_model::{ClawId, Code, Error, Observation, Result};
+use clawfarm_model::{ClawId, Code, Error, Observation, Result, Software};
 use clawfarm_runtime::{
     Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery, LogStream,
-    Logs, Progress, Recover, Runtime, Stats, Suspend,
+    Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
 };
 use futures::StreamExt;
 use secrecy::SecretString;
@@ -174,6 +174,10 @@ impl Runtime for Bounded {
         self.0.files().map(|_| self as &dyn Files)
     }
 
+    fn upgrade(&self) -> Option<&dyn Upgrade> {
+        self.0.upgrade().map(|_| self as &dyn Upgrade)
+    }
+
     fn images(&self) -> Option<&dyn Images> {
         self.0.images()
     }
@@ -301,6 +305,44 @@ impl Files for Bounded {
         let bytes = offered(self.0.files())?.import(id, from, progress).await?;
         point!(ImportAfter);
         Ok(bytes)
+    }
+}
+
+#[async_trait]
+impl Upgrade for Bounded {
+    async fn install(&self, software: &Software, progress: &dyn Progress) -> Result<()> {
+        point!(InstallBefore);
+        offered(self.0.upgrade())?.install(software, progress).await?;
+        point!(InstallAfter);
+        Ok(())
+    }
+
+    async fn software_file(&self, software: &Software, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        point!(SoftwareFileBefore);
+        let asked = offered(self.0.upgrade())?.software_file(software, path, limit);
+        within(TOUCH, "read a file of its software", asked).await
+    }
+
+    async fn copy_data(&self, id: &ClawId, copy: i64, progress: &dyn Progress) -> Result<u64> {
+        point!(CopyDataBefore);
+        let copying = offered(self.0.upgrade())?.copy_data(id, copy, progress);
+        let bytes = within(MOVE, "copy its data", copying).await?;
+        point!(CopyDataAfter);
+        Ok(bytes)
+    }
+
+    async fn put_back(&self, id: &ClawId, copy: i64) -> Result<()> {
+        point!(PutBackBefore);
+        within(MOVE, "put its data back", offered(self.0.upgrade())?.put_back(id, copy)).await?;
+        point!(PutBackAfter);
+        Ok(())
+    }
+
+    async fn remove_copy(&self, id: &ClawId) -> Result<()> {
+        point!(RemoveCopyBefore);
+        within(MOVE, "remove a copy of its data", offered(self.0.upgrade())?.remove_copy(id)).await?;
+        point!(RemoveCopyAfter);
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 //! again; what a container can't tell of itself (which launch it runs, how it ended before
 //! the engine started it again) is in `container.json` beside the instance's data.
 //!
-//! `docs/design/0013-docker.md` has the decisions.
+//! `docs/design/0014-docker.md` has the decisions.
 
 mod config;
 mod dataset;

@@ -14,13 +14,13 @@ use clawfarm_runtime::Progress;
 use clawfarm_shim::lock;
 
 use crate::dataset::PARTS;
-use clawfarm_files::{blocking, io_error, join_error};
 use crate::files::{CallOff, TELL};
 use crate::inner::{Inner, owner};
 use crate::prepare::make_folders;
 use crate::record::InstanceRecord;
-use clawfarm_files::{Folder, Links, NewFile, copy_tree, give_to, size_on_disk};
 use crate::uid;
+use clawfarm_files::{Folder, Links, NewFile, copy_tree, give_to, size_on_disk};
+use clawfarm_files::{blocking, io_error, join_error};
 
 /// The copy, in the instance's folder.
 const COPY: &str = "copy";

@@ -4,8 +4,8 @@
 //! decisions into acts. Its verbs are few, idempotent, and look at the world before they
 //! change it: doing one twice is doing it once, and a verb that was cut off by a crash is
 //! mended by doing it again. What only some runtimes can do is a capability with a trait
-//! of its own ([`Freeze`], [`Suspend`], [`Exec`], [`Stats`], [`Logs`], [`Files`], [`Recover`]),
-//! so that no runtime has verbs that do nothing.
+//! of its own ([`Freeze`], [`Suspend`], [`Exec`], [`Stats`], [`Logs`], [`Files`], [`Upgrade`],
+//! [`Recover`]), so that no runtime has verbs that do nothing.
 //!
 //! `docs/design/0002-runtimes.md` says how Docker, virtual machines and Kubernetes
 //! implement each verb.
@@ -16,6 +16,7 @@ mod logs;
 mod port;
 mod progress;
 mod recover;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -35,6 +36,7 @@ pub use logs::{LogLine, LogQuery, LogStream, OutputStream};
 pub use port::{PORTS, pick as pick_port};
 pub use progress::{NoProgress, Progress};
 pub use recover::{Kept, KeptData, KnownData, Recover};
+pub use upgrade::Upgrade;
 
 /// A byte stream to a port of an instance.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -182,6 +184,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Its files, where the runtime can get at them.
     fn files(&self) -> Option<&dyn Files> {
+        None
+    }
+
+    /// Another version of an instance's software, where the runtime knows a way back.
+    fn upgrade(&self) -> Option<&dyn Upgrade> {
         None
     }
 

@@ -35,7 +35,7 @@ impl Control {
         let version = version.unwrap_or_else(|| adapter.default_version()).to_owned();
         adapter.software(&version)?;
         let runtime = core.runtime(&present.spec.target).ok();
-        if runtime.is_some_and(|runtime| runtime.upgrade().is_none()) {
+        if runtime.as_ref().is_some_and(|runtime| runtime.upgrade().is_none()) {
             let what = format!("instances on runtime {} can't be updated", present.spec.runtime);
             return Err(Error::new(Code::Unsupported, what).field("id").fix(format!(
                 "make a new instance: clawfarm new {} --version {version}",
