@@ -90,6 +90,7 @@ async fn control(folder: &Path, store: &Store, member: &Member, ttl: Duration) -
         store: store.clone(),
         adapters: Registry::new([Arc::new(OpenClaw) as _]),
         targets: vec![(target, Arc::new(runtime))],
+        opener: None,
         sharing: Some(Sharing { member: member.clone(), ttl }),
     };
     Control::begin(parts).await.unwrap()
