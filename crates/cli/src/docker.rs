@@ -1,5 +1,6 @@
 //! Targets of the runtime `docker`: a socket of Docker or Podman, and what images are built on.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ pub(crate) struct DockerTargets {
 impl OpenTarget for DockerTargets {
     async fn open(&self, target: &Target) -> Result<Arc<dyn Runtime>> {
         let config = self.config(target)?;
-        if !config.socket.exists() {
+        let is_socket = std::fs::metadata(&config.socket).is_ok_and(|meta| meta.file_type().is_socket());
+        if !is_socket {
             return Err(Error::invalid(
                 "settings.socket",
                 format!("there is no socket '{}'", config.socket.display()),
