@@ -22,17 +22,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-server", &["clawfarm-control", "clawfarm-api"]),
     ("clawfarm-control", &["clawfarm-store", "clawfarm-runtime", "clawfarm-adapters"]),
     // The process runtime starts shims and speaks their protocol, so it knows them.
-    (
-        "clawfarm-runtime-process",
-        &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files", "clawfarm-failpoint"],
-    ),
+    ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),
     ("clawfarm-runtime-docker", &["clawfarm-runtime", "clawfarm-files"]),
     ("clawfarm-runtime-sim", &["clawfarm-runtime"]),
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),
     // What several runtimes need for folders that claws write to.
-    ("clawfarm-files", &["clawfarm-model"]),
+    ("clawfarm-files", &["clawfarm-failpoint"]),
     ("clawfarm-store", &["clawfarm-failpoint"]),
     ("clawfarm-client", &["clawfarm-api"]),
     ("clawfarm-api", &["clawfarm-model"]),

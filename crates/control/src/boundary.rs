@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clawfarm_failpoint::point;
-use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
+use clawfarm_model::launch::{DataFate, ImageRecipe, Launch, Place, Placement, StopOptions};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Observation, Result, Software};
@@ -310,9 +310,14 @@ impl Files for Bounded {
 
 #[async_trait]
 impl Upgrade for Bounded {
-    async fn install(&self, software: &Software, progress: &dyn Progress) -> Result<()> {
+    async fn install(
+        &self,
+        software: &Software,
+        recipe: Option<&ImageRecipe>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         point!(InstallBefore);
-        offered(self.0.upgrade())?.install(software, progress).await?;
+        offered(self.0.upgrade())?.install(software, recipe, progress).await?;
         point!(InstallAfter);
         Ok(())
     }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use clawfarm_model::{Code, Error};
 use rustix::io::Errno;
@@ -52,6 +55,47 @@ where
     F: FnOnce() -> clawfarm_model::Result<T> + Send + 'static,
 {
     tokio::task::spawn_blocking(work).await.map_err(join_error)?
+}
+
+/// How often work that goes on tells how far it is.
+const TELL: Duration = Duration::from_millis(100);
+
+/// Runs blocking work that can take minutes: `tell` hears now and then how far it is. The work
+/// gets a function to say so with, which answers `false` when nobody waits any more, because
+/// the future was dropped; then it is to end.
+///
+/// # Errors
+/// Those of the work; `Internal` when it panicked.
+pub async fn told<T, F>(mut tell: impl FnMut(u64), work: F) -> clawfarm_model::Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut dyn FnMut(u64) -> bool) -> clawfarm_model::Result<T> + Send + 'static,
+{
+    let far = Arc::new(AtomicU64::new(0));
+    let nobody_waits = CancelOnDrop::default();
+    let (so_far, ended) = (Arc::clone(&far), Arc::clone(&nobody_waits.0));
+    let mut working = tokio::task::spawn_blocking(move || {
+        work(&mut |now| {
+            so_far.store(now, Ordering::Relaxed);
+            !ended.load(Ordering::Relaxed)
+        })
+    });
+    loop {
+        match tokio::time::timeout(TELL, &mut working).await {
+            Ok(done) => return done.map_err(join_error)?,
+            Err(_) => tell(far.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// Says so when it is dropped.
+#[derive(Default)]
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

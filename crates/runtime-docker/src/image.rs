@@ -10,7 +10,7 @@ use clawfarm_files::{blocking, io_error};
 use clawfarm_model::image::Image;
 use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::name::ClawType;
-use clawfarm_model::{Code, Error, Placement, Result, Timestamp};
+use clawfarm_model::{Code, Error, Result, Software, Timestamp};
 use clawfarm_runtime::Progress;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
@@ -31,10 +31,14 @@ const TOLD: usize = 15;
 const CERTIFICATES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
-/// Makes sure of the image of an instance: whatever has its name is taken, be it made here or
+/// Makes sure of the image of some software: whatever has its name is taken, be it made here or
 /// pulled; where nothing has, it is made by the recipe.
-pub(crate) async fn ensure(inner: &Inner, placement: &Placement, progress: &dyn Progress) -> Result<()> {
-    let software = &placement.software;
+pub(crate) async fn ensure(
+    inner: &Inner,
+    software: &Software,
+    recipe: Option<&ImageRecipe>,
+    progress: &dyn Progress,
+) -> Result<()> {
     let Some(reference) = &software.image else {
         return Err(Error::new(
             Code::Unsupported,
@@ -46,13 +50,13 @@ pub(crate) async fn ensure(inner: &Inner, placement: &Placement, progress: &dyn 
     if inspect(inner, reference).await?.is_some() {
         return Ok(());
     }
-    match &placement.image {
+    match recipe {
         Some(recipe) => build(inner, recipe, inner.config.base_image.as_deref(), progress).await.map(drop),
         None => Err(missing(reference)),
     }
 }
 
-fn missing(reference: &str) -> Error {
+pub(crate) fn missing(reference: &str) -> Error {
     Error::new(Code::InvalidInput, format!("the engine has no image '{reference}'"))
         .field("version")
         .fix(format!("build or pull one, and call it so: docker tag <image> {reference}"))

@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub(crate) writing: Mutex<()>,
     /// One build of an image at a time.
     pub(crate) building: tokio::sync::Mutex<()>,
+    /// One look into an image at a time.
+    pub(crate) looking: tokio::sync::Mutex<()>,
     /// Held to write while a network is removed, to read while one is put to use.
     pub(crate) networks: RwLock<()>,
     /// The ways from the networks to the server, by their address.
@@ -52,6 +54,7 @@ impl Inner {
             verbs: Mutex::default(),
             writing: Mutex::default(),
             building: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
             networks: RwLock::default(),
             relays: Mutex::default(),
             events: broadcast::Sender::new(WATCH_BUFFER),

@@ -31,6 +31,7 @@ mod runtime;
 mod spec;
 mod start;
 mod stats;
+mod upgrade;
 mod watch;
 
 pub use config::{DEFAULT_SOCKET, DockerConfig, PORTS};

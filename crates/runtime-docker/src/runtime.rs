@@ -10,16 +10,20 @@ use clawfarm_model::image::Image;
 use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
-use clawfarm_model::{ClawId, DataFate, Launch, Observation, Place, Placement, Result, StopOptions};
+use clawfarm_model::{
+    ClawId, DataFate, Launch, Observation, Place, Placement, Result, Software, StopOptions,
+};
 use clawfarm_runtime::{
     Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, LogQuery, LogStream, Logs, Progress,
-    Runtime, Stats, pick_port,
+    Runtime, Stats, Upgrade, pick_port,
 };
 use tokio::sync::broadcast;
 
 use crate::config::{DockerConfig, PORTS};
 use crate::inner::Inner;
-use crate::{dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, start, stats, watch};
+use crate::{
+    dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, start, stats, upgrade, watch,
+};
 
 /// Claws as containers. Dropping it ends its watching, and no claw.
 pub struct DockerRuntime {
@@ -148,6 +152,10 @@ impl Runtime for DockerRuntime {
         Some(self)
     }
 
+    fn upgrade(&self) -> Option<&dyn Upgrade> {
+        Some(self)
+    }
+
     fn images(&self) -> Option<&dyn Images> {
         Some(self)
     }
@@ -213,5 +221,33 @@ impl Files for DockerRuntime {
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {
         files::import(&self.inner, id, from, progress).await
+    }
+}
+
+#[async_trait]
+impl Upgrade for DockerRuntime {
+    async fn install(
+        &self,
+        software: &Software,
+        recipe: Option<&ImageRecipe>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        image::ensure(&self.inner, software, recipe, progress).await
+    }
+
+    async fn software_file(&self, software: &Software, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        upgrade::software_file(&self.inner, software, path, limit).await
+    }
+
+    async fn copy_data(&self, id: &ClawId, copy: i64, progress: &dyn Progress) -> Result<u64> {
+        upgrade::copy_data(&self.inner, id, copy, progress).await
+    }
+
+    async fn put_back(&self, id: &ClawId, copy: i64) -> Result<()> {
+        upgrade::put_back(&self.inner, id, copy).await
+    }
+
+    async fn remove_copy(&self, id: &ClawId) -> Result<()> {
+        upgrade::remove_copy(&self.inner, id).await
     }
 }

@@ -20,7 +20,7 @@ use clawfarm_files::{Copied, Folder, Links, copy_tree, give_to, size_on_disk};
 use clawfarm_files::{blocking, io_error, join_error};
 
 /// How often an import tells how far it is.
-pub(crate) const TELL: Duration = Duration::from_millis(100);
+const TELL: Duration = Duration::from_millis(100);
 /// What is left free on the disk at least, in bytes: a full disk stops every claw.
 const RESERVE: u64 = 256 << 20;
 
@@ -206,7 +206,7 @@ impl Import {
 }
 
 /// Ends a copy when nobody waits for it any more.
-pub(crate) struct CallOff(pub(crate) Arc<AtomicBool>);
+struct CallOff(Arc<AtomicBool>);
 
 impl Drop for CallOff {
     fn drop(&mut self) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
+use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::{
@@ -281,7 +282,12 @@ impl Files for ProcessRuntime {
 
 #[async_trait]
 impl Upgrade for ProcessRuntime {
-    async fn install(&self, software: &Software, progress: &dyn Progress) -> Result<()> {
+    async fn install(
+        &self,
+        software: &Software,
+        _recipe: Option<&ImageRecipe>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         upgrade::install(&self.inner, software, progress).await
     }
 

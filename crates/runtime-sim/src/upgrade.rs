@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::{ClawId, Code, Error, Result, Software};
 use clawfarm_runtime::{Progress, Upgrade};
 
@@ -26,7 +27,12 @@ const STATE: &str = "state";
 
 #[async_trait]
 impl Upgrade for SimRuntime {
-    async fn install(&self, software: &Software, progress: &dyn Progress) -> Result<()> {
+    async fn install(
+        &self,
+        software: &Software,
+        _recipe: Option<&ImageRecipe>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         progress.step("install", &format!("installing simulated {}", software.version), None, "");
         self.verb(Verb::Install, None, |_| Ok(())).await
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
+use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::{ClawId, Result, Software};
 
 use crate::Progress;
@@ -13,11 +14,17 @@ use crate::Progress;
 #[async_trait]
 pub trait Upgrade: Send + Sync {
     /// Makes software available on the target beside what is there: installed, built or pulled,
-    /// once for all that ask for it at the same time. No instance is touched.
+    /// once for all that ask for it at the same time. `recipe` says how its image is made, for
+    /// runtimes that run images. No instance is touched.
     ///
     /// # Errors
     /// As for [`Runtime::ensure`](crate::Runtime::ensure).
-    async fn install(&self, software: &Software, progress: &dyn Progress) -> Result<()>;
+    async fn install(
+        &self,
+        software: &Software,
+        recipe: Option<&ImageRecipe>,
+        progress: &dyn Progress,
+    ) -> Result<()>;
 
     /// A file that comes with software which has been installed, by its path within the claw's
     /// own package; `None` when it has none.

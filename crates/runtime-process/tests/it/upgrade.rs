@@ -34,7 +34,7 @@ async fn a_version_is_installed_beside_the_one_that_runs() {
     let missing = upgrade(&farm).software_file(&new, Path::new("package.json"), 1 << 20).await.unwrap_err();
     assert_eq!(missing.code(), Code::NotFound);
     for _ in 0..2 {
-        upgrade(&farm).install(&new, &NoProgress).await.unwrap();
+        upgrade(&farm).install(&new, None, &NoProgress).await.unwrap();
     }
     let installs =
         farm.npm_calls().iter().filter(|call| call.starts_with("install small-claw@2.0.0")).count();

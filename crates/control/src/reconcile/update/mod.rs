@@ -120,8 +120,9 @@ async fn install(
     let upgrade = offered(runtime)?;
     let adapter = core.adapter(instance)?;
     let (old, new) = (adapter.software(&update.from)?, adapter.software(&update.to)?);
+    let recipe = adapter.image_recipe(&update.to)?;
     let limit = act::START_LIMIT;
-    tokio::time::timeout(limit, upgrade.install(&new, steps)).await.map_err(|_| {
+    tokio::time::timeout(limit, upgrade.install(&new, recipe.as_ref(), steps)).await.map_err(|_| {
         Error::new(Code::Timeout, format!("{} was not installed within 45 minutes", update.to))
     })??;
     let read = async |software: &Software| match upgrade
