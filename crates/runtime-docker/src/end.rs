@@ -135,7 +135,7 @@ pub(crate) async fn destroy(inner: &Arc<Inner>, id: &ClawId, data: DataFate) -> 
     let (this, claw) = (Arc::clone(inner), id.clone());
     let size = blocking(move || dataset::remove_instance(&this, &claw, data)).await?;
     if let Some(tenant) = tenant {
-        network::remove_if_empty(inner, &tenant).await?;
+        network::remove_if_empty(inner, &tenant, id).await?;
     }
     inner.forget(id);
     inner.tell(id);

@@ -13,6 +13,10 @@ pub(crate) fn failed(what: impl std::fmt::Display, error: EngineError) -> Error 
                 .fix("look at the load of its machine, and whether it runs: docker info")
         }
         EngineError::SocketNotFoundError(path) => gone(&format!("there is no socket '{path}'")),
+        between if crate::engine::is_between(between) => {
+            Error::new(Code::Unavailable, "the container engine has not cleared up after it yet")
+                .fix("it is looked at again by itself; if it stays so, restart the engine")
+        }
         EngineError::JsonDataError { .. } | EngineError::JsonSerdeError { .. } => {
             Error::new(Code::Internal, "the container engine gave an answer that makes no sense")
         }

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedMutexGuard, RwLock, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DockerConfig;
-use crate::engine::Engine;
+use crate::engine::{Engine, Kind};
 use crate::paths::Paths;
 use crate::record::ContainerRecord;
 use crate::relay::Relay;
@@ -115,9 +115,13 @@ impl Inner {
         format!("clawfarm-{id}")
     }
 
-    /// The name of a tenant's network.
-    pub(crate) fn network(&self, tenant: &TenantName) -> String {
-        format!("clawfarm-{}-{tenant}", self.server())
+    /// The name of an instance's network: its tenant's, where the engine keeps the containers of
+    /// a network apart. Podman only keeps networks apart, so there it is the instance's own.
+    pub(crate) fn network(&self, kind: Kind, tenant: &TenantName, id: &ClawId) -> String {
+        match kind {
+            Kind::Docker => format!("clawfarm-{}-{tenant}", self.server()),
+            Kind::Podman => format!("clawfarm-{}-{id}", self.server()),
+        }
     }
 
     /// Whom containers run as: the user of OpenClaw's own image, or the server's own where the

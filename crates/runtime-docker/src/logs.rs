@@ -63,7 +63,8 @@ async fn read(
                 None => return,
             };
             for line in found {
-                let wanted = line.as_ref().map_or(true, |l| query.since.is_none_or(|since| l.at >= since));
+                let wanted =
+                    line.as_ref().map_or(true, |l| query.since.is_none_or(|since| is_since(l.at, since)));
                 if wanted && sender.send(line).await.is_err() {
                     return;
                 }
@@ -71,6 +72,13 @@ async fn read(
         }
     });
     Ok(futures::stream::unfold(receiver, |mut lines| async move { Some((lines.recv().await?, lines)) }))
+}
+
+/// Whether a line was printed at this time or later, as far as is known: Podman tells whole
+/// seconds, and what was printed in the second of `since` is rather told than lost.
+fn is_since(at: Timestamp, since: Timestamp) -> bool {
+    let latest = if at.as_millis() % 1000 == 0 { at.as_millis() + 999 } else { at.as_millis() };
+    latest >= since.as_millis()
 }
 
 /// The last lines, for the record of an end; none when they can't be had.
@@ -140,6 +148,20 @@ mod tests {
         let texts: Vec<_> = found.iter().map(|line| line.text.as_str()).collect();
         assert_eq!(texts, ["hello", ""]);
         assert_eq!(found[0].at, Timestamp::parse("2026-11-21T10:00:00.123Z").unwrap());
+    }
+
+    #[test]
+    fn a_time_of_whole_seconds_may_be_any_in_its_second() {
+        let at = |text| Timestamp::parse(text).unwrap();
+        let since = at("2026-11-21T10:00:01.500Z");
+        for (line, told) in [
+            ("2026-11-21T10:00:01Z", true),
+            ("2026-11-21T10:00:00Z", false),
+            ("2026-11-21T10:00:01.499Z", false),
+            ("2026-11-21T10:00:01.500Z", true),
+        ] {
+            assert_eq!(is_since(at(line), since), told, "{line}");
+        }
     }
 
     #[test]

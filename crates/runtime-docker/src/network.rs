@@ -1,7 +1,9 @@
 //! The tenants' networks.
 //!
 //! Each tenant has a network of its own in which containers do not reach each other; they
-//! reach the world, and by way of the network's gateway address (`relay`) the server.
+//! reach the world, and by way of the network's gateway address (`relay`) the server. Podman
+//! can't close a network to its own containers, but networks to each other: there each
+//! instance has one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,18 +11,26 @@ use std::net::IpAddr;
 use bollard::models::{NetworkCreateRequest, NetworkInspect};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 use clawfarm_model::name::TenantName;
-use clawfarm_model::{Code, Error, Result};
+use clawfarm_model::{ClawId, Code, Error, Result};
 
-use crate::engine::found;
+use crate::engine::{Kind, found};
 use crate::fault::{failed, is_state};
 use crate::inner::Inner;
 use crate::relay::{self, Subnet};
 use crate::spec::{SERVER, TENANT};
 
-/// Makes sure of a tenant's network and of the way from it to the server; returns the
-/// address of the server in it.
-pub(crate) async fn ensure(inner: &Inner, tenant: &TenantName) -> Result<IpAddr> {
-    let name = inner.network(tenant);
+/// An instance's network.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// What it is called.
+    pub(crate) name: String,
+    /// The address of the server in it.
+    pub(crate) gateway: IpAddr,
+}
+
+/// Makes sure of an instance's network and of the way from it to the server.
+pub(crate) async fn ensure(inner: &Inner, tenant: &TenantName, id: &ClawId) -> Result<Attached> {
+    let name = inner.network(inner.engine.kind().await?, tenant, id);
     let client = inner.engine.docker().await?;
     let look = || async {
         found(client.inspect_network(&name, None).await, || format!("look at the network '{name}'"))
@@ -42,7 +52,7 @@ pub(crate) async fn ensure(inner: &Inner, tenant: &TenantName) -> Result<IpAddr>
     };
     let subnet = subnet(&name, &network)?;
     relay::ensure(inner, subnet).await?;
-    Ok(subnet.gateway)
+    Ok(Attached { name, gateway: subnet.gateway })
 }
 
 fn request(inner: &Inner, name: &str, tenant: &TenantName) -> NetworkCreateRequest {
@@ -72,9 +82,10 @@ fn subnet(name: &str, network: &NetworkInspect) -> Result<Subnet> {
         })
 }
 
-/// Removes a tenant's network when nothing is in it.
-pub(crate) async fn remove_if_empty(inner: &Inner, tenant: &TenantName) -> Result<()> {
-    let name = inner.network(tenant);
+/// Removes the network of an instance that is gone, when nothing else is in it.
+pub(crate) async fn remove_if_empty(inner: &Inner, tenant: &TenantName, id: &ClawId) -> Result<()> {
+    let kind = inner.engine.kind().await?;
+    let name = inner.network(kind, tenant, id);
     let _removing = inner.networks.write().await;
     let client = inner.engine.docker().await?;
     let looked =
@@ -82,7 +93,7 @@ pub(crate) async fn remove_if_empty(inner: &Inner, tenant: &TenantName) -> Resul
     let Some(network) = looked else { return Ok(()) };
     // Containers that do not run are in no network yet: those are asked for by their label.
     let used = network.containers.as_ref().is_some_and(|all| !all.is_empty())
-        || crate::observe::any_of_tenant(inner, tenant).await?;
+        || (kind == Kind::Docker && crate::observe::any_of_tenant(inner, tenant).await?);
     if used {
         return Ok(());
     }

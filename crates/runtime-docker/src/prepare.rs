@@ -27,7 +27,7 @@ pub(crate) async fn ensure(
     let (this, of) = (Arc::clone(inner), placement.clone());
     blocking(move || prepare(&this, &of, up)).await?;
     let _used = inner.networks.read().await;
-    network::ensure(inner, &placement.tenant).await?;
+    network::ensure(inner, &placement.tenant, &placement.id).await?;
     Ok(Place {
         install_dir: INSTALL_IN.into(),
         layout: Layout::Image,

@@ -8,13 +8,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use clawfarm_model::{Code, Error, Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::engine::Kind;
 use crate::inner::{Inner, guard};
 
 /// How long after a failed accept the next is tried: as a rule files are short.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How many connections may wait until they are taken.
+const WAITING: u32 = 1024;
 
 /// A way that is open until this is dropped.
 pub(crate) struct Relay {
@@ -57,7 +61,7 @@ pub(crate) async fn ensure(inner: &Inner, subnet: Subnet) -> Result<()> {
         return Ok(());
     }
     let address = SocketAddr::new(subnet.gateway, port);
-    let listener = match TcpListener::bind(address).await {
+    let listener = match listen(address, inner.engine.kind().await?) {
         Ok(listener) => listener,
         // Another call was quicker.
         Err(_) if guard(&inner.relays).contains_key(&subnet.gateway) => return Ok(()),
@@ -74,6 +78,18 @@ pub(crate) async fn ensure(inner: &Inner, subnet: Subnet) -> Result<()> {
     tokio::spawn(serve(listener, subnet, port, open.clone(), inner.ending.clone()));
     guard(&inner.relays).insert(subnet.gateway, Relay { _open: open.drop_guard() });
     Ok(())
+}
+
+/// As a listener is bound as a rule; but Podman gives this machine its address in a network
+/// only while a container runs in it.
+fn listen(address: SocketAddr, kind: Kind) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    if kind == Kind::Podman {
+        rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(WAITING)
 }
 
 /// Closes the way from a network that is no more.

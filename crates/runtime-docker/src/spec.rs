@@ -1,7 +1,6 @@
 //! What a container is made of.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
@@ -12,7 +11,9 @@ use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::engine::Kind;
 use crate::inner::{Inner, hex};
+use crate::network::Attached;
 use crate::paths::{CONFIG, DOT_CONFIG, DOT_CONFIG_IN, HOME_IN, PORT_IN, STATE_IN, WORKSPACE, WORKSPACE_IN};
 use crate::record::ContainerRecord;
 
@@ -58,7 +59,8 @@ pub(crate) fn container(
     launch: &Launch,
     record: &ContainerRecord,
     image: &str,
-    gateway: IpAddr,
+    network: &Attached,
+    kind: Kind,
 ) -> Result<(ContainerCreateBody, String)> {
     let user = inner.user();
     let dir = inner.dir(&record.id);
@@ -71,7 +73,12 @@ pub(crate) fn container(
     let port = format!("{PORT_IN}/tcp");
     let published =
         PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(record.port.to_string()) };
-    let home = format!("rw,exec,nosuid,nodev,mode=0755,uid={},gid={},size=64m", user.uid, user.gid);
+    let home = match kind {
+        Kind::Docker => format!("mode=0755,uid={},gid={}", user.uid, user.gid),
+        // It can give it to nobody; the container has one user.
+        Kind::Podman => "mode=1777".to_owned(),
+    };
+    let home = format!("rw,exec,nosuid,nodev,{home},size=64m");
     let limits = Limits {
         memory: i64::from(launch.resources.memory_mib) << 20,
         nano_cpus: nano_cpus(launch.resources.cpus),
@@ -90,11 +97,16 @@ pub(crate) fn container(
             mount(DOT_CONFIG, DOT_CONFIG_IN),
         ]),
         tmpfs: Some(HashMap::from([("/tmp".to_owned(), TMP.to_owned()), (HOME_IN.to_owned(), home)])),
-        network_mode: Some(inner.network(&record.tenant)),
+        network_mode: Some(network.name.clone()),
         port_bindings: Some(HashMap::from([(port.clone(), Some(vec![published]))])),
-        extra_hosts: Some(vec![format!("{HOST_NAME}:{gateway}")]),
+        extra_hosts: Some(vec![format!("{HOST_NAME}:{}", network.gateway)]),
         restart_policy: Some(RestartPolicy {
-            name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+            name: Some(match kind {
+                Kind::Docker => RestartPolicyNameEnum::UNLESS_STOPPED,
+                // It starts a container again at once, without end and without a pause, and
+                // none of them after the machine was started.
+                Kind::Podman => RestartPolicyNameEnum::NO,
+            }),
             maximum_retry_count: None,
         }),
         cap_drop: Some(vec!["ALL".to_owned()]),

@@ -37,8 +37,9 @@ pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observa
     write(inner, launch).await?;
     // No network is removed from here on until the container is in it.
     let used = inner.networks.read().await;
-    let gateway = network::ensure(inner, &record.tenant).await?;
-    let (body, hash) = spec::container(inner, launch, &record, &digest, gateway)?;
+    let network = network::ensure(inner, &record.tenant, id).await?;
+    let kind = inner.engine.kind().await?;
+    let (body, hash) = spec::container(inner, launch, &record, &digest, &network, kind)?;
     let old = reusable(inner, id, &hash).await?;
     let before = old.as_ref().and_then(|old| old.state.as_ref()).and_then(observe::started);
     if old.is_none() {

@@ -1,9 +1,11 @@
-# Keeps one Docker daemon running for as long as somebody uses it, and ends it then.
-# keeper.sh FOLDER IDLE-SECONDS REMOVE  (see src/lib.rs)
-folder=$1 idle_for=$2 remove=$3
+# Keeps one container engine running for as long as somebody uses it, and ends it then.
+# keeper.sh FOLDER IDLE-SECONDS REMOVE KIND  (see src/lib.rs)
+folder=$1 idle_for=$2 remove=$3 kind=$4
 
 daemon='' net='' holder=''
 ended() {
+  # Podman's containers are nobody's children.
+  [ "$kind" != podman ] || podman rm --all --force --time 0 >>"$folder/log" 2>&1 </dev/null
   [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; }
   for pid in $net $holder; do kill "$pid" 2>/dev/null; done
   # A daemon that was killed leaves its containers running.
@@ -27,9 +29,36 @@ slirp4netns --configure --mtu=65520 --disable-host-loopback "$holder" tap0 \
   >"$folder/net.log" 2>&1 </dev/null 8>&- 9>&- &
 net=$!
 until inside ip link show tap0 >/dev/null 2>&1 || ! kill -0 "$net" 2>/dev/null; do sleep 0.05; done
+podman() {
+  inside env CONTAINERS_CONF="$folder/containers.conf" timeout 60 \
+    podman --root "$folder/data" --runroot "$folder/run" "$@"
+}
+if [ "$kind" = podman ]; then
+  # All that an earlier one left: its images are soon made anew.
+  rm -rf "$folder/data" "$folder/run" "$folder/tmp" "$folder/networks"
+  # Without systemd; and its own limits on open files are above what some machines allow.
+  cat >"$folder/containers.conf" <<END
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+tmp_dir = "$folder/tmp"
+[network]
+network_config_dir = "$folder/networks"
+[containers]
+default_ulimits = ["nofile=4096:4096", "nproc=8192:8192"]
+END
+fi
 # What an earlier daemon left: its containers would be started again.
 rm -rf "$folder/data/containers" "$folder/data/network" "$folder/exec" "$folder/docker.pid"
 begin() {
+  if [ "$kind" = podman ]; then
+    nsenter --net --mount --target "$holder" env CONTAINERS_CONF="$folder/containers.conf" \
+      podman --root "$folder/data" --runroot "$folder/run" --log-level warn \
+      system service --time 0 "unix://$folder/podman.sock" >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &
+    daemon=$!
+    echo "$daemon" >"$folder/daemon"
+    return
+  fi
   nsenter --net --mount --target "$holder" dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
     --pidfile "$folder/docker.pid" --bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24 \
     --dns 10.0.2.3 --log-level warn >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &

@@ -1,4 +1,4 @@
-//! A private Docker daemon for tests and benchmarks.
+//! A private container engine for tests and benchmarks: a Docker daemon, or Podman's service.
 //!
 //! It has a network namespace of its own, so that it shares no firewall rule, bridge or port
 //! with this machine's Docker or with another of its kind: tests enter it ([`Engine::enter`]).
@@ -30,16 +30,49 @@ const KEEPER: &str = include_str!("keeper.sh");
 const LIMIT: Duration = Duration::from_secs(90);
 /// How many seconds nobody uses the shared one until it is ended: tests begin one after another.
 const IDLE: u32 = 20;
-/// The folder of the shared one. Another number when its form changes.
-const SHARED: &str = "clawfarm-test/docker-1";
 /// An image of busybox alone.
 pub const TINY: &str = "clawfarm-test/tiny:1";
 /// The image that `scripts/test-setup` makes of Debian's packages.
 pub const DEBIAN: &str = "clawfarm-test/debian:12";
 
-/// A Docker daemon.
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Docker's daemon.
+    Docker,
+    /// Podman's service, which speaks Docker's language.
+    Podman,
+}
+
+impl Kind {
+    /// Where the shared one is, in the user's cache. Another number when its form changes.
+    fn shared(self) -> &'static str {
+        match self {
+            Self::Docker => "clawfarm-test/docker-1",
+            Self::Podman => "clawfarm-test/podman-1",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// Its program, which is the name of its process too.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Docker => "dockerd",
+            Self::Podman => "podman",
+        }
+    }
+}
+
+/// A container engine.
 #[derive(Debug)]
 pub struct Engine {
+    kind: Kind,
     folder: PathBuf,
     private: bool,
     /// Its lock is ours for as long as this is open.
@@ -53,32 +86,50 @@ impl Engine {
         rustix::process::geteuid().is_root()
     }
 
-    /// The one of this machine's tests.
+    /// The one of this machine's tests: Docker.
     ///
     /// # Panics
-    /// When Docker is not installed or does not start; with its log.
+    /// When it is not installed or does not start; with its log.
     #[must_use]
     pub fn shared() -> Self {
-        Self::begin(cache().join(SHARED), false)
+        Self::shared_of(Kind::Docker)
     }
 
-    /// One of its own, without images; gone with this.
+    /// The one of this machine's tests, of either kind.
+    ///
+    /// # Panics
+    /// As for [`Engine::shared`].
+    #[must_use]
+    pub fn shared_of(kind: Kind) -> Self {
+        Self::begin(kind, cache().join(kind.shared()), false)
+    }
+
+    /// A Docker of its own, without images; gone with this.
     ///
     /// # Panics
     /// As for [`Engine::shared`].
     #[must_use]
     pub fn private() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("clawfarm-docker-{}-{number}", std::process::id());
-        Self::begin(std::env::temp_dir().join(name), true)
+        Self::private_of(Kind::Docker)
     }
 
-    fn begin(folder: PathBuf, private: bool) -> Self {
+    /// One of its own, of either kind.
+    ///
+    /// # Panics
+    /// As for [`Engine::shared`].
+    #[must_use]
+    pub fn private_of(kind: Kind) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("clawfarm-{}-{}-{number}", kind.name(), std::process::id());
+        Self::begin(kind, std::env::temp_dir().join(name), true)
+    }
+
+    fn begin(kind: Kind, folder: PathBuf, private: bool) -> Self {
         fs::create_dir_all(&folder).expect("the folder can be made");
         let users = File::create(folder.join("users")).expect("the folder can be written");
         rustix::fs::flock(&users, FlockOperation::LockShared).expect("a file can be locked");
-        let engine = Self { folder, private, _users: users };
+        let engine = Self { kind, folder, private, _users: users };
         let lock = engine.lock();
         if !engine.answers() {
             engine.start_keeper();
@@ -93,10 +144,16 @@ impl Engine {
         lock
     }
 
+    /// Which engine it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("docker.sock")
+        self.folder.join(self.kind.name()).with_extension("sock")
     }
 
     /// Moves the calling thread, and those that it starts from now on, to the daemon's network,
@@ -176,7 +233,7 @@ impl Engine {
         let pid = text.trim().parse().ok().and_then(Pid::from_raw)?;
         // Its number could be another process by now.
         let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).ok()?;
-        (name.trim() == "dockerd").then_some(pid)
+        (name.trim() == self.kind.program()).then_some(pid)
     }
 
     /// Ends it as a crash would: its containers go on without it. Only for a private one.
@@ -214,7 +271,7 @@ impl Engine {
     }
 
     fn start_keeper(&self) {
-        for program in ["dockerd", "slirp4netns", "unshare", "nsenter", "flock", "ip"] {
+        for program in [self.kind.program(), "docker", "slirp4netns", "unshare", "nsenter", "flock", "ip"] {
             let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
                 .any(|dir| dir.join(program).exists());
             assert!(found, "{program} is missing: run scripts/test-setup");
@@ -225,6 +282,7 @@ impl Engine {
             .arg(&self.folder)
             .arg(if self.private { "2".to_owned() } else { IDLE.to_string() })
             .arg(if self.private { "yes" } else { "no" })
+            .arg(self.kind.name())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -242,7 +300,7 @@ impl Engine {
             if begun.elapsed() > LIMIT {
                 let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(20).collect();
-                panic!("Docker did not answer within {LIMIT:?}: {tail:?}");
+                panic!("{} did not answer within {LIMIT:?}: {tail:?}", self.kind.program());
             }
             pause();
         }

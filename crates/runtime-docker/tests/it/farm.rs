@@ -12,7 +12,7 @@ use clawfarm_model::resources::Resources;
 use clawfarm_model::{ClawId, DataFate};
 use clawfarm_runtime::{ExecOutput, ExecRequest, NoProgress, Runtime};
 use clawfarm_runtime_docker::{DockerConfig, DockerRuntime};
-use clawfarm_test_docker::{Engine, TINY};
+use clawfarm_test_docker::{Engine, Kind, TINY};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -33,13 +33,35 @@ pub(crate) struct Farm {
     ids: std::sync::Mutex<Vec<ClawId>>,
 }
 
+/// Makes each of these functions a test of Docker and one of Podman; those of `docker` are of it
+/// alone, since Podman can't do what they look at (docs/docker.md says so).
+macro_rules! on_engines {
+    (both [$($test:ident)*] docker [$($only:ident)*]) => {
+        mod docker {
+            $crate::farm::on_engines! { @ Docker $($test)* $($only)* }
+        }
+        mod podman {
+            $crate::farm::on_engines! { @ Podman $($test)* }
+        }
+    };
+    (@ $kind:ident $($test:ident)*) => {
+        $(#[tokio::test]
+        async fn $test() {
+            if let Some(farm) = $crate::farm::Farm::of(clawfarm_test_docker::Kind::$kind).await {
+                super::$test(farm).await;
+            }
+        })*
+    };
+}
+pub(crate) use on_engines;
+
 impl Farm {
     /// `None` where no engine can be had.
-    pub(crate) async fn new() -> Option<Self> {
+    pub(crate) async fn of(kind: Kind) -> Option<Self> {
         if !Engine::possible() {
             return None;
         }
-        Some(Self::on(Engine::shared()).await)
+        Some(Self::on(Engine::shared_of(kind)).await)
     }
 
     pub(crate) async fn on(engine: Engine) -> Self {
@@ -93,6 +115,19 @@ impl Farm {
 
     pub(crate) fn container(&self, id: &ClawId) -> String {
         format!("clawfarm-{id}")
+    }
+
+    /// The folder of an instance.
+    pub(crate) fn dir(&self, id: &ClawId) -> PathBuf {
+        self.home.path().join("claws").join(id.as_str())
+    }
+
+    /// The label by which this farm's things are known.
+    pub(crate) fn server(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let home = self.home.path().canonicalize().unwrap();
+        let digest = Sha256::digest(home.to_str().unwrap().as_bytes());
+        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// What a command prints in an instance, and how it ends.

@@ -10,9 +10,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::farm::{Farm, GRACE, LIMIT, SERVES, launch, until};
 
-#[tokio::test]
-async fn twice_is_once() {
-    let Some(farm) = Farm::new().await else { return };
+crate::farm::on_engines! {
+    both [
+        twice_is_once
+        a_launch_of_old_news_is_refused
+        its_files_are_its_own_and_stay_over_starts
+        a_purge_leaves_nothing_and_data_can_be_given_on
+        it_is_reached_at_its_port_and_reaches_the_server
+        commands_run_beside_it
+        what_it_printed_and_what_it_uses_is_told
+    ]
+    docker []
+}
+
+async fn twice_is_once(farm: Farm) {
     let (id, runtime) = (farm.id("twice"), &farm.runtime);
     assert_eq!(runtime.observe(&id).await.unwrap().state, S::Absent);
     let placement = farm.placement(&id, "default").await;
@@ -61,9 +72,7 @@ async fn twice_is_once() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn a_launch_of_old_news_is_refused() {
-    let Some(farm) = Farm::new().await else { return };
+async fn a_launch_of_old_news_is_refused(farm: Farm) {
     let id = farm.id("news");
     farm.up(&id, SERVES).await;
     farm.runtime.stop(&id, GRACE).await.unwrap();
@@ -78,9 +87,7 @@ async fn a_launch_of_old_news_is_refused() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn its_files_are_its_own_and_stay_over_starts() {
-    let Some(farm) = Farm::new().await else { return };
+async fn its_files_are_its_own_and_stay_over_starts(farm: Farm) {
     let (id, runtime) = (farm.id("files"), &farm.runtime);
     farm.up(&id, SERVES).await;
     let dir = farm.home.path().join("claws").join(id.as_str());
@@ -121,9 +128,7 @@ async fn its_files_are_its_own_and_stay_over_starts() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn a_purge_leaves_nothing_and_data_can_be_given_on() {
-    let Some(farm) = Farm::new().await else { return };
+async fn a_purge_leaves_nothing_and_data_can_be_given_on(farm: Farm) {
     let (first, second) = (farm.id("first"), farm.id("second"));
     farm.up(&first, SERVES).await;
     farm.run(&first, &["sh", "-c", "echo kept > memory"]).await;
@@ -143,23 +148,13 @@ async fn a_purge_leaves_nothing_and_data_can_be_given_on() {
         assert_eq!(farm.engine.docker(&["ps", "-aq", "--filter", &filter]), "");
     }
     // The last one's removal takes the tenant's network with it.
-    let label = format!("label=io.clawfarm.server={}", server_of(&farm));
+    let label = format!("label=io.clawfarm.server={}", farm.server());
     assert_eq!(farm.engine.docker(&["network", "ls", "-q", "--filter", &label]), "");
     assert_eq!(farm.engine.docker(&["volume", "ls", "-q"]), "");
     farm.clear().await;
 }
 
-/// The label by which this farm's things are known.
-fn server_of(farm: &Farm) -> String {
-    use sha2::{Digest, Sha256};
-    let home = farm.home.path().canonicalize().unwrap();
-    let digest = Sha256::digest(home.to_str().unwrap().as_bytes());
-    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[tokio::test]
-async fn it_is_reached_at_its_port_and_reaches_the_server() {
-    let Some(farm) = Farm::new().await else { return };
+async fn it_is_reached_at_its_port_and_reaches_the_server(farm: Farm) {
     let id = farm.id("net");
     let (_, port) = farm.up(&id, SERVES).await;
     let answer = |port: u16| {
@@ -194,9 +189,7 @@ async fn it_is_reached_at_its_port_and_reaches_the_server() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn commands_run_beside_it() {
-    let Some(farm) = Farm::new().await else { return };
+async fn commands_run_beside_it(farm: Farm) {
     let id = farm.id("exec");
     farm.up(&id, SERVES).await;
     let exec = farm.runtime.exec().unwrap();
@@ -250,16 +243,17 @@ async fn commands_run_beside_it() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn what_it_printed_and_what_it_uses_is_told() {
-    let Some(farm) = Farm::new().await else { return };
+async fn what_it_printed_and_what_it_uses_is_told(farm: Farm) {
     let (id, runtime) = (farm.id("logs"), &farm.runtime);
     let nothing = LogQuery::default();
     assert_eq!(
         runtime.logs().unwrap().logs(&id, nothing).await.map(drop).unwrap_err().code(),
         Code::NotFound
     );
-    farm.up(&id, "echo one; echo two >&2; echo three; trap 'exit 0' TERM; sleep 1000 & wait").await;
+    // Two streams are two: only what is printed after something was read is surely after it.
+    let script = "rm -f go; echo one; echo two >&2; until [ -e go ]; do sleep 0.1; done; echo three; \
+                  trap 'exit 0' TERM; sleep 1000 & wait";
+    farm.up(&id, script).await;
     let lines = |query: LogQuery| {
         let id = &id;
         async move {
@@ -268,6 +262,8 @@ async fn what_it_printed_and_what_it_uses_is_told() {
             lines.into_iter().map(|line| line.text).collect::<Vec<_>>()
         }
     };
+    until("it has printed two", || async { lines(LogQuery::default()).await.len() == 2 }).await;
+    farm.run(&id, &["touch", "go"]).await;
     until("it has printed", || async { lines(LogQuery::default()).await.len() == 3 }).await;
     // The engine reads the two outputs beside each other, so which of their lines is last is its own.
     let last = lines(LogQuery::default()).await.split_off(2);
@@ -290,10 +286,8 @@ async fn what_it_printed_and_what_it_uses_is_told() {
     assert!(tokio::time::timeout(LIMIT, followed.next()).await.unwrap().is_none());
     assert_eq!(runtime.stats().unwrap().usage(&id).await.unwrap_err().code(), Code::Gone);
     // What an earlier run printed stays.
-    runtime
-        .start(&launch(&id, 2, "echo one; echo two >&2; echo three; trap 'exit 0' TERM; sleep 1000 & wait"))
-        .await
-        .unwrap();
+    runtime.start(&launch(&id, 2, script)).await.unwrap();
+    farm.run(&id, &["touch", "go"]).await;
     until("both runs are told", || async { lines(LogQuery::default()).await.len() == 6 }).await;
     farm.clear().await;
 }

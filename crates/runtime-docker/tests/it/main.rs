@@ -1,7 +1,8 @@
-//! The Docker runtime against a real daemon. Needs root, for the daemon; does nothing without.
+//! The Docker runtime against a real daemon, and Podman's service. Needs root, for the daemon; does nothing without.
 
 mod daemon;
 mod farm;
 mod hardened;
 mod life;
 mod trouble;
+mod upgrade;

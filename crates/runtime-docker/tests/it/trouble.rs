@@ -2,12 +2,25 @@
 
 use clawfarm_model::{Code, DataFate, ObservedState as S};
 use clawfarm_runtime::{NoProgress, Runtime};
+use clawfarm_test_docker::Kind;
 
 use crate::farm::{Farm, GRACE, SERVES, launch, pause, until};
 
-#[tokio::test]
-async fn an_end_is_told_and_left_to_the_reconciler() {
-    let Some(farm) = Farm::new().await else { return };
+crate::farm::on_engines! {
+    both [
+        an_end_is_told_and_left_to_the_reconciler
+        what_somebody_removes_is_missed_and_made_again
+        a_container_of_somebody_else_is_left_alone
+        what_is_in_the_way_of_a_start_is_named
+        another_server_takes_over_what_runs
+    ]
+    docker [
+        one_that_takes_too_much_memory_is_told_as_such
+        what_somebody_changes_is_put_back
+    ]
+}
+
+async fn an_end_is_told_and_left_to_the_reconciler(farm: Farm) {
     let id = farm.id("crash");
     let mut told = farm.runtime.watch();
     farm.up(&id, "echo oh no; sleep 1; exit 3").await;
@@ -26,9 +39,7 @@ async fn an_end_is_told_and_left_to_the_reconciler() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn one_that_takes_too_much_memory_is_told_as_such() {
-    let Some(farm) = Farm::new().await else { return };
+async fn one_that_takes_too_much_memory_is_told_as_such(farm: Farm) {
     let id = farm.id("memory");
     // tail keeps all of a line in memory.
     farm.up(&id, "sleep 1; tail /dev/zero").await;
@@ -38,9 +49,7 @@ async fn one_that_takes_too_much_memory_is_told_as_such() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn what_somebody_removes_is_missed_and_made_again() {
-    let Some(farm) = Farm::new().await else { return };
+async fn what_somebody_removes_is_missed_and_made_again(farm: Farm) {
     let id = farm.id("removed");
     farm.up(&id, SERVES).await;
     farm.run(&id, &["sh", "-c", "echo kept > memory"]).await;
@@ -54,9 +63,7 @@ async fn what_somebody_removes_is_missed_and_made_again() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn what_somebody_changes_is_put_back() {
-    let Some(farm) = Farm::new().await else { return };
+async fn what_somebody_changes_is_put_back(farm: Farm) {
     let id = farm.id("changed");
     farm.up(&id, SERVES).await;
     let name = farm.container(&id);
@@ -76,9 +83,7 @@ async fn what_somebody_changes_is_put_back() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn a_container_of_somebody_else_is_left_alone() {
-    let Some(farm) = Farm::new().await else { return };
+async fn a_container_of_somebody_else_is_left_alone(farm: Farm) {
     let id = farm.id("theirs");
     let name = farm.container(&id);
     let _ = farm.engine.docker(&[
@@ -102,9 +107,7 @@ async fn a_container_of_somebody_else_is_left_alone() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn what_is_in_the_way_of_a_start_is_named() {
-    let Some(farm) = Farm::new().await else { return };
+async fn what_is_in_the_way_of_a_start_is_named(farm: Farm) {
     let (id, holder) = (farm.id("port"), farm.id("holder"));
     let (_, port) = farm.up(&holder, SERVES).await;
     let mut placement = farm.placement(&id, "default").await;
@@ -123,7 +126,11 @@ async fn what_is_in_the_way_of_a_start_is_named() {
     // Its init, which the engine starts, finds that out: it is an end as any other.
     farm.runtime.start(&no_program).await.unwrap();
     let exit = farm.until("it ends", &id, |seen| seen.state == S::Exited).await.exit.unwrap();
-    assert!(exit.code == Some(127) && exit.log_tail.contains("/no/such/program"), "{exit:?}");
+    let (code, says) = match farm.engine.kind() {
+        Kind::Docker => (127, "/no/such/program"),
+        Kind::Podman => (1, "No such file"),
+    };
+    assert!(exit.code == Some(code) && exit.log_tail.contains(says), "{exit:?}");
     let mut no_image = farm.placement(&farm.id("image"), "default").await;
     no_image.software.image = Some("clawfarm-test/missing:1".into());
     let error = farm.runtime.ensure(&no_image, &NoProgress).await.unwrap_err();
@@ -131,9 +138,7 @@ async fn what_is_in_the_way_of_a_start_is_named() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn another_server_takes_over_what_runs() {
-    let Some(farm) = Farm::new().await else { return };
+async fn another_server_takes_over_what_runs(farm: Farm) {
     let id = farm.id("adopt");
     let (before, port) = farm.up(&id, SERVES).await;
     let next = farm.again().await;
