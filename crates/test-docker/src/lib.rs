@@ -32,6 +32,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 const IDLE: u32 = 20;
 /// An image of busybox alone.
 pub const TINY: &str = "clawfarm-test/tiny:1";
+/// The version of OpenClaw that [`STAND_IN`] passes for.
+pub const STAND_IN_VERSION: &str = "2026.1.1-standin";
+/// An image with something in the place of OpenClaw that answers its probes, in a megabyte.
+pub const STAND_IN: &str = "clawfarm/openclaw:2026.1.1-standin";
 /// The image that `scripts/test-setup` makes of Debian's packages.
 pub const DEBIAN: &str = "clawfarm-test/debian:12";
 
@@ -67,6 +71,17 @@ impl Kind {
             Self::Podman => "podman",
         }
     }
+}
+
+/// What an image holds in the place of OpenClaw.
+#[derive(Clone, Copy, Debug)]
+pub struct StandIn {
+    /// The version that it passes for.
+    pub version: &'static str,
+    /// The schema that its state has.
+    pub schema: u32,
+    /// It ends at once instead of answering.
+    pub broken: bool,
 }
 
 /// A container engine.
@@ -211,6 +226,27 @@ impl Engine {
         }
     }
 
+    /// Makes sure of [`STAND_IN`], from this machine's static busybox.
+    ///
+    /// # Panics
+    /// When there is no busybox.
+    pub fn with_stand_in(&self) {
+        self.with(StandIn { version: STAND_IN_VERSION, schema: 1, broken: false });
+    }
+
+    /// Makes sure of an image with something in the place of a version of OpenClaw.
+    ///
+    /// # Panics
+    /// When there is no busybox.
+    pub fn with(&self, it: StandIn) {
+        let _one = self.lock();
+        let name = format!("clawfarm/openclaw:{}", it.version);
+        if self.try_docker(&["image", "inspect", &name], None).is_err() {
+            let made = self.try_docker(&["import", "-", &name], Some(&stand_in(it)));
+            made.unwrap_or_else(|error| panic!("the image {name} can't be made: {error}"));
+        }
+    }
+
     /// Makes sure of [`DEBIAN`], from what `scripts/test-setup` has made.
     ///
     /// # Panics
@@ -330,6 +366,33 @@ fn cache() -> PathBuf {
 
 /// The archive of an image with busybox under the names of its commands.
 fn busybox() -> Vec<u8> {
+    base().into_inner().expect("memory can be written")
+}
+
+/// The same with a Node that runs no JavaScript.
+fn stand_in(it: StandIn) -> Vec<u8> {
+    let mut archive = base();
+    let package = format!(
+        r#"{{"name":"openclaw","version":"{}","openclaw":{{"schemaVersions":{{"state":{},"agent":1}}}}}}"#,
+        it.version, it.schema
+    );
+    let version = format!("{}\n", it.version);
+    let mut add = |path: &str, mode, contents: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(contents.len() as u64);
+        header.set_mode(mode);
+        archive.append_data(&mut header, path, contents).expect("memory can be written");
+    };
+    add("usr/local/bin/node", 0o755, include_bytes!("stand-in.sh"));
+    add("app/package.json", 0o644, package.as_bytes());
+    add("app/version", 0o644, version.as_bytes());
+    if it.broken {
+        add("app/broken", 0o644, b"");
+    }
+    archive.into_inner().expect("memory can be written")
+}
+
+fn base() -> tar::Builder<Vec<u8>> {
     let program = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.exists());
     let program = program.expect("busybox is missing: run scripts/test-setup");
     let mut archive = tar::Builder::new(Vec::new());
@@ -344,7 +407,7 @@ fn busybox() -> Vec<u8> {
         header.set_mode(0o777);
         archive.append_link(&mut header, format!("bin/{name}"), "busybox").expect("memory can be written");
     }
-    archive.into_inner().expect("memory can be written")
+    archive
 }
 
 fn until(what: &str, done: impl Fn() -> bool) {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod browser;
 mod bundle;
+mod contained;
 mod contexts;
 mod database;
 mod fake;
