@@ -75,10 +75,15 @@ pub(crate) fn container(
         PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(record.port.to_string()) };
     let home = match kind {
         Kind::Docker => format!("mode=0755,uid={},gid={}", user.uid, user.gid),
-        // It can give it to nobody; the container has one user.
-        Kind::Podman => "mode=1777".to_owned(),
+        // The container's user, in its word. Without it a folder has the owner and mode that it
+        // had in the image, or what the container's first start made of it.
+        Kind::Podman => "mode=0755,U".to_owned(),
     };
     let home = format!("rw,exec,nosuid,nodev,{home},size=64m");
+    let tmp = match kind {
+        Kind::Docker => TMP.to_owned(),
+        Kind::Podman => format!("{TMP},U"),
+    };
     let limits = Limits {
         memory: i64::from(launch.resources.memory_mib) << 20,
         nano_cpus: nano_cpus(launch.resources.cpus),
@@ -96,7 +101,7 @@ pub(crate) fn container(
             mount(WORKSPACE, WORKSPACE_IN),
             mount(DOT_CONFIG, DOT_CONFIG_IN),
         ]),
-        tmpfs: Some(HashMap::from([("/tmp".to_owned(), TMP.to_owned()), (HOME_IN.to_owned(), home)])),
+        tmpfs: Some(HashMap::from([("/tmp".to_owned(), tmp), (HOME_IN.to_owned(), home)])),
         network_mode: Some(network.name.clone()),
         port_bindings: Some(HashMap::from([(port.clone(), Some(vec![published]))])),
         extra_hosts: Some(vec![format!("{HOST_NAME}:{}", network.gateway)]),

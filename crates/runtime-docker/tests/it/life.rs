@@ -117,6 +117,8 @@ async fn its_files_are_its_own_and_stay_over_starts(farm: Farm) {
     runtime.stop(&id, GRACE).await.unwrap();
     runtime.start(&launch(&id, 2, SERVES)).await.unwrap();
     assert_eq!(farm.run(&id, &["cat", "memory"]).await.0, "remember\n");
+    // What is in memory is as it was at the first start: empty, and its own.
+    assert_eq!(farm.run(&id, &["sh", "-c", "touch ~/x /tmp/x"]).await, (String::new(), 0));
     // Other limits make another container of the same data.
     runtime.stop(&id, GRACE).await.unwrap();
     let mut other = launch(&id, 3, SERVES);

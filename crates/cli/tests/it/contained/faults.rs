@@ -12,7 +12,10 @@ impl Farm {
     /// A server of its own that something is to happen to; the one that runs is ended.
     fn serve(&self, armed: &str) -> std::process::Child {
         self.run(&["down"]).ends(0);
-        let mut child = self.home.command(&["serve"]).env(ARMED, armed).spawn().expect("the program starts");
+        let _ = std::fs::remove_file(self.trace());
+        let mut command = self.home.command(&["serve"]);
+        command.env(ARMED, armed).env("CLAWFARM_FAILPOINTS_TRACE", self.trace());
+        let mut child = command.spawn().expect("the program starts");
         eventually("the server serves", || {
             let ended = child.try_wait().expect("waited");
             assert!(ended.is_none(), "the server ended: {ended:?}");

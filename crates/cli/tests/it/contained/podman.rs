@@ -12,7 +12,7 @@ fn a_claw_lives_on_podman_as_on_docker() {
     let farm = Farm::on(Engine::shared_of(Kind::Podman));
     let id = farm.new_claw("pod");
     let targets = farm.run(&["target", "ls"]).ends(0).out;
-    assert!(targets.contains("docker") && targets.contains("podman.sock"), "{targets}");
+    assert!(targets.lines().any(|line| line.starts_with("docker ")), "{targets}");
     let printed = farm.run(&["exec", &id, "--", "sh", "-c", "echo kept > memory; id -u; pwd"]).ends(0).out;
     assert_eq!(printed, "1000\n/home/node/.openclaw/workspace\n");
     assert!(farm.run(&["logs", &id]).ends(0).out.contains("the gateway listens"));
