@@ -88,7 +88,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn start(&self, launch: &Launch) -> Result<Observation> {
-        start::start(&self.inner, launch).await
+        Box::pin(start::start(&self.inner, launch)).await
     }
 
     async fn observe(&self, id: &ClawId) -> Result<Observation> {
