@@ -39,11 +39,13 @@ fn software(farm: &Farm, version: &str) -> Software {
 fn recipe(software: &Software) -> ImageRecipe {
     ImageRecipe {
         reference: software.image.clone().unwrap(),
-        dockerfile: "ARG BASE\nFROM ${BASE}\nARG VERSION\n\
+        // Each test's image is another, so that one which removes its own takes no other's.
+        dockerfile: "ARG BASE\nFROM ${BASE}\nARG VERSION\nARG OWN\n\
                      RUN mkdir -p /opt/package /opt/package/deep && busybox ln -s /opt/package /app \
-                     && printf '{\"version\":\"%s\"}' \"$VERSION\" > /app/package.json\n",
+                     && printf '{\"version\":\"%s\"}' \"$VERSION\" > /app/package.json \
+                     && echo \"$OWN\" > /app/own\n",
         base: TINY,
-        args: vec![("VERSION", software.version.clone())],
+        args: vec![("VERSION", software.version.clone()), ("OWN", software.image.clone().unwrap())],
         claw_type: software.claw_type.clone(),
         version: software.version.clone(),
         about_lines: 10,
