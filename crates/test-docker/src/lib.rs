@@ -154,7 +154,11 @@ impl Engine {
     }
 
     fn lock(&self) -> File {
-        let lock = File::create(self.folder.with_extension("lock")).expect("the folder can be written");
+        self.lock_for("lock")
+    }
+
+    fn lock_for(&self, what: &str) -> File {
+        let lock = File::create(self.folder.with_extension(what)).expect("the folder can be written");
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).expect("a file can be locked");
         lock
     }
@@ -260,6 +264,50 @@ impl Engine {
             let made = self.try_docker(&["import", file, DEBIAN], None);
             made.unwrap_or_else(|error| panic!("the image {DEBIAN} can't be made: {error}"));
         }
+    }
+
+    /// Makes sure of an image of a real OpenClaw: of what `scripts/test-setup` has installed from
+    /// npm, which is quicker than to install it once more. One that is there is left as it is.
+    ///
+    /// # Panics
+    /// When there is no such installation, or no [`DEBIAN`].
+    pub fn with_openclaw(&self, version: &str, installed: &Path) {
+        // Not the lock that all others wait for: this takes minutes.
+        let _one = self.lock_for("openclaw.lock");
+        let name = format!("clawfarm/openclaw:{version}");
+        if self.try_docker(&["image", "inspect", &name], None).is_ok() {
+            return;
+        }
+        let (parent, folder) = (installed.parent(), installed.file_name().and_then(|name| name.to_str()));
+        let (Some(parent), Some(folder)) = (parent, folder) else { panic!("{}", installed.display()) };
+        assert!(installed.exists(), "there is no {}: run scripts/test-setup", installed.display());
+        let recipe = std::env::temp_dir().join(format!("clawfarm-openclaw-{}", std::process::id()));
+        fs::create_dir_all(&recipe).expect("the folder can be made");
+        fs::write(recipe.join("Dockerfile"), include_str!("openclaw.Dockerfile"))
+            .expect("the folder can be written");
+        let mut packed = Command::new("tar")
+            .args(["--create", "--directory"])
+            .arg(&recipe)
+            .arg("Dockerfile")
+            .arg("--directory")
+            .arg(parent)
+            .arg(format!("--transform=s,^{folder},tree,"))
+            .arg(folder)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tar can be run");
+        let built = Command::new("docker")
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket().display()))
+            .args(["build", "--quiet", "--tag", &name, "-"])
+            .env("DOCKER_BUILDKIT", "0")
+            .stdin(packed.stdout.take().expect("a pipe"))
+            .output()
+            .expect("docker can be run");
+        let said = String::from_utf8_lossy(&built.stderr);
+        assert!(built.status.success(), "the image {name} can't be made: {said}");
+        assert!(packed.wait().is_ok_and(|status| status.success()), "tar failed");
+        let _ = fs::remove_dir_all(recipe);
     }
 
     /// The daemon's process.
