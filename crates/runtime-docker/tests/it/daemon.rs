@@ -2,16 +2,25 @@
 
 use clawfarm_model::{Code, ObservedState as S};
 use clawfarm_runtime::Runtime;
-use clawfarm_test_docker::Engine;
+use clawfarm_test_docker::{Engine, Kind};
 
 use crate::farm::{Farm, LIMIT, SERVES, launch, until};
 
 #[tokio::test]
 async fn a_daemon_that_is_gone_makes_nothing_absent() {
-    if !Engine::possible() {
-        return;
+    if Engine::possible() {
+        gone_and_back(Farm::on(Engine::private()).await).await;
     }
-    let farm = Farm::on(Engine::private()).await;
+}
+
+#[tokio::test]
+async fn a_podman_that_is_gone_makes_nothing_absent() {
+    if Engine::possible() {
+        gone_and_back(Farm::on(Engine::private_of(Kind::Podman)).await).await;
+    }
+}
+
+async fn gone_and_back(farm: Farm) {
     let id = farm.id("gone");
     farm.up(&id, SERVES).await;
     farm.engine.crash();
