@@ -7,7 +7,10 @@ use crate::metadata::Package;
 /// A crate, and what it may depend on. What those may depend on it may use too: an arrow
 /// that passes over a layer still goes down. `docs/design` has the table with what each holds.
 const TABLE: &[(&str, &[&str])] = &[
-    ("clawfarm-bench", &["clawfarm-client", "clawfarm-api", "clawfarm-test-postgres"]),
+    (
+        "clawfarm-bench",
+        &["clawfarm-client", "clawfarm-api", "clawfarm-test-postgres", "clawfarm-test-docker"],
+    ),
     (
         "clawfarm",
         &[

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clawfarm_model::instance::InstanceSpec;
-use clawfarm_model::launch::{ImageRecipe, Launch, Place, Software};
+use clawfarm_model::launch::{ImageMark, ImageRecipe, Launch, Place, Software, SourceRecipe};
 use clawfarm_model::name::ClawType;
 use clawfarm_model::resources::Resources;
 use clawfarm_model::secret::SecretName;
@@ -51,6 +51,18 @@ pub trait ClawAdapter: Send + Sync + 'static {
     /// As for [`Self::software`].
     fn image_recipe(&self, version: &str) -> Result<Option<ImageRecipe>> {
         self.software(version).map(|_| None)
+    }
+
+    /// How a container image is made from the type's source; `None` for a type that has no
+    /// recipe for that.
+    fn source_recipe(&self) -> Option<SourceRecipe> {
+        None
+    }
+
+    /// What a container image of this type has in it, whoever made it; `None` for a type that
+    /// runs in none.
+    fn image_mark(&self) -> Option<ImageMark> {
+        None
     }
 
     /// Checks everything about a spec that needs no running claw. What the type can't

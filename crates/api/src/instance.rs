@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clawfarm_model::config::{ClawConfig, ConfigMode};
 use clawfarm_model::error::ErrorReport;
+use clawfarm_model::image::ImageReference;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName, TenantName};
 use clawfarm_model::observed::{Confinement, Exit};
@@ -29,6 +30,9 @@ pub struct CreateInstance {
     pub runtime: Option<RuntimeKind>,
     /// Where it runs; the default target of the runtime when absent.
     pub target: Option<TargetName>,
+    /// A container image to run instead of clawfarm's own of that version; pulled where it is
+    /// missing. Its version is that of its tag unless `version` says it.
+    pub image: Option<ImageReference>,
     /// Its share of the machine; what its type needs when absent.
     pub resources: Option<ResourcesInput>,
     /// The port its gateway must have; chosen when absent.
@@ -172,6 +176,12 @@ pub struct InstanceView {
     pub project: ProjectName,
     /// Claw type and version in one word, as the IMAGE column shows it.
     pub image: String,
+    /// The container image that was chosen for it, when one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_reference: Option<ImageReference>,
+    /// The image it was last started from, by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
     /// Its claw type.
     pub claw_type: ClawType,
     /// The version that runs.
@@ -258,6 +268,8 @@ impl From<&Instance> for InstanceView {
             tenant: instance.tenant.clone(),
             project: instance.project.clone(),
             image: format!("{}:{}", instance.spec.claw_type, instance.spec.version),
+            image_reference: instance.spec.image.clone(),
+            image_digest: observed.and_then(|o| o.image.clone()),
             claw_type: instance.spec.claw_type.clone(),
             version: instance.spec.version.clone(),
             runtime: instance.spec.runtime,

@@ -14,7 +14,7 @@ pub mod stream;
 pub mod target;
 
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
-pub use image::{BuildEvent, BuildImage, ImageList};
+pub use image::{BuildEvent, BuildImage, BuildLog, ImageList, ImageQuery, PullImage};
 pub use instance::{
     Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MetricsView, ResourcesInput,
     SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware, WarningView,

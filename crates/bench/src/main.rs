@@ -6,6 +6,7 @@
 mod by_hand;
 mod compare;
 mod database;
+mod docker;
 mod farm;
 mod figures;
 mod scale;
@@ -54,6 +55,18 @@ enum What {
         #[arg(long, default_value_t = 500)]
         streams: usize,
     },
+    /// Containers beside `docker run` and `docker exec` by hand, on an engine of its own
+    Docker {
+        /// How many are made one after the other
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+        /// How many are made at once
+        #[arg(long, default_value_t = 50)]
+        at_once: usize,
+        /// How often a real OpenClaw is made
+        #[arg(long, default_value_t = 2)]
+        real: usize,
+    },
     /// Two binaries in turn, and the ratio of what they need
     Compare {
         /// The binary to compare with
@@ -90,6 +103,7 @@ fn main() -> Result<()> {
                 Ok(())
             })
         }
+        What::Docker { rounds, at_once, real } => docker::run(&docker::Plan { rounds, at_once, real }),
         What::Compare { a, b, rounds, size, database } => {
             let plan = scale::Plan { rate: 200, length: Duration::from_secs(5), streams: 50 };
             let settings = compare::Settings { rounds, size, plan };

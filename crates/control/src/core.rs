@@ -53,7 +53,6 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) async fn new(parts: Parts) -> Result<Arc<Self>> {
-        let names: Vec<TargetName> = parts.targets.iter().map(|(t, _)| t.name.clone()).collect();
         put_targets(&parts).await?;
         Ok(Arc::new(Self {
             board: Board::new(parts.store.clone()),
@@ -71,7 +70,7 @@ impl Core {
             stopping: CancellationToken::new(),
             outdated: CancellationToken::new(),
             turns: TaskTracker::new(),
-            shares: Shares::new(parts.sharing, &names),
+            shares: Shares::new(parts.sharing),
             wakes: Mutex::default(),
             reserve: OnceLock::new(),
         }))

@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, Retention};
 pub use events::Follower;
-pub use images::{BuildNews, NewImage};
+pub use images::{AllImages, BuildNews, NewImage, PullImage};
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::token::GatewayToken;

@@ -43,8 +43,9 @@ fn leave(context: &Context, name: &TargetName) -> Result<Granted> {
 }
 
 impl Control {
-    /// Adds a target that answers, to be used from now on and by the next servers. The same
-    /// target once more is a success.
+    /// Adds a target that answers, to be used from now on, and by the next server on this home.
+    /// Where servers share their database it is reached from this one alone. The same target
+    /// once more is a success.
     ///
     /// # Errors
     /// `Conflict` when there is another of this name; `Unavailable` when it does not answer.
@@ -56,13 +57,13 @@ impl Control {
             name: new.name,
             runtime: new.runtime,
             labels: new.labels,
-            reachable_from: None,
+            reachable_from: core.shares.node().map(str::to_owned),
             settings: new.settings,
         };
-        let opener = core.opener.as_ref().filter(|_| !core.shares.is_shared()).ok_or_else(|| {
-            Error::new(Code::Unsupported, "a server that shares its database takes no further targets yet")
-                .fix("use a server of its own for it, whose state is in its home")
-        })?;
+        let opener = core
+            .opener
+            .as_ref()
+            .ok_or_else(|| Error::new(Code::Unsupported, "this server takes no further targets"))?;
         // One at a time, so that two who add the same do not both open it.
         let _adding = core.adding.lock().await;
         match core.target(&target.name) {
@@ -79,8 +80,9 @@ impl Control {
         }
         let runtime = opener.open(&target).await?;
         answers(&target, runtime.as_ref()).await?;
-        core.store.put_target(&grant, &target).await?;
+        core.store.add_target(&grant, &target).await?;
         core.take_target_in(&target, runtime);
+        core.share_target(&target).await?;
         Ok(target)
     }
 
@@ -93,6 +95,9 @@ impl Control {
         let grant = leave(context, name)?;
         let _adding = core.adding.lock().await;
         let target = core.store.target(context, name).await?;
+        if !core.is_own(name) {
+            return Err(crate::sharing::held::not_reached(name));
+        }
         if target.settings.is_null() {
             return Err(Error::new(Code::Conflict, format!("target '{name}' is the server's own"))
                 .field("name")
@@ -100,6 +105,7 @@ impl Control {
         }
         core.store.remove_target(&grant, name).await?;
         core.change_targets(|targets| targets.retain(|(t, _)| t.name != *name));
+        core.hurry();
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::clawid::ClawId;
 use crate::config::{ClawConfig, ConfigMode};
 use crate::error::{Error, ErrorReport, Result};
+use crate::image::ImageReference;
 use crate::name::{ClawType, InstanceName, ProjectName, TargetName, TenantName};
 use crate::observed::{Health, Observation};
 use crate::phase::{Phase, Signal};
@@ -29,6 +30,9 @@ pub struct InstanceSpec {
     pub runtime: RuntimeKind,
     /// Where it runs.
     pub target: TargetName,
+    /// The image it runs, where it is not clawfarm's own of its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageReference>,
     /// Its share of the machine.
     #[serde(default)]
     pub resources: Resources,

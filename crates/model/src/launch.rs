@@ -67,6 +67,46 @@ pub struct ImageRecipe {
     pub about_lines: u64,
 }
 
+/// What an image of a claw type has in it, whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageMark {
+    /// The claw type.
+    pub claw_type: ClawType,
+    /// What its `package.json` calls it.
+    pub package: &'static str,
+    /// Where its software is: the folder with that `package.json`.
+    pub folder: &'static str,
+    /// Its program, in that folder.
+    pub program: &'static str,
+}
+
+/// How the container image of a claw type is made from its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceRecipe {
+    /// What its images are called, without a tag: `clawfarm/openclaw`. The tag is the version
+    /// in the source and the commit.
+    pub name: &'static str,
+    /// The recipe; it takes the argument `BASE`, and adds `source.tar`.
+    pub dockerfile: &'static str,
+    /// The base it is made on when no other is given.
+    pub base: &'static str,
+    /// The recipe's other arguments.
+    pub args: Vec<(&'static str, String)>,
+    /// What the source must be.
+    pub mark: ImageMark,
+    /// About how many lines the build prints: the length of the progress bar, no more.
+    pub about_lines: u64,
+}
+
+/// A commit of a git repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GitSource {
+    /// Its repository: a URL, or a folder of the server's machine.
+    pub repository: String,
+    /// A branch, a tag or a commit; what the repository has checked out when absent.
+    pub reference: Option<String>,
+}
+
 /// What a runtime is asked to prepare.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -79,6 +119,9 @@ pub struct Placement {
     /// How the image that `software` names is made where it is missing, for runtimes that run
     /// images; `None` when only somebody else can make it.
     pub image: Option<ImageRecipe>,
+    /// What the image must have in it when somebody else has made it: such a one is pulled where
+    /// it is missing, and looked into before it is run.
+    pub mark: Option<ImageMark>,
     /// Its share of the machine.
     pub resources: Resources,
     /// The port that was chosen for its gateway on this target.

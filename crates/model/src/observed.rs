@@ -33,6 +33,9 @@ pub struct Observation {
     /// [`dial`]: https://docs.rs/clawfarm-runtime
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// The image it was started from, by its digest, where it runs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 impl Observation {
@@ -48,6 +51,7 @@ impl Observation {
             exit: None,
             confinement: None,
             port: None,
+            image: None,
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::DockerConfig;
 use crate::engine::{Engine, Kind};
+use crate::image::Contents;
 use crate::paths::Paths;
 use crate::record::ContainerRecord;
 use crate::relay::Relay;
@@ -36,6 +37,10 @@ pub(crate) struct Inner {
     pub(crate) building: tokio::sync::Mutex<()>,
     /// One look into an image at a time.
     pub(crate) looking: tokio::sync::Mutex<()>,
+    /// What was found in images, by their digests.
+    pub(crate) known: Mutex<HashMap<String, Contents>>,
+    /// Held while the list of pulled images is read, changed and written.
+    pub(crate) pulled: Arc<Mutex<()>>,
     /// Held to write while a network is removed, to read while one is put to use.
     pub(crate) networks: RwLock<()>,
     /// The ways from the networks to the server, by their address.
@@ -55,6 +60,8 @@ impl Inner {
             writing: Mutex::default(),
             building: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::default(),
+            known: Mutex::default(),
+            pulled: Arc::default(),
             networks: RwLock::default(),
             relays: Mutex::default(),
             events: broadcast::Sender::new(WATCH_BUFFER),

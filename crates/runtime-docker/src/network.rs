@@ -31,28 +31,71 @@ pub(crate) struct Attached {
 /// Makes sure of an instance's network and of the way from it to the server.
 pub(crate) async fn ensure(inner: &Inner, tenant: &TenantName, id: &ClawId) -> Result<Attached> {
     let name = inner.network(inner.engine.kind().await?, tenant, id);
-    let client = inner.engine.docker().await?;
-    let look = || async {
-        found(client.inspect_network(&name, None).await, || format!("look at the network '{name}'"))
-    };
-    let network = match look().await? {
+    let network = match look(inner, &name).await? {
         Some(network) => network,
-        None => {
-            let made = client.create_network(request(inner, &name, tenant)).await;
-            match made {
-                Ok(_) => {}
-                // Somebody was quicker.
-                Err(error) if is_state(&error) => {}
-                Err(error) => return Err(failed(format!("make the network '{name}'"), error)),
-            }
-            look().await?.ok_or_else(|| {
-                Error::new(Code::Unavailable, format!("the network '{name}' was removed as it was made"))
-            })?
-        }
+        None => make(inner, &name, tenant).await?,
     };
     let subnet = subnet(&name, &network)?;
     relay::ensure(inner, subnet).await?;
     Ok(Attached { name, gateway: subnet.gateway })
+}
+
+/// One network is made at a time by this server, whichever of its targets it is for: an engine
+/// that is asked for the same name twice at the same moment makes two.
+static MAKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn make(inner: &Inner, name: &str, tenant: &TenantName) -> Result<NetworkInspect> {
+    let _one = MAKING.lock().await;
+    if let Some(network) = look(inner, name).await? {
+        return Ok(network);
+    }
+    let client = inner.engine.docker().await?;
+    match client.create_network(request(inner, name, tenant)).await {
+        Ok(_) => {}
+        // Somebody was quicker.
+        Err(error) if is_state(&error) => {}
+        Err(error) => return Err(failed(format!("make the network '{name}'"), error)),
+    }
+    look(inner, name).await?.ok_or_else(|| {
+        Error::new(Code::Unavailable, format!("the network '{name}' was removed as it was made"))
+    })
+}
+
+/// A network by its name. Where an engine has made two of one name (asked by a server that was
+/// killed, and by the next one), those that nothing is in are removed but for one.
+async fn look(inner: &Inner, name: &str) -> Result<Option<NetworkInspect>> {
+    let client = inner.engine.docker().await?;
+    let looked = client.inspect_network(name, None).await;
+    if !looked.as_ref().is_err_and(is_ambiguous) {
+        return found(looked, || format!("look at the network '{name}'"));
+    }
+    let named = HashMap::from([("name".to_owned(), vec![name.to_owned()])]);
+    let options = ListNetworksOptionsBuilder::default().filters(&named).build();
+    let all = client.list_networks(Some(options)).await.map_err(|e| failed("list the networks", e))?;
+    let mut same = Vec::new();
+    // The filter also finds names that only begin so.
+    for id in all.into_iter().filter(|it| it.name.as_deref() == Some(name)).filter_map(|it| it.id) {
+        let what = || format!("look at the network '{name}'");
+        same.extend(found(client.inspect_network(&id, None).await, what)?);
+    }
+    let holds = |it: &NetworkInspect| it.containers.as_ref().is_some_and(|all| !all.is_empty());
+    // The one that is used first, else the same one whoever looks.
+    same.sort_by_key(|it| (!holds(it), it.id.clone()));
+    let mut same = same.into_iter();
+    let kept = same.next();
+    for other in same.filter(|it| !holds(it)).filter_map(|it| it.id) {
+        match client.remove_network(&other).await {
+            Ok(()) => tracing::warn!(network = name, id = other, "there were two networks of one name"),
+            Err(error) if is_state(&error) || crate::fault::is_missing(&error) => {}
+            Err(error) => return Err(failed(format!("remove a second network '{name}'"), error)),
+        }
+    }
+    Ok(kept)
+}
+
+fn is_ambiguous(error: &bollard::errors::Error) -> bool {
+    matches!(error, bollard::errors::Error::DockerResponseServerError { message, .. }
+        if message.contains("is ambiguous"))
 }
 
 fn request(inner: &Inner, name: &str, tenant: &TenantName) -> NetworkCreateRequest {
@@ -88,9 +131,7 @@ pub(crate) async fn remove_if_empty(inner: &Inner, tenant: &TenantName, id: &Cla
     let name = inner.network(kind, tenant, id);
     let _removing = inner.networks.write().await;
     let client = inner.engine.docker().await?;
-    let looked =
-        found(client.inspect_network(&name, None).await, || format!("look at the network '{name}'"))?;
-    let Some(network) = looked else { return Ok(()) };
+    let Some(network) = look(inner, &name).await? else { return Ok(()) };
     // Containers that do not run are in no network yet: those are asked for by their label.
     let used = network.containers.as_ref().is_some_and(|all| !all.is_empty())
         || (kind == Kind::Docker && crate::observe::any_of_tenant(inner, tenant).await?);

@@ -61,6 +61,7 @@ pub(crate) async fn observe(inner: &Arc<Inner>, id: &ClawId) -> Result<Observati
         run: record.run,
         started_at: state.started_at.as_deref().and_then(time),
         confinement: Some(confinement(inner)),
+        image: record.image.clone(),
         ..empty
     };
     // One that the engine has started again by itself ended all the same: see `watch`.

@@ -54,6 +54,11 @@ impl Paths {
         self.claws().join(id.as_str())
     }
 
+    /// What is known of images: what was pulled, and what builds printed.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.home.join("images")
+    }
+
     pub(crate) fn datasets(&self) -> PathBuf {
         self.home.join("datasets")
     }

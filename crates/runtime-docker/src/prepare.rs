@@ -21,7 +21,8 @@ pub(crate) async fn ensure(
 ) -> Result<Place> {
     placement.resources.check()?;
     let host_url = host_url(inner.config.claw_port)?;
-    image::ensure(inner, &placement.software, placement.image.as_ref(), progress).await?;
+    let (recipe, mark) = (placement.image.as_ref(), placement.mark.as_ref());
+    image::ensure(inner, &placement.software, recipe, mark, progress).await?;
     let _verb = inner.lock(&placement.id).await;
     let up = observe::is_up(inner, &placement.id).await?;
     let (this, of) = (Arc::clone(inner), placement.clone());

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use clawfarm_files::{blocking, io_error, make_private};
-use clawfarm_model::image::Image;
-use clawfarm_model::launch::ImageRecipe;
+use clawfarm_model::image::{Image, ImageReference};
+use clawfarm_model::launch::{GitSource, ImageMark, ImageRecipe, SourceRecipe};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::{
@@ -172,6 +172,33 @@ impl Images for DockerRuntime {
         image::build_and_tell(&self.inner, recipe, base, progress).await
     }
 
+    async fn build_source(
+        &self,
+        recipe: &SourceRecipe,
+        source: &GitSource,
+        base: Option<&str>,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        image::build_source_and_tell(&self.inner, recipe, source, base, progress).await
+    }
+
+    async fn pull(
+        &self,
+        reference: &ImageReference,
+        mark: &ImageMark,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        image::pull(&self.inner, reference, mark, progress).await
+    }
+
+    async fn remove_image(&self, reference: &ImageReference) -> Result<()> {
+        image::remove(&self.inner, reference).await
+    }
+
+    async fn build_log(&self, reference: &ImageReference) -> Result<String> {
+        image::build_log(&self.inner, reference).await
+    }
+
     async fn images(&self) -> Result<Vec<Image>> {
         image::images(&self.inner).await
     }
@@ -232,7 +259,7 @@ impl Upgrade for DockerRuntime {
         recipe: Option<&ImageRecipe>,
         progress: &dyn Progress,
     ) -> Result<()> {
-        image::ensure(&self.inner, software, recipe, progress).await
+        image::ensure(&self.inner, software, recipe, None, progress).await
     }
 
     async fn software_file(&self, software: &Software, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {

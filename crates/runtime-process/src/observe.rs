@@ -101,6 +101,7 @@ async fn running(inner: &Inner, id: &ClawId, status: ShimStatus) -> Result<Obser
         exit: None,
         confinement: status.confinement,
         port: record.map(|record| record.port),
+        image: None,
     })
 }
 

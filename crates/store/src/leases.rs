@@ -193,6 +193,18 @@ impl Tx {
         self.give_leases(node, Condition::all().add(lease::Column::Holder.eq(node)), ttl).await
     }
 
+    /// Nobody holds those of a target that is removed.
+    pub(crate) async fn free_leases(&self, target: &TargetName) -> Result<()> {
+        use lease::Column as C;
+        lease::Entity::update_many()
+            .col_expr(C::Holder, Expr::value(Option::<String>::None))
+            .filter(C::Target.eq(target.as_str()))
+            .exec(self.on())
+            .await
+            .map_err(db)?;
+        Ok(())
+    }
+
     pub(crate) async fn drop_leases(&self, node: &str) -> Result<()> {
         use lease::Column as C;
         lease::Entity::update_many()

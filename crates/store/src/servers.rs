@@ -99,6 +99,8 @@ impl Store {
         let renewed = server::Entity::update_many()
             .col_expr(C::SeenAt, tx.database_clock())
             .col_expr(C::ExpiresAt, until)
+            // Targets come and go while it runs.
+            .col_expr(C::Targets, Expr::value(to_json(&member.targets)?))
             .filter(C::Node.eq(member.node.as_str()))
             .filter(C::Session.eq(member.session.as_str()))
             .exec(tx.on())

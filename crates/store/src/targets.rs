@@ -8,7 +8,7 @@ use clawfarm_model::name::{TargetName, TenantName};
 use clawfarm_model::target::Target;
 use clawfarm_model::{Action, Code, Context, Error, Granted, Phase, Result};
 use sea_orm::sea_query::{Expr, OnConflict};
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder};
 
 use crate::audit::Outcome;
 use crate::convert::{from_json, name, to_json};
@@ -78,6 +78,64 @@ impl Store {
         tx.commit().await
     }
 
+    /// Writes a target that is new, whichever server is asked for one of its name meanwhile. One
+    /// that is the same already is a success.
+    ///
+    /// # Errors
+    /// `Conflict` when there is another of its name; and as for [`Self::put_target`].
+    pub async fn add_target(&self, granted: &Granted, target: &Target) -> Result<()> {
+        fits(granted, &[Action::TargetWrite], "target")?;
+        about(granted, TenantName::default_tenant().as_str(), "target", target.name.as_str())?;
+        let tx = Tx::begin(&self.0).await?;
+        let now = tx.now.as_millis();
+        use target::Column as C;
+        // The row of one that was removed, where there is one: only one server can take it.
+        let over = target::Entity::update_many()
+            .col_expr(C::Runtime, Expr::value(target.runtime.as_str()))
+            .col_expr(C::Labels, Expr::value(to_json(&target.labels)?))
+            .col_expr(C::ReachableFrom, Expr::value(target.reachable_from.clone()))
+            .col_expr(C::Settings, Expr::value(to_json(&target.settings)?))
+            .col_expr(C::UpdatedAt, Expr::value(now))
+            .filter(C::Name.eq(target.name.as_str()))
+            .filter(C::Settings.eq(REMOVED))
+            .exec(tx.on())
+            .await
+            .map_err(db)?;
+        if over.rows_affected == 0 {
+            let row = target::Model {
+                name: target.name.as_str().to_owned(),
+                runtime: target.runtime.as_str().to_owned(),
+                labels: to_json(&target.labels)?,
+                reachable_from: target.reachable_from.clone(),
+                settings: to_json(&target.settings)?,
+                created_at: now,
+                updated_at: now,
+            };
+            let there = OnConflict::column(C::Name).do_nothing().to_owned();
+            let written = target::Entity::insert(row.into_active_model())
+                .on_conflict(there)
+                .exec_without_returning(tx.on())
+                .await;
+            let written = match written {
+                Ok(rows) => rows,
+                Err(DbErr::RecordNotInserted) => 0,
+                Err(error) => return Err(db(error)),
+            };
+            if written == 0 {
+                let known =
+                    target::Entity::find_by_id(target.name.as_str()).one(tx.on()).await.map_err(db)?;
+                let known = known.map(read).transpose()?;
+                return if known.as_ref() == Some(target) {
+                    Ok(())
+                } else {
+                    Err(taken(target, known.as_ref()))
+                };
+            }
+        }
+        tx.audit(granted, Outcome::Done, "added").await?;
+        tx.commit().await
+    }
+
     /// Removes a target that nothing is on.
     ///
     /// # Errors
@@ -91,6 +149,7 @@ impl Store {
             return Err(Error::not_found("target", name));
         }
         tx.is_unused(name).await?;
+        tx.free_leases(name).await?;
         target::Entity::update_many()
             .col_expr(target::Column::Settings, Expr::value(REMOVED))
             .col_expr(target::Column::UpdatedAt, Expr::value(tx.now.as_millis()))
@@ -132,6 +191,16 @@ impl Tx {
         .field("name")
         .fix("remove those first: clawfarm ps, clawfarm rm, clawfarm dataset rm"))
     }
+}
+
+/// There is another target of this name.
+fn taken(target: &Target, known: Option<&Target>) -> Error {
+    let name = &target.name;
+    let elsewhere = known.is_some_and(|known| known.reachable_from != target.reachable_from);
+    let whose = if elsewhere { ", reached from another server" } else { "" };
+    Error::new(Code::Conflict, format!("there is a target '{name}' already{whose}"))
+        .field("name")
+        .fix(format!("give another name, or remove it: clawfarm target rm {name}"))
 }
 
 /// What the settings of a removed target are.

@@ -1,6 +1,7 @@
 # Keeps one container engine running for as long as somebody uses it, and ends it then.
-# keeper.sh FOLDER IDLE-SECONDS REMOVE KIND  (see src/lib.rs)
-folder=$1 idle_for=$2 remove=$3 kind=$4
+# keeper.sh FOLDER IDLE-SECONDS REMOVE KIND [PID]  (see src/lib.rs)
+# With PID a Docker is put beside that one, into its network.
+folder=$1 idle_for=$2 remove=$3 kind=$4 beside=${5:-}
 
 daemon='' net='' holder=''
 ended() {
@@ -18,17 +19,24 @@ ended() {
 trap ended TERM INT HUP
 
 # The namespaces, which outlive a daemon that a test kills.
-unshare --net --mount sleep infinity </dev/null >/dev/null 2>&1 8>&- 9>&- &
-holder=$!
-inside() { nsenter --net --mount --target "$holder" "$@"; }
-own=$(readlink /proc/self/ns/net)
-until [ "$(readlink "/proc/$holder/ns/net")" != "$own" ]; do sleep 0.05; done
-inside ip link set lo up
-# Out into the world from outside, without a word to this machine's own network.
-slirp4netns --configure --mtu=65520 --disable-host-loopback "$holder" tap0 \
-  >"$folder/net.log" 2>&1 </dev/null 8>&- 9>&- &
-net=$!
-until inside ip link show tap0 >/dev/null 2>&1 || ! kill -0 "$net" 2>/dev/null; do sleep 0.05; done
+if [ -z "$beside" ]; then
+  unshare --net --mount sleep infinity </dev/null >/dev/null 2>&1 8>&- 9>&- &
+  holder=$!
+  inside() { nsenter --net --mount --target "$holder" "$@"; }
+  own=$(readlink /proc/self/ns/net)
+  until [ "$(readlink "/proc/$holder/ns/net")" != "$own" ]; do sleep 0.05; done
+  inside ip link set lo up
+  # Out into the world from outside, without a word to this machine's own network.
+  slirp4netns --configure --mtu=65520 --disable-host-loopback "$holder" tap0 \
+    >"$folder/net.log" 2>&1 </dev/null 8>&- 9>&- &
+  net=$!
+  until inside ip link show tap0 >/dev/null 2>&1 || ! kill -0 "$net" 2>/dev/null; do sleep 0.05; done
+  # A default network of the machine's, and addresses for others.
+  network='--bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24'
+else
+  # Two daemons would take each other's rules for their own.
+  network='--bridge none --iptables=false --ip6tables=false --default-address-pool base=10.215.0.0/16,size=24'
+fi
 podman() {
   inside env CONTAINERS_CONF="$folder/containers.conf" timeout 60 \
     podman --root "$folder/data" --runroot "$folder/run" "$@"
@@ -59,8 +67,9 @@ begin() {
     echo "$daemon" >"$folder/daemon"
     return
   fi
-  nsenter --net --mount --target "$holder" dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
-    --pidfile "$folder/docker.pid" --bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24 \
+  # shellcheck disable=SC2086
+  nsenter --net --mount --target "${beside:-$holder}" dockerd --host "unix://$folder/docker.sock" --data-root "$folder/data" --exec-root "$folder/exec" \
+    --pidfile "$folder/docker.pid" $network \
     --dns 10.0.2.3 --log-level warn >>"$folder/log" 2>&1 </dev/null 8>&- 9>&- &
   daemon=$!
   echo "$daemon" >"$folder/daemon"

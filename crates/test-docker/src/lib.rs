@@ -11,6 +11,8 @@
 //! Whoever uses one holds a lock on a file for as long as its process lives. A keeper (a shell
 //! of its own session) ends the daemon some seconds after the last lock is gone.
 
+mod claw;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -24,6 +26,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub use claw::{TINY_CLAW, TINY_CLAW_VERSION};
 
 const KEEPER: &str = include_str!("keeper.sh");
 /// How long a daemon may take to start or to end: 4 s on an idle machine.
@@ -90,6 +94,8 @@ pub struct Engine {
     kind: Kind,
     folder: PathBuf,
     private: bool,
+    /// The daemon in whose network it is, when it has none of its own.
+    beside: Option<Pid>,
     /// Its lock is ours for as long as this is open.
     _users: File,
 }
@@ -116,7 +122,7 @@ impl Engine {
     /// As for [`Engine::shared`].
     #[must_use]
     pub fn shared_of(kind: Kind) -> Self {
-        Self::begin(kind, cache().join(kind.shared()), false)
+        Self::begin(kind, cache().join(kind.shared()), false, None)
     }
 
     /// A Docker of its own, without images; gone with this.
@@ -134,17 +140,25 @@ impl Engine {
     /// As for [`Engine::shared`].
     #[must_use]
     pub fn private_of(kind: Kind) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("clawfarm-{}-{}-{number}", kind.name(), std::process::id());
-        Self::begin(kind, std::env::temp_dir().join(name), true)
+        Self::begin(kind, own_folder(kind), true, None)
     }
 
-    fn begin(kind: Kind, folder: PathBuf, private: bool) -> Self {
+    /// A further Docker of its own in the network of this one, so that a thread which has entered
+    /// that reaches both. Its containers do not get out into the world.
+    ///
+    /// # Panics
+    /// As for [`Engine::shared`].
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let pid = self.pid().expect("it runs");
+        Self::begin(Kind::Docker, own_folder(Kind::Docker), true, Some(pid))
+    }
+
+    fn begin(kind: Kind, folder: PathBuf, private: bool, beside: Option<Pid>) -> Self {
         fs::create_dir_all(&folder).expect("the folder can be made");
         let users = File::create(folder.join("users")).expect("the folder can be written");
         rustix::fs::flock(&users, FlockOperation::LockShared).expect("a file can be locked");
-        let engine = Self { kind, folder, private, _users: users };
+        let engine = Self { kind, folder, private, beside, _users: users };
         let lock = engine.lock();
         if !engine.answers() {
             engine.start_keeper();
@@ -367,6 +381,7 @@ impl Engine {
             .arg(if self.private { "2".to_owned() } else { IDLE.to_string() })
             .arg(if self.private { "yes" } else { "no" })
             .arg(self.kind.name())
+            .args(self.beside.map(|pid| pid.as_raw_nonzero().to_string()))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -405,6 +420,12 @@ impl Drop for Engine {
             let _ = fs::remove_file(self.folder.with_extension("lock"));
         }
     }
+}
+
+fn own_folder(kind: Kind) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("clawfarm-{}-{}-{number}", kind.name(), std::process::id()))
 }
 
 fn cache() -> PathBuf {

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clawfarm_model::launch::ImageRecipe;
+use clawfarm_model::launch::{ImageMark, ImageRecipe, SourceRecipe};
 use clawfarm_model::name::ClawType;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::resources::Resources;
@@ -45,6 +45,10 @@ const ABOUT_PACKAGES: u64 = 700;
 const IMAGE_BASE: &str = "node:24-bookworm-slim";
 /// What a build of its image prints (counted on 2026.9.6).
 const ABOUT_BUILD_LINES: u64 = 60;
+/// What its source is built on: beside the same it has compilers, for packages that need them.
+const SOURCE_BASE: &str = "node:24-bookworm";
+/// What its images are called.
+const IMAGE_NAME: &str = "clawfarm/openclaw";
 /// OpenClaw lets turns that are under way finish for up to 315 s after SIGTERM and is gone
 /// after 325 s at the latest.
 const STOP_GRACE: Duration = Duration::from_secs(330);
@@ -83,7 +87,17 @@ fn software(version: &str) -> Result<Software> {
 
 /// What the image of a version is called.
 fn image(version: &str) -> String {
-    format!("clawfarm/openclaw:{version}")
+    format!("{IMAGE_NAME}:{version}")
+}
+
+/// As its official image has it.
+fn image_mark() -> ImageMark {
+    ImageMark {
+        claw_type: OpenClaw.claw_type(),
+        package: "openclaw",
+        folder: "/app",
+        program: "openclaw.mjs",
+    }
 }
 
 fn claw_type() -> Result<ClawType> {
@@ -119,6 +133,21 @@ impl ClawAdapter for OpenClaw {
             version: version.to_owned(),
             about_lines: ABOUT_BUILD_LINES,
         }))
+    }
+
+    fn source_recipe(&self) -> Option<SourceRecipe> {
+        Some(SourceRecipe {
+            name: IMAGE_NAME,
+            dockerfile: include_str!("../../../../images/openclaw/source.Dockerfile"),
+            base: SOURCE_BASE,
+            args: vec![("NODE_VERSION", NODE_VERSION.to_owned())],
+            mark: image_mark(),
+            about_lines: ABOUT_BUILD_LINES,
+        })
+    }
+
+    fn image_mark(&self) -> Option<ImageMark> {
+        Some(image_mark())
     }
 
     fn validate(&self, spec: &InstanceSpec) -> Result<Vec<Warning>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clawfarm_api::{Accepted, CreateInstance, ResourcesInput};
 use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
+use clawfarm_model::image::ImageReference;
 use clawfarm_model::instance::{RestartMode, RestartPolicy};
 use clawfarm_model::name::{InstanceName, TargetName};
 use clawfarm_model::secret::{SecretName, SecretRef};
@@ -77,6 +78,9 @@ pub(crate) struct NewArgs {
     /// Where it runs; see 'clawfarm target ls'
     #[arg(long)]
     target: Option<TargetName>,
+    /// A container image to run instead of clawfarm's own; pulled where it is missing
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageReference>,
     /// The claw's version [default: the one this clawfarm was tested with]
     #[arg(long)]
     version: Option<String>,
@@ -133,7 +137,7 @@ impl NewArgs {
                 "claw_type",
                 format!("'{}' is an image, and images need the vm runtime, which this version does not have yet", clean_line(&self.kind)),
             )
-            .fix("give a claw type, such as 'clawfarm new openclaw'; for a certain version of it use --version"));
+            .fix("give a claw type, such as 'clawfarm new openclaw'; for a certain version of it use --version, for a container image --image"));
         }
         let mut secrets = BTreeMap::new();
         let config = self.config(&mut secrets)?;
@@ -145,6 +149,7 @@ impl NewArgs {
             version: self.version.clone(),
             runtime: self.runtime,
             target: self.target.clone(),
+            image: self.image.clone(),
             resources,
             port: self.port,
             config,

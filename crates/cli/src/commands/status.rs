@@ -80,6 +80,12 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
         field(ui, "project", format_args!("{}/{}", instance.tenant, instance.project))?;
     }
     field(ui, "image", clean_line(&instance.image))?;
+    if let Some(reference) = &instance.image_reference {
+        field(ui, "runs image", reference)?;
+    }
+    if let Some(digest) = &instance.image_digest {
+        field(ui, "digest", clean_line(digest))?;
+    }
     if let Some(update) = &instance.update {
         let (from, to) = (clean_line(&update.from), clean_line(&update.to));
         match update.is_under_way() {

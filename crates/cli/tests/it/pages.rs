@@ -127,8 +127,11 @@ fn every_example_of_the_reference_is_understood() {
         // What is a WebSocket asks for one.
         let upgrade = example.path.ends_with("/port-forward") && status == 426;
         // There is no engine here that a socket or an image could be of.
-        let engine = ["/api/v1/targets", "/api/v1/images"].contains(&example.path.as_str());
-        let no_engine = example.method == "POST" && engine && matches!(status, 400 | 422);
+        let engine = ["/api/v1/targets", "/api/v1/images", "/api/v1/images/pull", "/api/v1/images/log"];
+        let path = example.path.split('?').next().unwrap_or_default();
+        let no_engine = engine.contains(&path)
+            && (example.method != "GET" || path.ends_with("/log"))
+            && matches!(status, 400 | 422);
         let fine = (200..300).contains(&status)
             || upgrade
             || no_engine

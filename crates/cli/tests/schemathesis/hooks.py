@@ -45,7 +45,14 @@ def before_call(ctx, case, **kwargs):
         # runtime's targets can't be added. Which claw types there are stands in no schema.
         if case.path == "/api/v1/images":
             body.update(claw_type="openclaw", target="sim")
-            body.pop("version", None)
+            # A package and a source exclude each other.
+            for name in ("version", "source", "ref"):
+                body.pop(name, None)
+        if case.path == "/api/v1/images/pull":
+            body.update(claw_type="openclaw", target="sim", image="clawfarm/openclaw:1")
+        if case.path == "/api/v1/instances":
+            # The simulated runtime runs none.
+            body.pop("image", None)
         if case.path == "/api/v1/targets":
             body["runtime"] = "sim"
     tag = (case.headers or {}).get("if-match")
@@ -53,6 +60,9 @@ def before_call(ctx, case, **kwargs):
         # Its coverage phase leaves the quotes out that the pattern asks for.
         case.headers["if-match"] = f'"{tag}"'
     query = case.query
+    if case.path in ("/api/v1/images", "/api/v1/images/log") and query:
+        # Its rules are more than a pattern can say.
+        query.update(image="clawfarm/openclaw:1", target="sim")
     if streams(query):
         del query["follow"]
     if query:

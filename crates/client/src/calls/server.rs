@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_api::{
-    AddTarget, BuildEvent, BuildImage, Doctor, ImageList, ServerInfo, ServerList, Shutdown, SupportRequest,
-    TargetList,
+    AddTarget, BuildEvent, BuildImage, BuildLog, Doctor, ImageList, ImageQuery, PullImage, ServerInfo,
+    ServerList, Shutdown, SupportRequest, TargetList,
 };
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::Target;
@@ -116,6 +116,31 @@ impl Client {
     pub async fn build_image(&self, request: &BuildImage) -> Result<ItemStream<BuildEvent>> {
         let call = Call::post(&["images"]).json(request)?.limit(DOCTOR_LIMIT);
         Ok(items(self.open(call.header("accept", "text/event-stream")?).await?))
+    }
+
+    /// Fetches an image from its registry, and streams how that goes.
+    ///
+    /// # Errors
+    /// See [`Client`]. A pull that fails ends the stream with its error.
+    pub async fn pull_image(&self, request: &PullImage) -> Result<ItemStream<BuildEvent>> {
+        let call = Call::post(&["images", "pull"]).json(request)?.limit(DOCTOR_LIMIT);
+        Ok(items(self.open(call.header("accept", "text/event-stream")?).await?))
+    }
+
+    /// Removes an image that no instance uses.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn remove_image(&self, query: &ImageQuery) -> Result<()> {
+        self.done(Call::new(Method::DELETE, &["images"]).query(query)?.limit(DOCTOR_LIMIT)).await
+    }
+
+    /// What the last build of an image printed.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn build_log(&self, query: &ImageQuery) -> Result<BuildLog> {
+        self.call(Call::get(&["images", "log"]).query(query)?).await
     }
 
     /// The servers that share its database.

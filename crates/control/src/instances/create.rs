@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clawfarm_adapters::{ClawAdapter, Warning};
 use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
 use clawfarm_model::event::NewEvent;
+use clawfarm_model::image::ImageReference;
 use clawfarm_model::instance::{Intent, RestartPolicy};
 use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName};
 use clawfarm_model::resources::Resources;
@@ -46,6 +47,8 @@ pub struct NewInstance {
     pub runtime: Option<RuntimeKind>,
     /// Where it runs.
     pub target: Option<TargetName>,
+    /// The image it runs, instead of clawfarm's own.
+    pub image: Option<ImageReference>,
     /// Processor cores.
     pub cpus: Option<f64>,
     /// Memory, in MiB.
@@ -101,7 +104,8 @@ impl Control {
         }
         core.check_disk().await?;
         let overcommit = new.overcommit;
-        let (target, runtime) = core.choose_target(new.runtime, new.target.as_ref())?;
+        let kind = new.runtime.or_else(|| runs_images(&new));
+        let (target, runtime) = core.choose_target(kind, new.target.as_ref())?;
         let checked = core.check_new(context, new, target.runtime, &target.name).await?;
         let wanted = checked.spec.resources.memory_mib;
         let reserved =
@@ -130,8 +134,19 @@ impl Core {
     ) -> Result<Checked> {
         let claw_type = ClawType::new(new.claw_type)?;
         let adapter = self.adapters.get(&claw_type)?;
-        let version = new.version.unwrap_or_else(|| adapter.default_version().to_owned());
+        let version = match (new.version, &new.image) {
+            (Some(version), _) => version,
+            (None, Some(image)) => version_of(adapter.as_ref(), image),
+            (None, None) => adapter.default_version().to_owned(),
+        };
         adapter.software(&version)?;
+        if new.image.is_some() {
+            if runtime != RuntimeKind::Docker {
+                return Err(Error::invalid("image", format!("the runtime '{runtime}' runs no images"))
+                    .fix("use --runtime docker, or leave the image out"));
+            }
+            crate::images::mark_of(adapter.as_ref())?;
+        }
         let mut secrets = new.secrets;
         for (name, value) in &secrets {
             check_name(name)?;
@@ -158,6 +173,7 @@ impl Core {
             version,
             runtime,
             target: target.clone(),
+            image: new.image,
             resources,
             port: new.port,
             config,
@@ -284,6 +300,18 @@ impl Core {
         taken.append(&mut self.store.ports_in_use(&system, target).await?);
         runtime.pick_port(&taken).await
     }
+}
+
+/// An image is run by a container engine, unless a target says otherwise.
+fn runs_images(new: &NewInstance) -> Option<RuntimeKind> {
+    (new.image.is_some() && new.target.is_none()).then_some(RuntimeKind::Docker)
+}
+
+/// The version that an image has by its tag: what is in it is looked at before it runs.
+fn version_of(adapter: &dyn ClawAdapter, image: &ImageReference) -> String {
+    let tag = image.tag().map(|tag| tag.strip_prefix('v').unwrap_or(tag));
+    let version = tag.filter(|tag| adapter.software(tag).is_ok());
+    version.unwrap_or_else(|| adapter.default_version()).to_owned()
 }
 
 /// What a container is given when nothing is said, in MiB: document 003's figure.

@@ -32,6 +32,17 @@ impl Control {
         let present = core.find(context, id).await?;
         let grant = may(context, Action::InstanceChange, &present)?;
         let adapter = core.adapter(&present)?;
+        if let Some(image) = &present.spec.image {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("'{}' runs the image '{image}', which was chosen for it", present.id),
+            )
+            .field("id")
+            .fix(format!(
+                "keep its data (clawfarm rm {0}), and make a new one with another image: clawfarm new {1} --dataset {0} --image IMAGE",
+                present.id, present.spec.claw_type
+            )));
+        }
         let version = version.unwrap_or_else(|| adapter.default_version()).to_owned();
         adapter.software(&version)?;
         let runtime = core.runtime(&present.spec.target).ok();

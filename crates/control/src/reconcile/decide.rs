@@ -12,6 +12,8 @@ use clawfarm_model::{Code, Desired, Error, Health, Instance, ObservedState, Phas
 pub(crate) const LIVENESS_EVERY: Duration = Duration::from_secs(15);
 /// How often a claw that starts is asked whether it has.
 pub(crate) const STARTUP_EVERY: Duration = Duration::from_millis(150);
+/// How soon one that has just been started is asked again: a small one answers within that.
+const STARTUP_FIRST: Duration = Duration::from_millis(50);
 /// Failed attempts in a row (install, files, start) after which no further one is made.
 pub(crate) const MAX_ATTEMPTS: u32 = 5;
 
@@ -153,7 +155,8 @@ fn next_look(instance: &Instance, now: Timestamp) -> Timestamp {
                 .as_ref()
                 .and_then(|o| o.started_at)
                 .map_or(Duration::ZERO, |started| now.since(started));
-            now.after(STARTUP_EVERY.max(waited / 40).min(Duration::from_secs(5)))
+            let often = (waited / 4).clamp(STARTUP_FIRST, STARTUP_EVERY);
+            now.after(often.max(waited / 40).min(Duration::from_secs(5)))
         }
         Health::Failing => now.after(Duration::from_secs(2)),
         Health::Passing => now.after(LIVENESS_EVERY),

@@ -12,6 +12,7 @@ use clawfarm_runtime::{Files, Progress};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::Core;
+use crate::images::mark_of;
 use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, owner};
 use crate::sharing::held::Hold;
 
@@ -93,13 +94,21 @@ impl Core {
 
 fn placement(core: &Core, instance: &Instance) -> Result<Placement> {
     let adapter = core.adapter(instance)?;
-    let software = adapter.software(&instance.spec.version)?;
+    let mut software = adapter.software(&instance.spec.version)?;
+    let (image, mark) = match &instance.spec.image {
+        Some(chosen) => {
+            software.image = Some(chosen.whole());
+            (None, Some(mark_of(adapter.as_ref())?))
+        }
+        None => (adapter.image_recipe(&instance.spec.version)?, None),
+    };
     let port = instance.port.ok_or_else(|| Error::new(Code::Internal, "the instance has no port"))?;
     Ok(Placement {
         id: instance.id.clone(),
         tenant: instance.tenant.clone(),
         software,
-        image: adapter.image_recipe(&instance.spec.version)?,
+        image,
+        mark,
         resources: instance.spec.resources,
         port,
         dataset: instance.spec.dataset.clone(),

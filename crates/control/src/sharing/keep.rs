@@ -28,6 +28,7 @@ pub(super) async fn run(core: Arc<Core>) {
         tokio::select! {
             () = core.stopping.cancelled() => return,
             () = tokio::time::sleep(shared.ttl / BEATS) => {}
+            () = shared.hurry.notified() => {}
         }
         if let Err(error) = once(&core, shared).await {
             missed(&core, shared, &error).await;
@@ -42,12 +43,13 @@ pub(super) async fn run(core: Arc<Core>) {
 
 /// One heartbeat: renews, takes, gives back.
 pub(super) async fn once(core: &Arc<Core>, shared: &Shared) -> Result<()> {
+    let member = core.member(shared);
     let asked = boot_millis();
-    let beat = limited(shared.ttl, core.store.beat(&system(), &shared.member, shared.ttl)).await?;
+    let beat = limited(shared.ttl, core.store.beat(&system(), &member, shared.ttl)).await?;
     let mut news = shared.table.follow(&shared.member.node, &beat.leases, good_until(asked, shared.ttl));
     shared.ahead.store(beat.now.as_millis() - Timestamp::now().as_millis(), Ordering::Relaxed);
     tell_versions(shared, &beat);
-    let plan = plan(&shared.member.node, &shared.member.targets, &beat.servers, &beat.leases);
+    let plan = plan(&shared.member.node, &member.targets, &beat.servers, &beat.leases);
     *shared.peers.write().unwrap_or_else(PoisonError::into_inner) = beat.servers;
     let back = shared.table.leave(&plan.release);
     if !back.is_empty() {
@@ -64,7 +66,7 @@ pub(super) async fn once(core: &Arc<Core>, shared: &Shared) -> Result<()> {
         counter!("clawfarm_lease_takeovers_total").increment(took.len() as u64);
         news.extend(took);
     }
-    for target in &shared.member.targets {
+    for target in &member.targets {
         let held = shared.table.counts().get(target).copied().unwrap_or(0);
         gauge!("clawfarm_leases_held", "target" => target.to_string())
             .set(u32::try_from(held).map_or(f64::MAX, f64::from));

@@ -25,6 +25,8 @@ use clawfarm_model::target::Target;
 use clawfarm_model::{ClawId, Code, Context, Error, Instance, Result, Timestamp};
 
 use self::held::{Claim, Hold, Table};
+use tokio::sync::Notify;
+
 use crate::core::Core;
 
 /// How long a lease is good without being renewed. A server that died is replaced after so
@@ -45,21 +47,25 @@ pub struct Sharing {
 pub(crate) struct Shares(Option<Shared>);
 
 pub(super) struct Shared {
+    /// Without its targets, which come and go.
     member: Member,
     ttl: Duration,
     table: Table,
     peers: RwLock<Vec<Peer>>,
+    /// The next heartbeat is due at once.
+    hurry: Notify,
     /// The database's clock less this machine's, in milliseconds.
     ahead: AtomicI64,
 }
 
 impl Shares {
-    pub(crate) fn new(sharing: Option<Sharing>, targets: &[TargetName]) -> Self {
+    pub(crate) fn new(sharing: Option<Sharing>) -> Self {
         Self(sharing.map(|sharing| Shared {
-            member: Member { targets: targets.to_vec(), ..sharing.member },
+            member: sharing.member,
             ttl: sharing.ttl,
             table: Table::default(),
             peers: RwLock::default(),
+            hurry: Notify::new(),
             ahead: AtomicI64::new(0),
         }))
     }
@@ -115,11 +121,33 @@ impl Core {
     /// Enters this server into the list, with the leases of its targets.
     async fn enter(&self, shared: &Shared) -> Result<()> {
         let system = Context::system("sharing");
-        self.store.join(&system, &shared.member, shared.ttl).await?;
+        self.store.join(&system, &self.member(shared), shared.ttl).await?;
         for (target, _) in self.targets().iter() {
             self.store.make_leases(&system, target).await?;
         }
         Ok(())
+    }
+
+    /// What this server says of itself now.
+    fn member(&self, shared: &Shared) -> Member {
+        let targets = self.targets().iter().map(|(target, _)| target.name.clone()).collect();
+        Member { targets, ..shared.member.clone() }
+    }
+
+    /// Begins to share the work of a target that was added, and tells the others of it.
+    pub(crate) async fn share_target(&self, target: &Target) -> Result<()> {
+        if self.shares.is_shared() {
+            self.store.make_leases(&Context::system("sharing"), target).await?;
+            self.hurry();
+        }
+        Ok(())
+    }
+
+    /// The next heartbeat takes and gives back at once what has changed here.
+    pub(crate) fn hurry(&self) {
+        if let Some(shared) = self.shares.shared() {
+            shared.hurry.notify_one();
+        }
     }
 
     /// Gives its share back, when nothing is under way any more.
@@ -269,6 +297,14 @@ impl crate::Control {
         }
         let instance = self.core.find(context, id).await?;
         self.core.place_of(context, &instance.spec.target).await
+    }
+
+    /// Where a target can be reached.
+    ///
+    /// # Errors
+    /// As for [`Self::place_of_instance`].
+    pub async fn place_of_target(&self, context: &Context, name: &TargetName) -> Result<Place> {
+        self.core.place_of(context, name).await
     }
 
     /// Where a dataset's data can be reached.

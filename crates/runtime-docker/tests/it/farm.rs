@@ -99,6 +99,7 @@ impl Farm {
                 image: Some(TINY.into()),
             },
             image: None,
+            mark: None,
             resources: resources(),
             port: self.runtime.pick_port(&Default::default()).await.unwrap(),
             dataset: None,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clawfarm_model::{Code, DataFate, ObservedState as S};
 use clawfarm_runtime::{ExecInput, ExecOutput, ExecRequest, LogQuery, NoProgress, Runtime, TermSize};
+use clawfarm_test_docker::Kind;
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -291,5 +292,37 @@ async fn what_it_printed_and_what_it_uses_is_told(farm: Farm) {
     runtime.start(&launch(&id, 2, script)).await.unwrap();
     farm.run(&id, &["touch", "go"]).await;
     until("both runs are told", || async { lines(LogQuery::default()).await.len() == 6 }).await;
+    farm.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_first_ones_of_a_tenant_get_one_network() {
+    let Some(farm) = Farm::of(Kind::Docker).await else { return };
+    let tenant = format!("t{}", std::process::id());
+    let mut placements = Vec::new();
+    for n in 0..6 {
+        placements.push(farm.placement(&farm.id(&format!("many{n}")), &tenant).await);
+    }
+    let name = format!("clawfarm-{}-{tenant}", server_of(&farm));
+    // An engine that is asked at the same moment makes several of one name, such as for a server
+    // that was killed and for the next one.
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            let command = std::process::Command::new("docker")
+                .args(["--host", &format!("unix://{}", farm.engine.socket().display())])
+                .args(["network", "create", &name])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn();
+            scope.spawn(|| command.unwrap().wait());
+        }
+    });
+    let runtime = &farm.runtime;
+    let made = placements.iter().map(|placement| runtime.ensure(placement, &NoProgress));
+    for made in futures::future::join_all(made).await {
+        made.unwrap();
+    }
+    let networks = || farm.engine.docker(&["network", "ls", "-q", "--filter", &format!("name={name}")]);
+    assert_eq!(networks().lines().count(), 1, "{}", networks());
     farm.clear().await;
 }

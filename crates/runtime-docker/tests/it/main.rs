@@ -3,6 +3,8 @@
 mod daemon;
 mod farm;
 mod hardened;
+mod images;
 mod life;
+mod registry;
 mod trouble;
 mod upgrade;

@@ -122,6 +122,7 @@ impl Farm {
             id: id.clone(),
             tenant: TenantName::default_tenant(),
             software: software("1.0.0"),
+            mark: None,
             resources: Resources { cpus: 1.0, memory_mib: 512 },
             port,
             dataset: None,

@@ -39,6 +39,7 @@ pub(crate) fn placement(claw: &ClawId, port: u16) -> Placement {
             npm: None,
             image: None,
         },
+        mark: None,
         resources: Resources::default(),
         port,
         dataset: None,

@@ -195,6 +195,7 @@ fn new_instance(new: CreateInstance) -> NewInstance {
         name: new.name,
         version: new.version,
         runtime: new.runtime,
+        image: new.image,
         target: new.target,
         cpus: resources.cpus,
         memory_mib: resources.memory_mib,

@@ -25,11 +25,18 @@ pub(super) enum Needs {
     Dataset,
     /// It can't be answered without a runtime for a new instance.
     New,
+    /// It can't be answered without the runtime of the target that the body names, which runs
+    /// images.
+    NewImage,
+    /// The same with a target that the query names.
+    Image,
+    /// It can't be answered but where the target of its path is.
+    Target,
     /// It can't be answered but by the server that gave the ticket.
     Ticket,
 }
 
-/// What each route below `/instances`, `/datasets` and `/consoles` needs. A route that is not
+/// What each route below `/instances`, `/datasets`, `/consoles`, `/images` and `/targets` needs. A route that is not
 /// in it fails a test.
 pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/instances", Needs::Nothing),
@@ -56,6 +63,15 @@ pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/datasets", Needs::Nothing),
     (Method::DELETE, "/api/v1/datasets/{id}", Needs::Dataset),
     (Method::GET, "/api/v1/consoles/{ticket}", Needs::Ticket),
+    (Method::GET, "/api/v1/images", Needs::Nothing),
+    (Method::POST, "/api/v1/images", Needs::NewImage),
+    (Method::DELETE, "/api/v1/images", Needs::Image),
+    (Method::POST, "/api/v1/images/pull", Needs::NewImage),
+    (Method::GET, "/api/v1/images/log", Needs::Image),
+    (Method::GET, "/api/v1/targets", Needs::Nothing),
+    // The engine that it names is one of the machine of the server that is asked.
+    (Method::POST, "/api/v1/targets", Needs::Nothing),
+    (Method::DELETE, "/api/v1/targets/{name}", Needs::Target),
 ];
 
 /// What this request needs.
@@ -104,11 +120,30 @@ pub(super) async fn other(
             let wanted: Wanted = serde_json::from_slice(body).unwrap_or_default();
             control.place_for(context, wanted.runtime, wanted.target.as_ref()).await?
         }
+        (Needs::NewImage, Some(context)) => {
+            let wanted: Wanted = serde_json::from_slice(body).unwrap_or_default();
+            image_place(control, context, wanted.target.as_ref()).await?
+        }
+        (Needs::Image, Some(context)) => {
+            let wanted: Wanted =
+                serde_html_form::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
+            image_place(control, context, wanted.target.as_ref()).await?
+        }
+        (Needs::Target, Some(context)) => match segment(uri, 4).and_then(|name| TargetName::new(name).ok()) {
+            Some(name) => control.place_of_target(context, &name).await?,
+            None => Place::Here,
+        },
     };
     Ok(match place {
         Place::Here => None,
         Place::There { peer, address } => Some((peer.node, address)),
     })
+}
+
+/// Where the images of a target are; of the first that runs such, when none is named.
+async fn image_place(control: &Control, context: &Context, target: Option<&TargetName>) -> Result<Place> {
+    let kind = target.is_none().then_some(RuntimeKind::Docker);
+    control.place_for(context, kind, target).await
 }
 
 /// A ticket of several servers begins with the node id of the one that gave it. What none of them
@@ -139,7 +174,9 @@ mod tests {
         let document = serde_json::to_value(crate::openapi()).unwrap();
         let mut missing = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
-            let concerned = ["/instances", "/datasets", "/consoles"].iter().any(|part| path.contains(part));
+            let concerned = ["/instances", "/datasets", "/consoles", "/images", "/targets"]
+                .iter()
+                .any(|part| path.contains(part));
             for method in item.as_object().unwrap().keys().filter(|_| concerned) {
                 let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
                 if !TABLE.iter().any(|(m, p, _)| *m == method && p == path) {

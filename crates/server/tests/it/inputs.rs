@@ -118,6 +118,26 @@ async fn every_mistake_has_its_status_and_field() {
         (&delete, "/api/v1/secrets/none".into(), "", 404, None),
         (&delete, "/api/v1/datasets/none-x7k2b".into(), "", 404, None),
         (&delete, "/api/v1/datasets/NO".into(), "", 400, Some("id")),
+        (&post, instances.into(), r#"{"claw_type":"openclaw","image":"a/../b"}"#, 400, Some("image")),
+        (
+            &post,
+            instances.into(),
+            r#"{"claw_type":"openclaw","image":"a","runtime":"sim"}"#,
+            400,
+            Some("image"),
+        ),
+        (&post, "/api/v1/images/pull".into(), r#"{"image":"../containers"}"#, 400, Some("image")),
+        (&post, "/api/v1/images".into(), r#"{"claw_type":"openclaw","ref":"main"}"#, 400, Some("ref")),
+        (
+            &post,
+            "/api/v1/images".into(),
+            r#"{"claw_type":"openclaw","version":"2026.9.6","source":"https://x/y"}"#,
+            400,
+            Some("version"),
+        ),
+        (&delete, "/api/v1/images?image=-x".into(), "", 400, Some("image")),
+        (&get, "/api/v1/images/log".into(), "", 400, Some("image")),
+        (&get, "/api/v1/images/log?image=a&target=NO".into(), "", 400, Some("target")),
     ];
     for (method, path, body, status, field) in cases {
         let answer = farm.send(method.clone(), &path, &[], body).await;

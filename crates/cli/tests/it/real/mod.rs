@@ -3,6 +3,7 @@
 //! Each test holds one OpenClaw for most of a minute, so each looks at all it can meanwhile.
 
 mod contained;
+mod containers;
 mod docker;
 mod farm;
 mod forward;
