@@ -303,7 +303,7 @@ async fn many_first_ones_of_a_tenant_get_one_network() {
     for n in 0..6 {
         placements.push(farm.placement(&farm.id(&format!("many{n}")), &tenant).await);
     }
-    let name = format!("clawfarm-{}-{tenant}", server_of(&farm));
+    let name = format!("clawfarm-{}-{tenant}", farm.server());
     // An engine that is asked at the same moment makes several of one name, such as for a server
     // that was killed and for the next one.
     std::thread::scope(|scope| {
