@@ -7,10 +7,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use clawfarm_api::DockerSettings;
 use clawfarm_control::OpenTarget;
+use clawfarm_model::name::TargetName;
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_model::{Code, Error, Result};
 use clawfarm_runtime::Runtime;
 use clawfarm_runtime_docker::{DockerConfig, DockerRuntime};
+
+use crate::kept_targets;
 
 /// Opens them for a server.
 pub(crate) struct DockerTargets {
@@ -33,6 +36,14 @@ impl OpenTarget for DockerTargets {
             .fix("start the container engine, or give the path of its socket with --socket"));
         }
         Ok(Arc::new(DockerRuntime::open(config).await?))
+    }
+
+    async fn keep(&self, target: &Target) -> Result<()> {
+        kept_targets::keep(&self.home, target)
+    }
+
+    async fn forget(&self, name: &TargetName) -> Result<()> {
+        kept_targets::forget(&self.home, name)
     }
 }
 

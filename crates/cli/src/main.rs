@@ -13,6 +13,7 @@ mod docker;
 #[cfg(test)]
 mod docs;
 mod errors;
+mod kept_targets;
 mod node;
 mod output;
 mod peers;

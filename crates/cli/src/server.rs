@@ -238,6 +238,10 @@ pub(crate) async fn targets(
     for added in store.targets(&Context::system("start")).await? {
         let reached = added.reachable_from.as_deref() == node.map(|node| node.id.as_str());
         if added.runtime == RuntimeKind::Docker && reached {
+            // Those of an older version, and what a full disk had no room for.
+            if let Err(error) = docker.keep(&added).await {
+                tracing::warn!(target = %added.name, ?error, "the target is not kept for a lost database");
+            }
             let runtime = docker.open_again(&added).await?;
             targets.push((added, runtime));
         }

@@ -127,6 +127,10 @@ impl Runtime for Bounded {
         Ok(size)
     }
 
+    async fn undo(&self, id: &ClawId) -> Result<()> {
+        within(TOUCH, "take back what it made", self.0.undo(id)).await
+    }
+
     async fn remove_dataset(&self, id: &ClawId) -> Result<()> {
         point!(RemoveDatasetBefore);
         within(MOVE, "remove a dataset", self.0.remove_dataset(id)).await?;

@@ -22,6 +22,18 @@ pub trait OpenTarget: Send + Sync {
     /// # Errors
     /// `InvalidInput` naming the setting, or when targets of its kind can't be added.
     async fn open(&self, target: &Target) -> Result<Arc<dyn Runtime>>;
+
+    /// Keeps what is known of it apart from the store, for the day the store is lost.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    async fn keep(&self, target: &Target) -> Result<()>;
+
+    /// Keeps it no longer: it was removed. Gone already is a success.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    async fn forget(&self, name: &TargetName) -> Result<()>;
 }
 
 /// A target that is to be added.
@@ -81,6 +93,10 @@ impl Control {
         let runtime = opener.open(&target).await?;
         answers(&target, runtime.as_ref()).await?;
         core.store.add_target(&grant, &target).await?;
+        if let Err(error) = opener.keep(&target).await {
+            // The next server does it.
+            tracing::warn!(target = %target.name, ?error, "the target is not kept for a lost database");
+        }
         core.take_target_in(&target, runtime);
         core.share_target(&target).await?;
         Ok(target)
@@ -106,7 +122,10 @@ impl Control {
         core.store.remove_target(&grant, name).await?;
         core.change_targets(|targets| targets.retain(|(t, _)| t.name != *name));
         core.hurry();
-        Ok(())
+        match &core.opener {
+            Some(opener) => opener.forget(name).await,
+            None => Ok(()),
+        }
     }
 
     /// The targets, with what they have at the moment and how many instances they hold.

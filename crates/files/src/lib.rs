@@ -9,6 +9,7 @@
 mod copy;
 mod fault;
 mod kept;
+mod owner;
 mod remove;
 mod walk;
 
@@ -27,6 +28,7 @@ use rustix::io::Errno;
 pub use copy::{Copied, Links, copy_tree};
 pub use fault::{blocking, io_error, join_error, told};
 pub use kept::KeptCopy;
+pub use owner::check_owner;
 pub use walk::{give_to, share_read_only, size_on_disk};
 
 /// How deep a tree may be nested before its walk stops going down: each level holds a

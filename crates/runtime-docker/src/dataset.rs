@@ -18,20 +18,20 @@ use crate::prepare::make_folders;
 use crate::record::ContainerRecord;
 
 /// Its description, in its folder. Not that of a local process's dataset, which has other parts.
-const MANIFEST: &str = "container-dataset.json";
+pub(crate) const MANIFEST: &str = "container-dataset.json";
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// What is known of a dataset without the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    id: ClawId,
-    target: TargetName,
-    tenant: TenantName,
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    pub(crate) id: ClawId,
+    pub(crate) target: TargetName,
+    pub(crate) tenant: TenantName,
     software: Software,
-    size_bytes: u64,
-    created_at: Timestamp,
-    record: serde_json::Value,
+    pub(crate) size_bytes: u64,
+    pub(crate) created_at: Timestamp,
+    pub(crate) record: serde_json::Value,
 }
 
 fn open(path: &Path) -> Result<Option<Folder>> {
@@ -42,7 +42,7 @@ fn open(path: &Path) -> Result<Option<Folder>> {
     }
 }
 
-fn manifest(inner: &Inner, id: &ClawId) -> Result<Option<Manifest>> {
+pub(crate) fn manifest(inner: &Inner, id: &ClawId) -> Result<Option<Manifest>> {
     let Some(folder) = open(&inner.paths.dataset(id))? else { return Ok(None) };
     let bytes = folder
         .read(Path::new(MANIFEST), MANIFEST_LIMIT)
@@ -51,6 +51,16 @@ fn manifest(inner: &Inner, id: &ClawId) -> Result<Option<Manifest>> {
         .map(|bytes| serde_json::from_slice(&bytes))
         .transpose()
         .map_err(|e| Error::internal(format!("the description of dataset '{id}' is damaged"), e))
+}
+
+/// The ids of the datasets of containers whose folders exist, in their order.
+pub(crate) fn ids(inner: &Inner) -> Result<Vec<ClawId>> {
+    let Some(folder) = open(&inner.paths.datasets())? else { return Ok(Vec::new()) };
+    let names = folder.names().map_err(|e| io_error("list the datasets", e))?;
+    let mut ids: Vec<_> = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect();
+    ids.retain(|id| inner.paths.dataset(id).join(MANIFEST).exists());
+    ids.sort();
+    Ok(ids)
 }
 
 /// Removes the folder of an instance that has no container any more, and keeps its data or
@@ -77,6 +87,13 @@ pub(crate) fn remove_instance(inner: &Inner, id: &ClawId, fate: DataFate) -> Res
     }
     finish_removal(inner, id)?;
     Ok(size)
+}
+
+/// Removes all that is the claw's, and leaves the record.
+pub(crate) fn remove_parts(inner: &Inner, id: &ClawId) -> Result<()> {
+    let Some(claw) = open(&inner.dir(id))? else { return Ok(()) };
+    let failed = |e| io_error(format!("remove the folders of '{id}'"), e);
+    PARTS.iter().try_for_each(|part| claw.remove(part.as_ref()).map_err(failed))
 }
 
 /// Finishes a removal that was cut off after its point of no return.

@@ -141,3 +141,23 @@ pub(crate) async fn destroy(inner: &Arc<Inner>, id: &ClawId, data: DataFate) -> 
     inner.tell(id);
     Ok(size)
 }
+
+/// [`clawfarm_runtime::Runtime::undo`].
+pub(crate) async fn undo(inner: &Arc<Inner>, id: &ClawId) -> Result<()> {
+    let _verb = inner.lock(id).await;
+    let Ok(record) = inner.record(id) else { return Ok(()) };
+    let found = observe::container(inner, id).await?;
+    let state = found.as_ref().and_then(|found| found.state.as_ref());
+    // Its log is of use to somebody, and what it wrote may be.
+    if record.run > 1 || state.and_then(observe::started).is_some() {
+        return Ok(());
+    }
+    if found.is_some() {
+        start::remove(inner, id).await?;
+    }
+    let (this, claw) = (Arc::clone(inner), id.clone());
+    blocking(move || dataset::remove_parts(&this, &claw)).await?;
+    network::remove_if_empty(inner, &record.tenant, id).await?;
+    inner.tell(id);
+    Ok(())
+}

@@ -13,6 +13,9 @@ use crate::fault::{failed, is_missing};
 /// How long the engine may take to begin an answer, unless a call says otherwise.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How long it may take to say which version it speaks. All wait for that one answer.
+const VERSION: Duration = Duration::from_secs(10);
+
 /// Whose engine it is, where that makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -65,8 +68,13 @@ impl Engine {
         let connect = |e| failed(format!("reach the container engine at '{path}'"), e);
         let client =
             Docker::connect_with_unix(path, ANSWER.as_secs(), API_DEFAULT_VERSION).map_err(connect)?;
-        let client = client.negotiate_version().await.map_err(connect)?;
-        let version = client.version().await.map_err(connect)?;
+        let asked = async {
+            let client = client.negotiate_version().await?;
+            let version = client.version().await?;
+            Ok((client, version))
+        };
+        let asked = tokio::time::timeout(VERSION, asked).await;
+        let (client, version) = asked.unwrap_or(Err(EngineError::RequestTimeoutError)).map_err(connect)?;
         let components = version.components.unwrap_or_default();
         let podman = components.iter().any(|component| component.name.contains("Podman"));
         Ok(held.insert((client, if podman { Kind::Podman } else { Kind::Docker })).clone())

@@ -1,5 +1,7 @@
 //! Turning what the engine says into errors that say what to do.
 
+use std::io::ErrorKind;
+
 use bollard::errors::Error as EngineError;
 use clawfarm_model::{Code, Error};
 
@@ -17,10 +19,16 @@ pub(crate) fn failed(what: impl std::fmt::Display, error: EngineError) -> Error 
             Error::new(Code::Unavailable, "the container engine has not cleared up after it yet")
                 .fix("it is looked at again by itself; if it stays so, restart the engine")
         }
-        EngineError::JsonDataError { .. } | EngineError::JsonSerdeError { .. } => {
-            Error::new(Code::Internal, "the container engine gave an answer that makes no sense")
+        // Another attempt may help: a proxy or a half-started engine answers so, too.
+        EngineError::JsonDataError { .. }
+        | EngineError::JsonSerdeError { .. }
+        | EngineError::StrParseError { .. }
+        | EngineError::APIVersionParseError {}
+        | EngineError::HttpHeaderNotFoundError(_) => {
+            Error::new(Code::Unavailable, "the container engine gave an answer that makes no sense")
+                .fix("look whether it is the engine that listens at its socket: docker version")
         }
-        _ => gone("the container engine does not answer"),
+        other => unreached(other),
     };
     let mut all = Error::new(told.code(), format!("could not {what}: {}", told.message())).source(error);
     if let Some(field) = told.field_name() {
@@ -35,6 +43,35 @@ pub(crate) fn failed(what: impl std::fmt::Display, error: EngineError) -> Error 
 fn gone(why: &str) -> Error {
     Error::new(Code::Unavailable, why)
         .fix("start it (systemctl start docker), and let the server's user use its socket: docker info")
+}
+
+/// Why the engine could not be spoken to.
+fn unreached(error: &EngineError) -> Error {
+    match io_kind(error) {
+        Some(ErrorKind::PermissionDenied) => {
+            Error::new(Code::Unavailable, "the server's user may not use the container engine's socket").fix(
+                "let it: add the user to the socket's group (usermod -aG docker USER) and start the server anew, or give the socket of an engine of its own",
+            )
+        }
+        Some(ErrorKind::NotFound) => gone("there is no socket of a container engine"),
+        Some(ErrorKind::ConnectionRefused) => gone("no container engine listens at its socket"),
+        _ => gone("the container engine does not answer"),
+    }
+}
+
+/// What the operating system said, if it did: the client's errors have it within.
+fn io_kind(error: &EngineError) -> Option<ErrorKind> {
+    if let EngineError::IOError { err } = error {
+        return Some(err.kind());
+    }
+    let mut inner = std::error::Error::source(error);
+    while let Some(error) = inner {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        inner = error.source();
+    }
+    None
 }
 
 /// What an answer of the engine means. Its words are all there is to tell a taken port from a
@@ -104,5 +141,12 @@ mod tests {
         assert_eq!(told(500, "who knows").code(), Code::Unavailable, "another attempt may help");
         let gone = failed("look", EngineError::SocketNotFoundError("/x".into()));
         assert!(gone.code() == Code::Unavailable && gone.fix_text().is_some());
+        let io = |kind: ErrorKind| failed("look", EngineError::IOError { err: kind.into() });
+        let denied = io(ErrorKind::PermissionDenied);
+        assert_eq!(denied.code(), Code::Unavailable);
+        assert!(denied.fix_text().unwrap().contains("usermod -aG docker"), "{denied}");
+        assert!(io(ErrorKind::ConnectionRefused).message().contains("listens"));
+        let nonsense = failed("look", EngineError::APIVersionParseError {});
+        assert_eq!(nonsense.code(), Code::Unavailable, "another attempt may help");
     }
 }

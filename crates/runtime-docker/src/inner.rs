@@ -131,6 +131,11 @@ impl Inner {
         }
     }
 
+    /// Whether a network of this name is one of this server's.
+    pub(crate) fn is_own_network(&self, name: &str) -> bool {
+        name.strip_prefix("clawfarm-").is_some_and(|rest| rest.starts_with(&format!("{}-", self.server())))
+    }
+
     /// Whom containers run as: the user of OpenClaw's own image, or the server's own where the
     /// server may not give files away.
     pub(crate) fn user(&self) -> Owner {

@@ -26,6 +26,7 @@ mod observe;
 mod paths;
 mod prepare;
 mod record;
+mod recover;
 mod relay;
 mod runtime;
 mod spec;

@@ -4,15 +4,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use bollard::models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status};
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::models::{
+    ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status, ContainerSummary,
+};
+use bollard::query_parameters::{ListContainersOptionsBuilder, RenameContainerOptionsBuilder};
 use clawfarm_files::blocking;
 use clawfarm_model::name::TenantName;
 use clawfarm_model::observed::{Confinement, Exit};
 use clawfarm_model::{ClawId, Code, Error, Observation, ObservedState, Result, Timestamp};
 use futures::StreamExt;
 
-use crate::fault::failed;
+use crate::fault::{failed, is_missing, is_state};
 use crate::inner::Inner;
 use crate::logs;
 use crate::record::{self, ContainerRecord};
@@ -97,7 +99,7 @@ pub(crate) fn started(state: &ContainerState) -> Option<String> {
 /// `Conflict` when one of that name is another server's.
 pub(crate) async fn container(inner: &Inner, id: &ClawId) -> Result<Option<ContainerInspectResponse>> {
     let name = inner.container(id);
-    let Some(found) = inner.engine.inspect(&name).await? else { return Ok(None) };
+    let Some(found) = inner.engine.inspect(&name).await? else { return renamed(inner, id).await };
     let labels = found.config.as_ref().and_then(|config| config.labels.as_ref());
     let is = |label: &str, wanted: &str| {
         labels.and_then(|labels| labels.get(label)).is_some_and(|value| value == wanted)
@@ -108,6 +110,24 @@ pub(crate) async fn container(inner: &Inner, id: &ClawId) -> Result<Option<Conta
     Err(Error::new(Code::Conflict, format!("the container '{name}' was not made by this server"))
         .field("id")
         .fix(format!("rename or remove it (docker rename {name} <another name>)")))
+}
+
+/// A container of the instance that somebody gave another name: it holds the claw's folders and
+/// its port all the same, so a second one must not be made. It gets its name back.
+async fn renamed(inner: &Inner, id: &ClawId) -> Result<Option<ContainerInspectResponse>> {
+    let labels = vec![format!("{SERVER}={}", inner.server()), format!("{INSTANCE}={id}")];
+    let Some(container) = with_labels(inner, labels).await?.into_iter().find_map(|it| it.id) else {
+        return Ok(None);
+    };
+    let (client, name) = (inner.engine.docker().await?, inner.container(id));
+    let options = RenameContainerOptionsBuilder::default().name(&name).build();
+    match client.rename_container(&container, options).await {
+        Ok(()) => tracing::warn!(%id, "somebody renamed its container; it has its name back"),
+        // It goes just now, or another look was quicker.
+        Err(error) if is_missing(&error) || is_state(&error) => {}
+        Err(error) => return Err(failed(format!("give the container of '{id}' its name back"), error)),
+    }
+    inner.engine.inspect(&name).await
 }
 
 /// Whether an instance's container holds memory and processes.
@@ -187,7 +207,8 @@ pub(crate) async fn list(inner: &Arc<Inner>) -> Result<Vec<Observation>> {
 pub(crate) async fn labelled(inner: &Inner) -> Result<Vec<ClawId>> {
     let target = format!("{TARGET}={}", inner.config.target);
     let found = with_labels(inner, vec![format!("{SERVER}={}", inner.server()), target]).await?;
-    Ok(found.iter().filter_map(|labels| ClawId::new(labels.get(INSTANCE)?.as_str()).ok()).collect())
+    let id = |it: &ContainerSummary| ClawId::new(it.labels.as_ref()?.get(INSTANCE)?.as_str()).ok();
+    Ok(found.iter().filter_map(id).collect())
 }
 
 /// Whether a tenant has any container of this server's, running or not.
@@ -196,12 +217,11 @@ pub(crate) async fn any_of_tenant(inner: &Inner, tenant: &TenantName) -> Result<
     Ok(!with_labels(inner, labels).await?.is_empty())
 }
 
-async fn with_labels(inner: &Inner, labels: Vec<String>) -> Result<Vec<HashMap<String, String>>> {
+async fn with_labels(inner: &Inner, labels: Vec<String>) -> Result<Vec<ContainerSummary>> {
     let client = inner.engine.docker().await?;
     let filters = HashMap::from([("label".to_owned(), labels)]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-    let found = client.list_containers(Some(options)).await.map_err(|e| failed("list the containers", e))?;
-    Ok(found.into_iter().filter_map(|container| container.labels).collect())
+    client.list_containers(Some(options)).await.map_err(|e| failed("list the containers", e))
 }
 
 #[cfg(test)]

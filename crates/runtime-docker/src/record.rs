@@ -90,16 +90,21 @@ impl ContainerRecord {
     }
 }
 
-/// The ids of the target's instances whose records exist, in their order.
-pub(crate) fn ids(paths: &Paths, target: &TargetName) -> Result<Vec<ClawId>> {
+/// The ids that there are folders of.
+pub(crate) fn folders(paths: &Paths) -> Result<Vec<ClawId>> {
     let claws = paths.claws();
     let names = match Folder::open(&claws).and_then(|folder| folder.names()) {
         Ok(names) => names,
         Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(io_error(format!("list '{}'", claws.display()), e)),
     };
+    Ok(names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect())
+}
+
+/// The ids of the target's instances whose records exist, in their order.
+pub(crate) fn ids(paths: &Paths, target: &TargetName) -> Result<Vec<ClawId>> {
     let mut found = Vec::new();
-    for id in names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()) {
+    for id in folders(paths)? {
         match ContainerRecord::read(&paths.claw(&id)) {
             Ok(Some(record)) if record.target == *target => found.push(id),
             Ok(_) => {}

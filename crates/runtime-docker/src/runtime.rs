@@ -14,15 +14,17 @@ use clawfarm_model::{
     ClawId, DataFate, Launch, Observation, Place, Placement, Result, Software, StopOptions,
 };
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, LogQuery, LogStream, Logs, Progress,
-    Runtime, Stats, Upgrade, pick_port,
+    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery, LogStream,
+    Logs, Progress, Recover, Runtime, Stats, Upgrade, pick_port,
 };
+use secrecy::SecretString;
 use tokio::sync::broadcast;
 
 use crate::config::{DockerConfig, PORTS};
 use crate::inner::Inner;
 use crate::{
-    dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, start, stats, upgrade, watch,
+    dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, recover, start, stats, upgrade,
+    watch,
 };
 
 /// Claws as containers. Dropping it ends its watching, and no claw.
@@ -115,6 +117,10 @@ impl Runtime for DockerRuntime {
         end::destroy(&self.inner, id, data).await
     }
 
+    async fn undo(&self, id: &ClawId) -> Result<()> {
+        end::undo(&self.inner, id).await
+    }
+
     async fn remove_dataset(&self, id: &ClawId) -> Result<()> {
         let (inner, id) = (Arc::clone(&self.inner), id.clone());
         blocking(move || dataset::remove(&inner, &id)).await
@@ -158,6 +164,28 @@ impl Runtime for DockerRuntime {
 
     fn images(&self) -> Option<&dyn Images> {
         Some(self)
+    }
+
+    fn recover(&self) -> Option<&dyn Recover> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Recover for DockerRuntime {
+    async fn kept(&self) -> Result<Vec<Kept>> {
+        recover::kept(&self.inner).await
+    }
+
+    async fn kept_data(&self) -> Result<Vec<KeptData>> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || recover::kept_data(&inner)).await
+    }
+
+    async fn environment(&self, seen: &Observation, names: &[&str]) -> Result<Vec<(String, SecretString)>> {
+        let (inner, seen) = (Arc::clone(&self.inner), seen.clone());
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        blocking(move || Ok(recover::environment(&inner, &seen, &names))).await
     }
 }
 

@@ -43,12 +43,21 @@ pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observa
     let old = reusable(inner, id, &hash).await?;
     let before = old.as_ref().and_then(|old| old.state.as_ref()).and_then(observe::started);
     if old.is_none() {
-        create(inner, id, body).await?;
+        create(inner, id, body.clone()).await?;
     }
-    begin_run(inner, launch, before, digest).await?;
+    begin_run(inner, launch, before, digest.clone()).await?;
     let client = inner.engine.docker().await?;
     let name = inner.container(id);
-    let begun = client.start_container(&name, None).await;
+    let mut begun = client.start_container(&name, None).await;
+    if old.is_some() && begun.as_ref().is_err_and(is_missing) {
+        // A container remembers its network by more than its name: one that was removed and made
+        // again since then is another. So is a container that somebody removed just now.
+        tracing::info!(%id, "its container fits no longer; it is made anew");
+        remove(inner, id).await?;
+        create(inner, id, body).await?;
+        begin_run(inner, launch, None, digest).await?;
+        begun = client.start_container(&name, None).await;
+    }
     drop(used);
     match begun {
         Ok(()) => {}

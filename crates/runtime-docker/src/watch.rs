@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bollard::models::{ContainerStateStatusEnum as Status, EventMessage};
+use bollard::models::{ContainerStateStatusEnum as Status, EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::{ClawId, Result, Timestamp};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fault::failed;
 use crate::inner::Inner;
 use crate::spec::{INSTANCE, SERVER, TARGET};
-use crate::{end, logs, network, observe};
+use crate::{drift, end, logs, network, observe};
 
 /// How long until an engine that does not answer is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -47,9 +47,8 @@ pub(crate) fn follow(inner: &Arc<Inner>) {
 
 async fn listen(inner: &Arc<Inner>, ending: &CancellationToken) -> Result<()> {
     let client = inner.engine.docker().await?;
-    let labels = vec![format!("{SERVER}={}", inner.server()), format!("{TARGET}={}", inner.config.target)];
-    let filters =
-        HashMap::from([("type".to_owned(), vec!["container".to_owned()]), ("label".to_owned(), labels)]);
+    // Not by label, which what is told of a network does not have.
+    let filters = HashMap::from([("type".to_owned(), vec!["container".to_owned(), "network".to_owned()])]);
     let options = EventsOptionsBuilder::default().filters(&filters).build();
     // The first answer to a request for events is the first event: nothing limits that wait.
     let client = client.with_timeout(Duration::from_secs(u64::from(u32::MAX)));
@@ -57,6 +56,7 @@ async fn listen(inner: &Arc<Inner>, ending: &CancellationToken) -> Result<()> {
     // An engine that was away may have forgotten nothing but the ways to the server.
     network::take_up(inner).await?;
     tell_all(inner).await;
+    tokio::spawn(drift::mend_all(Arc::downgrade(inner)));
     let mut out_of_memory = HashSet::new();
     loop {
         let event = tokio::select! {
@@ -83,6 +83,19 @@ async fn tell_all(inner: &Inner) {
 fn happened(inner: &Arc<Inner>, event: &EventMessage, out_of_memory: &mut HashSet<String>) {
     let Some(actor) = &event.actor else { return };
     let (Some(container), Some(attributes)) = (&actor.id, &actor.attributes) else { return };
+    if event.typ == Some(EventMessageTypeEnum::NETWORK) {
+        let of_ours = attributes.get("name").is_some_and(|name| inner.is_own_network(name));
+        if let (Some("disconnect"), true, Some(container)) =
+            (event.action.as_deref(), of_ours, attributes.get("container"))
+        {
+            tokio::spawn(drift::mend_container(Arc::downgrade(inner), container.clone()));
+        }
+        return;
+    }
+    let is = |label: &str, wanted: &str| attributes.get(label).is_some_and(|value| value == wanted);
+    if !is(SERVER, &inner.server()) || !is(TARGET, inner.config.target.as_str()) {
+        return;
+    }
     let Some(id) = attributes.get(INSTANCE).and_then(|id| ClawId::new(id.as_str()).ok()) else { return };
     match event.action.as_deref() {
         Some("oom") => {
@@ -100,8 +113,8 @@ fn happened(inner: &Arc<Inner>, event: &EventMessage, out_of_memory: &mut HashSe
         }
         // Looking makes these.
         Some(action) if action.starts_with("exec_") => {}
-        Some("update") => {
-            tokio::spawn(crate::drift::mend(Arc::downgrade(inner), id));
+        Some("update" | "start") => {
+            tokio::spawn(drift::mend(Arc::downgrade(inner), id));
         }
         _ => inner.tell(&id),
     }

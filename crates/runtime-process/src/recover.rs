@@ -5,23 +5,19 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
-use clawfarm_runtime::{Kept, KeptData, KnownData};
+use clawfarm_runtime::{Kept, KeptData, KnownData, check_kept};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
 use crate::{dataset, observe};
-use clawfarm_files::Folder;
-use clawfarm_files::{blocking, io_error};
+use clawfarm_files::{blocking, check_owner};
 
-/// The form of the records that this program knows.
-const FORM: u32 = 1;
 /// The kernel gives no process a larger environment (`execve(2)`: a quarter of the stack's
 /// limit, 6 MiB at most).
 const ENVIRONMENT_LIMIT: u64 = 8 << 20;
@@ -53,7 +49,7 @@ fn trusted(inner: &Inner, id: &ClawId) -> Result<InstanceRecord> {
     let dir = inner.dir(id);
     check_owner(&dir, record::FILE)?;
     let found = InstanceRecord::read(&dir)?.ok_or_else(|| missing(&dir.join(record::FILE)))?;
-    check(&dir.join(record::FILE), id, (found.version, &found.id), &found.record)?;
+    check_kept(&dir.join(record::FILE), id, (found.version, &found.id), &found.record)?;
     Ok(found)
 }
 
@@ -64,47 +60,11 @@ pub(crate) fn kept_data(inner: &Inner) -> Result<Vec<KeptData>> {
         check_owner(&dir, dataset::MANIFEST)?;
         let path = dir.join(dataset::MANIFEST);
         let found = dataset::manifest(inner, id)?.ok_or_else(|| missing(&path))?;
-        check(&path, id, (found.version, &found.id), &found.record)?;
+        check_kept(&path, id, (found.version, &found.id), &found.record)?;
         let (tenant, record) = (found.tenant, found.record);
         Ok(KnownData { tenant, size_bytes: found.size_bytes, created_at: found.created_at, record })
     };
     Ok(dataset::ids(inner)?.into_iter().map(|id| KeptData { known: known(&id), id }).collect())
-}
-
-/// Refuses a file that another user than the server's owns or may write to.
-fn check_owner(dir: &Path, name: &str) -> Result<()> {
-    let path = dir.join(name);
-    let failed = |e| io_error(format!("read '{}'", path.display()), e);
-    let file = Folder::open(dir).and_then(|folder| folder.open_file(Path::new(name))).map_err(failed)?;
-    let meta = file.ok_or_else(|| missing(&path))?.metadata().map_err(failed)?;
-    let own = rustix::process::geteuid().as_raw();
-    if meta.uid() == own && meta.mode() & 0o022 == 0 {
-        return Ok(());
-    }
-    Err(Error::new(
-        Code::Forbidden,
-        format!(
-            "'{}' belongs to user {} with mode {:04o}: others than the server may have written it",
-            path.display(),
-            meta.uid(),
-            meta.mode() & 0o7777
-        ),
-    )
-    .fix(format!("read it; if it is as it should be: chown {own} and chmod 600, then recover again")))
-}
-
-fn check(path: &Path, id: &ClawId, (form, of): (u32, &ClawId), record: &serde_json::Value) -> Result<()> {
-    let wrong = if form != FORM {
-        format!("has the form {form}, and this clawfarm knows {FORM}")
-    } else if of != id {
-        format!("is that of '{of}'")
-    } else if record.is_null() {
-        "does not say what the store knew of it".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(Code::InvalidInput, format!("'{}' {wrong}", path.display()))
-        .fix("put back the file from a backup"))
 }
 
 fn missing(path: &Path) -> Error {

@@ -35,7 +35,7 @@ pub use images::Images;
 pub use logs::{LogLine, LogQuery, LogStream, OutputStream};
 pub use port::{PORTS, pick as pick_port};
 pub use progress::{NoProgress, Progress};
-pub use recover::{Kept, KeptData, KnownData, Recover};
+pub use recover::{Kept, KeptData, KnownData, Recover, check_kept};
 pub use upgrade::Upgrade;
 
 /// A byte stream to a port of an instance.
@@ -126,6 +126,16 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when the target does not answer.
     async fn destroy(&self, id: &ClawId, data: DataFate) -> Result<u64>;
+
+    /// Takes back what was made for an instance whose first start failed for good: all but the
+    /// record beside it. One that has run is left as it is. The default leaves all of it to the
+    /// next start or to [`Runtime::destroy`], which suits what holds nothing while it is down.
+    ///
+    /// # Errors
+    /// `Unavailable` when the target does not answer.
+    async fn undo(&self, _id: &ClawId) -> Result<()> {
+        Ok(())
+    }
 
     /// Removes data that was set aside. Gone already is a success.
     ///

@@ -1,8 +1,10 @@
 //! What a target knows by itself, for the day the store is lost.
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use clawfarm_model::name::TenantName;
-use clawfarm_model::{ClawId, Observation, Result, Timestamp};
+use clawfarm_model::{ClawId, Code, Error, Observation, Result, Timestamp};
 use secrecy::SecretString;
 
 /// Telling what was kept beside the instances and the data here: where the runtime keeps
@@ -65,4 +67,31 @@ pub struct KnownData {
     pub created_at: Timestamp,
     /// What the store knew of its instance.
     pub record: serde_json::Value,
+}
+
+/// The form of the records beside instances and data that this program knows.
+const FORM: u32 = 1;
+
+/// Refuses a record that is not that of `id`, has a form that is not known, or does not say what
+/// the store knew.
+///
+/// # Errors
+/// `InvalidInput`, with what is wrong with the file at `path`.
+pub fn check_kept(
+    path: &Path,
+    id: &ClawId,
+    (form, of): (u32, &ClawId),
+    record: &serde_json::Value,
+) -> Result<()> {
+    let wrong = if form != FORM {
+        format!("has the form {form}, and this clawfarm knows {FORM}")
+    } else if of != id {
+        format!("is that of '{of}'")
+    } else if record.is_null() {
+        "does not say what the store knew of it".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Code::InvalidInput, format!("'{}' {wrong}", path.display()))
+        .fix("put back the file from a backup"))
 }

@@ -36,10 +36,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 const IDLE: u32 = 20;
 /// An image of busybox alone.
 pub const TINY: &str = "clawfarm-test/tiny:1";
-/// The version of OpenClaw that [`STAND_IN`] passes for.
-pub const STAND_IN_VERSION: &str = "2026.1.1-standin";
+/// The version of OpenClaw that [`STAND_IN`] passes for. Another number when its contents change.
+pub const STAND_IN_VERSION: &str = "2026.1.1-standin2";
 /// An image with something in the place of OpenClaw that answers its probes, in a megabyte.
-pub const STAND_IN: &str = "clawfarm/openclaw:2026.1.1-standin";
+pub const STAND_IN: &str = "clawfarm/openclaw:2026.1.1-standin2";
 /// The image that `scripts/test-setup` makes of Debian's packages.
 pub const DEBIAN: &str = "clawfarm-test/debian:12";
 
@@ -476,6 +476,12 @@ fn base() -> tar::Builder<Vec<u8>> {
         header.set_mode(0o777);
         archive.append_link(&mut header, format!("bin/{name}"), "busybox").expect("memory can be written");
     }
+    // Who makes this folder for a container's tmpfs gives it to root alone from the second start on.
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_size(0);
+    header.set_mode(0o1777);
+    archive.append_data(&mut header, "tmp/", std::io::empty()).expect("memory can be written");
     archive
 }
 

@@ -2,19 +2,24 @@
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use clawfarm_adapters::Registry;
 use clawfarm_control::{Finding, Findings, LostInstance, Parts, Verdict};
 use clawfarm_model::dataset::Dataset;
+use clawfarm_model::target::Target;
 use clawfarm_model::{Code, Desired, Error, Phase};
+use clawfarm_runtime::Runtime;
 use clawfarm_server::HomeLock;
 use clawfarm_store::{Database, MasterKey, Store, StoreConfig};
 use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::database::{DatabaseArgs, remember};
+use crate::docker::DockerTargets;
 use crate::errors::{FAILED, Failure, OK, Outcome};
+use crate::kept_targets;
 use crate::node::Node;
 use crate::output::{Column, Table, clean_line};
 use crate::server::targets;
@@ -55,12 +60,37 @@ pub(crate) async fn run(app: &App, args: &RecoverArgs) -> Outcome {
         Database::Postgres(_) => Some(Node::load_or_make(&home, None)?),
         Database::Sqlite(_) => None,
     };
-    let targets = targets(&home, 0, node.as_ref(), &store).await?;
+    let mut targets = targets(&home, 0, node.as_ref(), &store).await?;
+    if node.is_none() {
+        add_lost_targets(app, &home, &mut targets).await?;
+    }
     let parts =
         Parts { store: store.clone(), adapters: Registry::builtin(), targets, opener: None, sharing: None };
     let outcome = recover(app, args, &home, &parts).await;
     store.close().await;
     outcome
+}
+
+/// Those that were added to the server whose database is lost. They are written down again with
+/// what is on them.
+async fn add_lost_targets(
+    app: &App,
+    home: &Path,
+    targets: &mut Vec<(Target, Arc<dyn Runtime>)>,
+) -> Result<(), Error> {
+    let docker = DockerTargets { home: home.to_owned(), claw_port: 0 };
+    for kept in kept_targets::all(home)? {
+        let opened = match kept {
+            Ok(target) if targets.iter().any(|(known, _)| known.name == target.name) => continue,
+            Ok(target) => docker.open_again(&target).await.map(|runtime| (target, runtime)),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(opened) => targets.push(opened),
+            Err(error) => app.ui.warn(format_args!("{}", clean_line(error.message()))),
+        }
+    }
+    Ok(())
 }
 
 async fn recover(app: &App, args: &RecoverArgs, home: &Path, parts: &Parts) -> Outcome {

@@ -17,14 +17,14 @@ use crate::support::{Home, eventually, pause};
 const SIZE: Winsize = Winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
 
 /// A program in a terminal of its own.
-struct Terminal {
+pub(crate) struct Terminal {
     master: File,
     child: Child,
     seen: Arc<Mutex<String>>,
 }
 
 impl Terminal {
-    fn open(home: &Home, arguments: &[&str]) -> Self {
+    pub(crate) fn open(home: &Home, arguments: &[&str]) -> Self {
         Self::open_with(home, arguments, &[])
     }
 
@@ -61,11 +61,11 @@ impl Terminal {
         Self { master, child, seen }
     }
 
-    fn seen(&self) -> String {
+    pub(crate) fn seen(&self) -> String {
         self.seen.lock().expect("not poisoned").clone()
     }
 
-    fn resize(&self, rows: u16, cols: u16) {
+    pub(crate) fn resize(&self, rows: u16, cols: u16) {
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&self.master, size).expect("resized");
     }
@@ -74,11 +74,11 @@ impl Terminal {
         kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")), signal).expect("sent");
     }
 
-    fn type_in(&mut self, keys: &str) {
+    pub(crate) fn type_in(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("typed");
     }
 
-    fn sees(&self, text: &str) {
+    pub(crate) fn sees(&self, text: &str) {
         let begun = std::time::Instant::now();
         while !self.seen().contains(text) {
             assert!(
@@ -103,7 +103,7 @@ impl Terminal {
     }
 
     #[track_caller]
-    fn ends(mut self, code: i32) {
+    pub(crate) fn ends(mut self, code: i32) {
         let status = self.end();
         assert_eq!(status.code(), Some(code), "{:?}", self.seen());
         assert!(!self.is_raw(), "the terminal was left in raw mode");

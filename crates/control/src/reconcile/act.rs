@@ -9,8 +9,8 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::launch::{DataFate, StopOptions};
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation, Result,
-    Signal, Timestamp, UpdateStage, Urgency, is_fenced,
+    Action, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation,
+    OperationKind, Result, Signal, Timestamp, UpdateStage, Urgency, is_fenced,
 };
 use clawfarm_runtime::{Progress, Runtime};
 use clawfarm_store::{Changes, OperationEnd};
@@ -65,7 +65,7 @@ pub(super) async fn act(
             Act::Stop(urgency) => stop(core, hold, instance, *urgency, &steps).await,
             Act::Destroy => destroy(core, hold, instance, &steps).await,
             Act::Update => Box::pin(update::act(core, hold, instance, &steps)).await,
-            Act::GiveUp(error) => give_up(core, hold, id, error).await,
+            Act::GiveUp(error) => give_up(core, hold, instance, error).await,
         }?;
         clawfarm_failpoint::point!(AfterAct);
         Ok(again)
@@ -319,10 +319,11 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
     Ok(Again::Never)
 }
 
-async fn give_up(core: &Core, hold: &Hold, id: &ClawId, error: &Error) -> Result<Again> {
+async fn give_up(core: &Core, hold: &Hold, instance: &Instance, error: &Error) -> Result<Again> {
+    take_back(core, hold, instance).await?;
     let report = error.report();
     let failed = core
-        .record(hold, id, |it| {
+        .record(hold, &instance.id, |it| {
             let mut events = vec![NewEvent::warning("gave-up", report.message.clone())];
             it.last_error = Some(report);
             it.not_before = None;
@@ -333,6 +334,25 @@ async fn give_up(core: &Core, hold: &Hold, id: &ClawId, error: &Error) -> Result
     // Nothing else may happen to it for long.
     keep_record(core, hold, &failed).await?;
     Ok(Again::Never)
+}
+
+/// Takes back what was made for a new instance that never ran. Not where it was given data, which
+/// is in its folders by now. What can't be taken back is left to its removal.
+async fn take_back(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
+    let waiting = core.store.running_operation(&Context::system("act"), &instance.id).await?;
+    let is_new = waiting.is_some_and(|operation| operation.kind == OperationKind::Create);
+    let ran = instance.observed.as_ref().is_some_and(|seen| seen.run > 0);
+    if !is_new || ran || instance.spec.dataset.is_some() {
+        return Ok(());
+    }
+    match core.acting(hold, &instance.spec.target)?.undo(&instance.id).await {
+        Ok(()) => Ok(()),
+        Err(error) if is_fenced(&error) => Err(error),
+        Err(error) => {
+            tracing::warn!(instance = %instance.id, ?error, "what was made for it is not all taken back");
+            Ok(())
+        }
+    }
 }
 
 /// Writes down what an act saw.
@@ -364,7 +384,7 @@ async fn failed(core: &Core, hold: &Hold, instance: &Instance, what: &Act, error
     }
     let final_end = matches!(what, Act::Start) && matches!(error.code().class(), Class::User | Class::Fatal);
     if final_end {
-        return give_up(core, hold, id, &error).await;
+        return give_up(core, hold, instance, &error).await;
     }
     let report = error.report();
     let now = Timestamp::now();

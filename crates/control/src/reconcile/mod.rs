@@ -8,6 +8,7 @@
 pub(crate) mod absorb;
 mod act;
 mod decide;
+mod doubt;
 pub(crate) mod launch;
 mod pass;
 mod probe;
@@ -48,6 +49,7 @@ pub(crate) struct Reconciler {
     /// the next one keeps each once more.
     kept: Mutex<HashMap<ClawId, Kept>>,
     pub(crate) failures: probe::Failures,
+    doubts: doubt::Doubts,
     /// What was ended by a kill that could not be written down: it is not started again before
     /// that is.
     kept_down: Mutex<HashSet<ClawId>>,

@@ -105,11 +105,8 @@ async fn held_turn(core: &Core, instance: Instance, interrupt: &Notify) -> Resul
 async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &Notify) -> Result<Again> {
     clawfarm_failpoint::point!(TurnBegins);
     let runtime = core.runtime(&instance.spec.target)?;
-    let seen =
-        tokio::time::timeout(OBSERVE_LIMIT, runtime.observe(&instance.id)).await.unwrap_or_else(|_| {
-            Err(Error::new(Code::Unavailable, format!("target '{}' does not answer", instance.spec.target)))
-        });
-    let seen = match seen {
+    let looking = runtime.observe(&instance.id);
+    let seen = match core.reconciler.doubts.ask(&instance.spec.target, OBSERVE_LIMIT, looking).await {
         Ok(seen) => seen,
         Err(error) => return unknown(core, hold, instance, &error).await,
     };

@@ -155,3 +155,73 @@ async fn another_server_takes_over_what_runs(farm: Farm) {
     pause().await;
     farm.clear().await;
 }
+
+#[tokio::test]
+async fn a_container_that_is_renamed_or_loses_its_network_is_still_the_one() {
+    let Some(farm) = Farm::new().await else { return };
+    let id = farm.id("moved");
+    let (before, port) = farm.up(&id, SERVES).await;
+    let name = farm.container(&id);
+    let _ = farm.engine.docker(&["rename", &name, &format!("{name}-else")]);
+    assert_eq!(farm.runtime.observe(&id).await.unwrap(), before, "it is found by its labels");
+    assert_eq!(farm.engine.docker(&["inspect", "-f", "{{.Name}}", &name]), format!("/{name}"));
+    let network = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}";
+    let networks = || farm.engine.docker(&["inspect", "-f", network, &name]);
+    let network = networks();
+    let _ = farm.engine.docker(&["network", "disconnect", "-f", &network, &name]);
+    until("it has its network back", || async { networks() == network }).await;
+    until("it is reached at its port", || async { farm.runtime.dial(&id, port).await.is_ok() }).await;
+    assert_eq!(farm.runtime.observe(&id).await.unwrap().run, before.run);
+    farm.clear().await;
+}
+
+#[tokio::test]
+async fn those_that_start_at_once_are_in_one_network_and_a_second_of_its_name_goes() {
+    let Some(farm) = Farm::new().await else { return };
+    let ids: Vec<_> = (0..4).map(|n| farm.id(&format!("many{n}"))).collect();
+    let starting = ids.iter().map(|id| farm.up(id, SERVES));
+    let started = futures::future::join_all(starting).await;
+    assert!(started.iter().all(|(seen, _)| seen.state == S::Running));
+    let format = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}";
+    let name = farm.engine.docker(&["inspect", "-f", format, &farm.container(&ids[0])]);
+    let filter = format!("name={name}");
+    let all = || farm.engine.docker(&["network", "ls", "-q", "--filter", &filter]).lines().count();
+    assert_eq!(all(), 1);
+    // Some engines refuse to make another of the name, others do it.
+    let second = std::process::Command::new("docker")
+        .arg("--host")
+        .arg(format!("unix://{}", farm.engine.socket().display()))
+        .args(["network", "create", &name])
+        .output()
+        .unwrap();
+    eprintln!("{second:?}");
+    let more = farm.id("one-more");
+    assert_eq!(farm.up(&more, SERVES).await.0.state, S::Running);
+    assert_eq!(all(), 1);
+    farm.clear().await;
+}
+
+#[tokio::test]
+async fn what_was_made_for_one_that_never_ran_is_taken_back() {
+    let Some(farm) = Farm::new().await else { return };
+    let (id, holder) = (farm.id("never"), farm.id("holds"));
+    let (_, port) = farm.up(&holder, SERVES).await;
+    let mut placement = farm.placement(&id, "other").await;
+    placement.port = port;
+    farm.runtime.ensure(&placement, &NoProgress).await.unwrap();
+    farm.runtime.start(&launch(&id, 1, SERVES)).await.unwrap_err();
+    for _ in 0..2 {
+        farm.runtime.undo(&id).await.unwrap();
+        let named = format!("name={}", farm.container(&id));
+        assert_eq!(farm.engine.docker(&["ps", "-aq", "--filter", &named]), "");
+        let dir = farm.home.path().join("claws").join(id.as_str());
+        let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["container.json"]);
+    }
+    // What has run is nobody's to take back.
+    farm.runtime.stop(&holder, GRACE).await.unwrap();
+    farm.runtime.undo(&holder).await.unwrap();
+    assert_eq!(farm.runtime.observe(&holder).await.unwrap().state, S::Exited);
+    assert!(farm.home.path().join("claws").join(holder.as_str()).join("config/openclaw.json").exists());
+    farm.clear().await;
+}

@@ -1,6 +1,7 @@
 //! What goes wrong around a server: its files, its disk, its clients, others like it.
 
 mod clock;
+mod docker;
 mod ending;
 mod full;
 mod home;

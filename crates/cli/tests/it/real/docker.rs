@@ -41,6 +41,7 @@ fn a_container_s_life_from_new_to_its_last_trace() {
     keeps_its_secrets(&farm, &engine, &id);
     let answer = farm.send(&id, "hello from the test");
     assert!(answer.contains("[clawfarm demo model]") && answer.contains("hello from the test"), "{answer}");
+    asks_for_its_token(&farm, &engine, &id);
     let version = farm.run(&["exec", &id, "--", "openclaw", "--version"]).ends(0).out;
     assert!(version.contains("2026.9.6"), "{version}");
     assert!(farm.run(&["logs", &id]).ends(0).out.contains("gateway"));
@@ -89,6 +90,36 @@ fn makes(farm: &Farm) -> String {
     assert!(small.err.contains("1024 MiB") && small.err.contains("--memory-mib 2048"), "{small:?}");
     farm.run(&["rm", "small", "--purge", "--force"]).ends(0);
     id
+}
+
+/// Its admin interface is on loopback alone, and there for whoever has its token.
+fn asks_for_its_token(farm: &Farm, engine: &Engine, id: &str) {
+    use std::io::{Read, Write};
+    let port = farm.status(id)["port"].as_u64().expect("a port");
+    let body = r#"{"id":"x","method":"health","params":{}}"#;
+    let path = "/api/v1/admin/rpc";
+    let asked = |authorization: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("a port")))
+            .expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n{authorization}content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+    };
+    for wrong in ["", "authorization: Bearer 0000\r\n"] {
+        let answer = asked(wrong);
+        assert!(answer.contains(" 401 ") || answer.contains(" 403 "), "{wrong}: {answer}");
+    }
+    let token = farm.run(&["token", "reveal", id]).ends(0).out.trim().to_owned();
+    let answer = asked(&format!("authorization: Bearer {token}\r\n"));
+    assert!(answer.contains(" 200 ") || answer.contains(" 400 "), "with it, it is let in: {answer}");
+    let bound = engine.docker(&["port", &format!("clawfarm-{id}")]);
+    assert_eq!(bound, format!("18789/tcp -> 127.0.0.1:{port}"));
 }
 
 /// Whoever may use the engine can read all of a container's environment.
