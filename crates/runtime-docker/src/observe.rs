@@ -14,7 +14,7 @@ use clawfarm_model::observed::{Confinement, Exit};
 use clawfarm_model::{ClawId, Code, Error, Observation, ObservedState, Result, Timestamp};
 use futures::StreamExt;
 
-use crate::fault::{failed, is_missing, is_state};
+use crate::fault::{failed, is_missing};
 use crate::inner::Inner;
 use crate::logs;
 use crate::record::{self, ContainerRecord};
@@ -121,13 +121,16 @@ async fn renamed(inner: &Inner, id: &ClawId) -> Result<Option<ContainerInspectRe
     };
     let (client, name) = (inner.engine.docker().await?, inner.container(id));
     let options = RenameContainerOptionsBuilder::default().name(&name).build();
-    match client.rename_container(&container, options).await {
+    let renaming = client.rename_container(&container, options).await;
+    let found = inner.engine.inspect(&name).await?;
+    match renaming {
         Ok(()) => tracing::warn!(%id, "somebody renamed its container; it has its name back"),
-        // It goes just now, or another look was quicker.
-        Err(error) if is_missing(&error) || is_state(&error) => {}
+        // Another look was quicker, or it goes just now.
+        Err(_) if found.is_some() => {}
+        Err(error) if is_missing(&error) => {}
         Err(error) => return Err(failed(format!("give the container of '{id}' its name back"), error)),
     }
-    inner.engine.inspect(&name).await
+    Ok(found)
 }
 
 /// Whether an instance's container holds memory and processes.

@@ -34,8 +34,8 @@ const KEEPER: &str = include_str!("keeper.sh");
 const LIMIT: Duration = Duration::from_secs(90);
 /// How many seconds nobody uses the shared one until it is ended: tests begin one after another.
 const IDLE: u32 = 20;
-/// An image of busybox alone.
-pub const TINY: &str = "clawfarm-test/tiny:1";
+/// An image of busybox alone. Another number when its contents change.
+pub const TINY: &str = "clawfarm-test/tiny:2";
 /// The version of OpenClaw that [`STAND_IN`] passes for. Another number when its contents change.
 pub const STAND_IN_VERSION: &str = "2026.1.1-standin2";
 /// An image with something in the place of OpenClaw that answers its probes, in a megabyte.

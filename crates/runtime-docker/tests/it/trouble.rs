@@ -13,10 +13,13 @@ crate::farm::on_engines! {
         a_container_of_somebody_else_is_left_alone
         what_is_in_the_way_of_a_start_is_named
         another_server_takes_over_what_runs
+        what_was_made_for_one_that_never_ran_is_taken_back
     ]
     docker [
         one_that_takes_too_much_memory_is_told_as_such
         what_somebody_changes_is_put_back
+        a_container_that_is_renamed_or_loses_its_network_is_still_the_one
+        those_that_start_at_once_are_in_one_network_and_a_second_of_its_name_goes
     ]
 }
 
@@ -156,9 +159,7 @@ async fn another_server_takes_over_what_runs(farm: Farm) {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn a_container_that_is_renamed_or_loses_its_network_is_still_the_one() {
-    let Some(farm) = Farm::new().await else { return };
+async fn a_container_that_is_renamed_or_loses_its_network_is_still_the_one(farm: Farm) {
     let id = farm.id("moved");
     let (before, port) = farm.up(&id, SERVES).await;
     let name = farm.container(&id);
@@ -175,9 +176,7 @@ async fn a_container_that_is_renamed_or_loses_its_network_is_still_the_one() {
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn those_that_start_at_once_are_in_one_network_and_a_second_of_its_name_goes() {
-    let Some(farm) = Farm::new().await else { return };
+async fn those_that_start_at_once_are_in_one_network_and_a_second_of_its_name_goes(farm: Farm) {
     let ids: Vec<_> = (0..4).map(|n| farm.id(&format!("many{n}"))).collect();
     let starting = ids.iter().map(|id| farm.up(id, SERVES));
     let started = futures::future::join_all(starting).await;
@@ -201,9 +200,7 @@ async fn those_that_start_at_once_are_in_one_network_and_a_second_of_its_name_go
     farm.clear().await;
 }
 
-#[tokio::test]
-async fn what_was_made_for_one_that_never_ran_is_taken_back() {
-    let Some(farm) = Farm::new().await else { return };
+async fn what_was_made_for_one_that_never_ran_is_taken_back(farm: Farm) {
     let (id, holder) = (farm.id("never"), farm.id("holds"));
     let (_, port) = farm.up(&holder, SERVES).await;
     let mut placement = farm.placement(&id, "other").await;
