@@ -194,6 +194,6 @@ fn a_home_holds_what_the_page_lists() {
     let home = Home::new();
     home.run(&["new", "openclaw", "alice", "--runtime", "sim"]).ends(0);
     // The cache is elsewhere in tests; a simulated claw has its folder in its own world.
-    is_as_documented(&home.farm(), "home", &["cache", "claws", "datasets", "targets"]);
+    is_as_documented(&home.farm(), "home", &["cache", "claws", "datasets", "images", "targets"]);
     home.run(&["rm", "alice", "--purge", "--force"]).ends(0);
 }
