@@ -116,7 +116,12 @@ fn loosen(path: &str, operation: &mut Operation) {
 /// Says which errors an operation can be answered with, by what it takes.
 fn add_problems(path: &str, operation: &mut Operation) {
     let api = path.starts_with(clawfarm_api::PREFIX);
-    let named = path.contains('{');
+    // By its path, or by a name that can't stand in one.
+    let by_query = |parameter: &RefOr<_>| {
+        let RefOr::T(utoipa::openapi::path::Parameter { name, .. }) = parameter else { return false };
+        name == "image"
+    };
+    let named = path.contains('{') || operation.parameters.iter().flatten().any(by_query);
     let body = operation.request_body.is_some();
     let applies = |status: &str| match status {
         "400" | "429" | "504" => api,
