@@ -23,7 +23,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("xtask", &["clawfarm-server"]),
     ("clawfarm-server", &["clawfarm-control", "clawfarm-api"]),
-    ("clawfarm-control", &["clawfarm-store", "clawfarm-runtime", "clawfarm-adapters"]),
+    (
+        "clawfarm-control",
+        &["clawfarm-store", "clawfarm-runtime", "clawfarm-adapters", "clawfarm-archive", "clawfarm-files"],
+    ),
     // The process runtime starts shims and speaks their protocol, so it knows them.
     ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),
     ("clawfarm-runtime-docker", &["clawfarm-runtime", "clawfarm-files"]),
@@ -31,6 +34,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),
+    // Whoever has an archive of an instance can read it with this alone.
+    ("clawfarm-archive", &["clawfarm-files"]),
     // What several runtimes need for folders that claws write to.
     ("clawfarm-files", &["clawfarm-failpoint"]),
     ("clawfarm-store", &["clawfarm-failpoint"]),

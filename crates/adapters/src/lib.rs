@@ -150,6 +150,13 @@ pub trait ClawAdapter: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The versions of the schemas of data that a version writes, by what its
+    /// [`Self::software_file`] says; empty where that is not known.
+    fn data_schemas(&self, file: &SoftwareFile<'_>) -> BTreeMap<String, u64> {
+        let _ = file;
+        BTreeMap::new()
+    }
+
     /// The variables of a claw's environment that its launch has clawfarm's own keys in.
     fn key_variables(&self) -> KeyVariables;
 

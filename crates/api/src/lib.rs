@@ -22,7 +22,7 @@ pub use instance::{
 pub use problem::Problem;
 pub use query::{
     EventsQuery, ForwardQuery, InstanceQuery, LogsQuery, OperationQuery, OperationsQuery, RemoveQuery,
-    SecretQuery,
+    RestoreQuery, SecretQuery,
 };
 pub use server::{Doctor, ServerInfo, ServerList, ServerView, Shutdown, SupportRequest};
 pub use stored::{
@@ -30,6 +30,9 @@ pub use stored::{
 };
 pub use stream::{EndReason, SendEvent, StreamEnd};
 pub use target::{AddTarget, DockerSettings};
+
+/// The type of an archive of an instance.
+pub const ARCHIVE_TYPE: &str = "application/zstd";
 
 /// The path that everything of this version begins with.
 pub const PREFIX: &str = "/api/v1";

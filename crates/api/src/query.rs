@@ -1,6 +1,6 @@
 //! What may stand after the `?`, shared by server and client.
 
-use clawfarm_model::name::{ClawType, ProjectName, TargetName};
+use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName};
 use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::{ClawId, Phase, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,28 @@ pub struct RemoveQuery {
     /// Do not let it finish its work first.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+}
+
+/// `POST /restore`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct RestoreQuery {
+    /// The new instance's name; that of the one which the archive is of when left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub name: Option<InstanceName>,
+    /// How it runs; as before when left out, where that can be had here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub runtime: Option<RuntimeKind>,
+    /// Where it runs; where it did when left out, if that is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub target: Option<TargetName>,
+    /// Make it even when the target has no memory left for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub overcommit: bool,
 }
 
 /// `GET /instances/{id}/logs`.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs, new, open,
-    ps, recover, rm, secret, send, serve, server, service, shell, status, support, target, token, update,
-    version,
+    backup, completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs,
+    new, open, ps, recover, rm, secret, send, serve, server, service, shell, status, support, target, token,
+    update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -127,6 +127,10 @@ pub(crate) enum Command {
     Resume(lifecycle::ResumeArgs),
     /// Have instances run another version of their software
     Update(update::UpdateArgs),
+    /// Save an instance with its data to a file
+    Backup(backup::BackupArgs),
+    /// Make a new instance of what 'backup' has saved
+    Restore(backup::RestoreArgs),
     /// Remove instances; their data stays as datasets unless purged
     Rm(rm::RmArgs),
     /// Send an instance a message and print its answer

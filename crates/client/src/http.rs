@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use clawfarm_api::{CLIENT_VERSION_HEADER, PREFIX, Problem};
 use clawfarm_model::{Code, Error, Result};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
@@ -163,11 +165,7 @@ fn bearer(token: &SecretString) -> Result<HeaderValue> {
 impl Client {
     /// Makes a call whose answer is JSON.
     pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
-        let bytes = self.bytes(call).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Error::internal("the server's answer is not understood", error)
-                .fix("make client and server the same version: 'clawfarm version'")
-        })
+        understood(&self.bytes(call).await?)
     }
 
     /// Makes a call whose answer is of no interest.
@@ -273,6 +271,34 @@ impl Client {
         Ok((response, connection))
     }
 
+    /// Makes a call with a body that is streamed, on a connection of its own. It is not made again:
+    /// what was sent is gone. It may take as long as it takes; a silent network is noticed.
+    pub(crate) async fn upload<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        kind: &'static str,
+        length: u64,
+        body: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<T> {
+        let mut request = call.request(&self.inner)?.map(|_| StreamBody::new(body.map_ok(Frame::data)));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        let io = TokioIo::new(connect(&self.inner.endpoint).await?);
+        let (mut sender, connection) = http1::handshake(io).await.map_err(|error| self.broken(error))?;
+        let connection = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let (parts, body) = response.into_parts();
+        let bytes = read(body).await?;
+        // Of a request that was refused, the rest is not sent.
+        connection.abort();
+        if !parts.status.is_success() {
+            return Err(refused(&call, &parts, &bytes).error);
+        }
+        understood(&bytes)
+    }
+
     async fn connection(&self) -> Result<Connection> {
         let io = TokioIo::new(connect(&self.inner.endpoint).await?);
         let (sender, connection) = http1::handshake(io).await.map_err(|error| self.broken(error))?;
@@ -291,6 +317,13 @@ impl Client {
         .fix("see whether the server runs: 'clawfarm doctor'")
         .source(error)
     }
+}
+
+fn understood<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::internal("the server's answer is not understood", error)
+            .fix("make client and server the same version: 'clawfarm version'")
+    })
 }
 
 async fn read(body: Incoming) -> Result<Bytes> {

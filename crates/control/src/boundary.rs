@@ -7,7 +7,7 @@
 //! reader wants it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Observation, Result, Software};
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery, LogStream,
-    Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
+    Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery,
+    LogStream, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
 };
 use futures::StreamExt;
 use secrecy::SecretString;
@@ -180,6 +180,10 @@ impl Runtime for Bounded {
 
     fn upgrade(&self) -> Option<&dyn Upgrade> {
         self.0.upgrade().map(|_| self as &dyn Upgrade)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
+        self.0.backup().map(|_| self as &dyn Backup)
     }
 
     fn images(&self) -> Option<&dyn Images> {
@@ -351,6 +355,29 @@ impl Upgrade for Bounded {
         point!(RemoveCopyBefore);
         within(MOVE, "remove a copy of its data", offered(self.0.upgrade())?.remove_copy(id)).await?;
         point!(RemoveCopyAfter);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Backup for Bounded {
+    fn room(&self) -> PathBuf {
+        // Only ever asked of what has it.
+        self.0.backup().map(Backup::room).unwrap_or_default()
+    }
+
+    async fn copy_out(&self, id: &ClawId, to: &Path) -> Result<Vec<PathBuf>> {
+        point!(CopyOutBefore);
+        let copying = offered(self.0.backup())?.copy_out(id, to);
+        let left_out = within(MOVE, "copy its data", copying).await?;
+        point!(CopyOutAfter);
+        Ok(left_out)
+    }
+
+    async fn take_in(&self, id: &ClawId, from: &Path) -> Result<()> {
+        point!(TakeInBefore);
+        within(MOVE, "take its data in", offered(self.0.backup())?.take_in(id, from)).await?;
+        point!(TakeInAfter);
         Ok(())
     }
 }

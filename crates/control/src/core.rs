@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Parts;
 use crate::admission::Admission;
+use crate::backups::Backups;
 use crate::events::feed::Feed;
 use crate::operations::Board;
 use crate::reconcile::Reconciler;
@@ -47,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) turns: TaskTracker,
     pub(crate) shares: Shares,
     wakes: Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) backups: Backups,
     /// Room on the disk of the home, where one is kept.
     pub(crate) reserve: OnceLock<Reserve>,
 }
@@ -72,6 +74,7 @@ impl Core {
             turns: TaskTracker::new(),
             shares: Shares::new(parts.sharing),
             wakes: Mutex::default(),
+            backups: Backups::default(),
             reserve: OnceLock::new(),
         }))
     }

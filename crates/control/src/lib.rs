@@ -6,6 +6,7 @@
 //! is wanted and what is there, decides, acts through the runtime, and writes what it saw.
 
 mod admission;
+mod backups;
 mod boundary;
 mod core;
 mod doctor;
@@ -36,6 +37,7 @@ use clawfarm_runtime::Runtime;
 use clawfarm_store::Store;
 use tokio_util::sync::CancellationToken;
 
+pub use backups::{Archive, ArchiveBytes, NewRestore};
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, Retention};
 pub use events::Follower;
 pub use images::{AllImages, BuildNews, NewImage, PullImage};
@@ -99,6 +101,7 @@ impl Control {
         tokio::spawn(async move { telling.feed.run(&telling.store, &telling.stopping).await });
         reconcile::begin(&core).await?;
         core.join().await?;
+        backups::keep_tidy(&core);
         Ok(Self { core })
     }
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timestamps, copy_file_range, fchmod, fstat, futimens, ioctl_ficlone,
-    mkdirat, openat, readlinkat, statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom, Timestamps, copy_file_range, fchmod, fstat, ftruncate,
+    futimens, ioctl_ficlone, mkdirat, openat, readlinkat, seek, statat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -131,31 +131,52 @@ impl Copy<'_> {
         if ioctl_ficlone(target, source).is_ok() {
             return self.count(fstat(target)?.st_size.unsigned_abs());
         }
-        loop {
-            match copy_file_range(source, None, target, None, 1 << 20) {
+        // Where the file has holes, so has its copy: a claw must not fill the disk with a copy of
+        // what takes no room itself.
+        let mut at = 0;
+        while let Some((begin, end)) = next_data(source, at)? {
+            self.stretch(source, target, begin, end)?;
+            at = end;
+        }
+        Ok(ftruncate(target, fstat(source)?.st_size.unsigned_abs())?)
+    }
+
+    fn stretch(&mut self, source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
+        while at < end {
+            let (mut from, mut to) = (at, at);
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(1 << 20);
+            match copy_file_range(source, Some(&mut from), target, Some(&mut to), most) {
+                // It became shorter.
                 Ok(0) => return Ok(()),
-                Ok(n) => self.count(n as u64)?,
+                Ok(n) => {
+                    self.count(n as u64)?;
+                    at += n as u64;
+                }
                 Err(Errno::INTR) => {}
                 // Across file systems, or on one that can't: by hand, from where it stopped.
                 Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                    return self.by_hand(source, target);
+                    return self.by_hand(source, target, at, end);
                 }
                 Err(e) => return Err(e.into()),
             }
         }
+        Ok(())
     }
 
-    fn by_hand(&mut self, mut source: &File, mut target: &File) -> io::Result<()> {
-        use std::io::{Read, Write};
+    fn by_hand(&mut self, source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
         let mut buffer = vec![0_u8; 1 << 16];
-        loop {
-            let n = source.read(&mut buffer)?;
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let n = source.read_at(&mut buffer[..most], at)?;
             if n == 0 {
                 return Ok(());
             }
-            target.write_all(&buffer[..n])?;
+            target.write_all_at(&buffer[..n], at)?;
             self.count(n as u64)?;
+            at += n as u64;
         }
+        Ok(())
     }
 
     fn count(&mut self, bytes: u64) -> io::Result<()> {
@@ -190,15 +211,24 @@ impl Copy<'_> {
 
     /// Whether a link leaves the folder by way of other links, though its text does not say so.
     fn leaves(&self, parent: &Path, target: &Path) -> bool {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        let full = parent.join(target);
-        match rustix::fs::openat2(self.root.fd(), &full, flags, Mode::empty(), resolve) {
-            Ok(_) | Err(Errno::NOENT) => false,
-            Err(_) => true,
-        }
+        self.root.leads_out(&parent.join(target))
     }
+}
+
+/// The next stretch of a file that is no hole, from `at` on; `None` behind the last.
+fn next_data(source: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    let begin = match seek(source, SeekFrom::Data(at)) {
+        Ok(begin) => begin,
+        Err(Errno::NXIO) => return Ok(None),
+        // A file system that knows no holes: all of it is data.
+        Err(Errno::INVAL) => {
+            let size = fstat(source)?.st_size.unsigned_abs();
+            return Ok((at < size).then_some((at, size)));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    Ok(Some((begin, seek(source, SeekFrom::Hole(begin))?)))
 }
 
 /// Whether a relative link in the folder `parent` (itself relative) stays within by its text.

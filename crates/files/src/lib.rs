@@ -216,6 +216,20 @@ impl Folder {
         }
     }
 
+    /// Whether what a path below it leads to, over whatever links, lies outside of it. What is
+    /// not there lies nowhere.
+    pub fn leads_out(&self, relative: &Path) -> bool {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match openat2(self.fd(), relative.as_os_str(), flags, Mode::empty(), resolve) {
+                Ok(_) | Err(Errno::NOENT) => return false,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(walk::names(self.fd())?.is_empty())

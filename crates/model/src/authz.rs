@@ -112,6 +112,8 @@ pub enum Action {
     InstanceRemove,
     /// Remove data for good.
     DataPurge,
+    /// Read all of its data, which holds its keys.
+    DataRead,
     /// Read its gateway token.
     TokenReveal,
     /// Set or remove secrets.
@@ -134,6 +136,7 @@ impl Action {
             Self::InstanceUse => "instance.use",
             Self::InstanceRemove => "instance.remove",
             Self::DataPurge => "data.purge",
+            Self::DataRead => "data.read",
             Self::TokenReveal => "token.reveal",
             Self::SecretWrite => "secret.write",
             Self::TargetWrite => "target.write",

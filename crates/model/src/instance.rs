@@ -54,6 +54,9 @@ pub struct InstanceSpec {
     /// A dataset of its target that it begins with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<ClawId>,
+    /// The unpacked archive that it begins with, by the name that it has on its target until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
     /// It may be started even when its target has no memory left for it.
     #[serde(default)]
     pub overcommit: bool,

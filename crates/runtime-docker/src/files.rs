@@ -159,7 +159,8 @@ impl Job {
     }
 }
 
-struct CallOff(Arc<AtomicBool>);
+/// Ends a copy when nobody waits for it any more.
+pub(crate) struct CallOff(pub(crate) Arc<AtomicBool>);
 
 impl Drop for CallOff {
     fn drop(&mut self) {

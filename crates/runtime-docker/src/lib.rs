@@ -8,6 +8,7 @@
 //!
 //! `docs/design/0014-docker.md` has the decisions.
 
+mod backup;
 mod config;
 mod dataset;
 mod diagnose;

@@ -1,7 +1,7 @@
 //! The runtime's traits, each verb handed on to the file that does it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,8 +14,8 @@ use clawfarm_model::{
     ClawId, DataFate, Launch, Observation, Place, Placement, Result, Software, StopOptions,
 };
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery, LogStream,
-    Logs, Progress, Recover, Runtime, Stats, Upgrade, pick_port,
+    Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery,
+    LogStream, Logs, Progress, Recover, Runtime, Stats, Upgrade, pick_port,
 };
 use secrecy::SecretString;
 use tokio::sync::broadcast;
@@ -23,8 +23,8 @@ use tokio::sync::broadcast;
 use crate::config::{DockerConfig, PORTS};
 use crate::inner::Inner;
 use crate::{
-    dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, recover, start, stats, upgrade,
-    watch,
+    backup, dataset, diagnose, dial, end, exec, files, image, logs, observe, prepare, recover, start, stats,
+    upgrade, watch,
 };
 
 /// Claws as containers. Dropping it ends its watching, and no claw.
@@ -162,6 +162,10 @@ impl Runtime for DockerRuntime {
         Some(self)
     }
 
+    fn backup(&self) -> Option<&dyn Backup> {
+        Some(self)
+    }
+
     fn images(&self) -> Option<&dyn Images> {
         Some(self)
     }
@@ -186,6 +190,21 @@ impl Recover for DockerRuntime {
         let (inner, seen) = (Arc::clone(&self.inner), seen.clone());
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         blocking(move || Ok(recover::environment(&inner, &seen, &names))).await
+    }
+}
+
+#[async_trait]
+impl Backup for DockerRuntime {
+    fn room(&self) -> PathBuf {
+        self.inner.paths.home.join(backup::ROOM)
+    }
+
+    async fn copy_out(&self, id: &ClawId, to: &Path) -> Result<Vec<PathBuf>> {
+        backup::copy_out(&self.inner, id, to).await
+    }
+
+    async fn take_in(&self, id: &ClawId, from: &Path) -> Result<()> {
+        backup::take_in(&self.inner, id, from).await
     }
 }
 

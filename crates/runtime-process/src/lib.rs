@@ -10,6 +10,7 @@
 //! under a user id of its own and in a mount namespace; and every file of its folders is
 //! used through `clawfarm_files`, which no link can lead astray.
 
+mod backup;
 mod client;
 mod config;
 mod dataset;

@@ -1,7 +1,7 @@
 //! The runtime's traits, each verb handed on to the file that does it.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,8 +13,8 @@ use clawfarm_model::{
     ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, Software, StopOptions,
 };
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream, Logs,
-    Progress, Recover, Runtime, Stats, Upgrade,
+    Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream,
+    Logs, Progress, Recover, Runtime, Stats, Upgrade,
 };
 use clawfarm_shim::protocol::Request;
 use secrecy::SecretString;
@@ -25,7 +25,9 @@ use crate::config::ProcessConfig;
 use crate::dataset::{self, DatasetRecord};
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
-use crate::{diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, upgrade, watch};
+use crate::{
+    backup, diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, upgrade, watch,
+};
 use clawfarm_files::make_private;
 use clawfarm_files::{blocking, io_error};
 
@@ -211,6 +213,10 @@ impl Runtime for ProcessRuntime {
         Some(self)
     }
 
+    fn backup(&self) -> Option<&dyn Backup> {
+        Some(self)
+    }
+
     fn recover(&self) -> Option<&dyn Recover> {
         Some(self)
     }
@@ -277,6 +283,21 @@ impl Files for ProcessRuntime {
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {
         files::import(&self.inner, id, from, progress).await
+    }
+}
+
+#[async_trait]
+impl Backup for ProcessRuntime {
+    fn room(&self) -> PathBuf {
+        self.inner.paths.home.join(backup::ROOM)
+    }
+
+    async fn copy_out(&self, id: &ClawId, to: &Path) -> Result<Vec<PathBuf>> {
+        backup::copy_out(&self.inner, id, to).await
+    }
+
+    async fn take_in(&self, id: &ClawId, from: &Path) -> Result<()> {
+        backup::take_in(&self.inner, id, from).await
     }
 }
 

@@ -41,6 +41,8 @@ pub enum Verb {
     CopyData,
     PutBack,
     RemoveCopy,
+    CopyOut,
+    TakeIn,
 }
 
 impl Verb {
@@ -74,6 +76,8 @@ impl Verb {
             Self::CopyData => "copy_data",
             Self::PutBack => "put_back",
             Self::RemoveCopy => "remove_copy",
+            Self::CopyOut => "copy_out",
+            Self::TakeIn => "take_in",
         }
     }
 }

@@ -11,6 +11,7 @@
 //! before every verb. A dialled claw speaks OpenClaw's gateway protocol, so the OpenClaw
 //! adapter works on it unchanged.
 
+mod backup;
 mod behaviour;
 mod capabilities;
 mod claw;

@@ -11,7 +11,7 @@ use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, Code, Error, Fence, Observation, Result};
 use clawfarm_runtime::{
-    Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
+    Backup, Connection, Exec, Files, Freeze, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
 };
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -345,6 +345,10 @@ impl Runtime for SimRuntime {
     }
 
     fn upgrade(&self) -> Option<&dyn Upgrade> {
+        Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
         Some(self)
     }
 

@@ -5,11 +5,12 @@
 //! change it: doing one twice is doing it once, and a verb that was cut off by a crash is
 //! mended by doing it again. What only some runtimes can do is a capability with a trait
 //! of its own ([`Freeze`], [`Suspend`], [`Exec`], [`Stats`], [`Logs`], [`Files`], [`Upgrade`],
-//! [`Recover`]), so that no runtime has verbs that do nothing.
+//! [`Backup`], [`Recover`]), so that no runtime has verbs that do nothing.
 //!
 //! `docs/design/0002-runtimes.md` says how Docker, virtual machines and Kubernetes
 //! implement each verb.
 
+mod backup;
 mod exec;
 mod images;
 mod logs;
@@ -30,6 +31,7 @@ use clawfarm_model::{ClawId, Fence, Observation, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
+pub use backup::Backup;
 pub use exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TermSize};
 pub use images::Images;
 pub use logs::{LogLine, LogQuery, LogStream, OutputStream};
@@ -199,6 +201,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Another version of an instance's software, where the runtime knows a way back.
     fn upgrade(&self) -> Option<&dyn Upgrade> {
+        None
+    }
+
+    /// Copies of an instance's data for archives, where the runtime can make such.
+    fn backup(&self) -> Option<&dyn Backup> {
         None
     }
 

@@ -214,6 +214,10 @@ impl ClawAdapter for OpenClaw {
         schema::check(from, to)
     }
 
+    fn data_schemas(&self, file: &SoftwareFile<'_>) -> BTreeMap<String, u64> {
+        schema::schemas(file).unwrap_or_default()
+    }
+
     fn key_variables(&self) -> KeyVariables {
         KeyVariables { gateway_token: secrets::GATEWAY_TOKEN, model_key: secrets::MODEL_KEY }
     }

@@ -45,7 +45,7 @@ pub(super) fn check(from: &SoftwareFile<'_>, to: &SoftwareFile<'_>) -> Result<()
     Ok(())
 }
 
-fn schemas(file: &SoftwareFile<'_>) -> Result<BTreeMap<String, u64>> {
+pub(super) fn schemas(file: &SoftwareFile<'_>) -> Result<BTreeMap<String, u64>> {
     let Some(contents) = file.contents else { return Ok(BTreeMap::new()) };
     let package: Package = serde_json::from_slice(contents).map_err(|e| {
         Error::new(

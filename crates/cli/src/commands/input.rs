@@ -137,6 +137,11 @@ fn unreadable(field: &str, from: &str, error: std::io::Error) -> Error {
         .source(error)
 }
 
+/// The time as it can stand in a file's name.
+pub(super) fn stamp(at: Timestamp) -> String {
+    at.to_string().chars().take(19).filter(char::is_ascii_alphanumeric).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

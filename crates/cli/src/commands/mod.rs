@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod backup;
 pub(crate) mod completion;
 pub(crate) mod context;
 pub(crate) mod dataset;
@@ -51,6 +52,8 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Suspend(args) => lifecycle::suspend(app, &args).await,
         Command::Resume(args) => lifecycle::resume(app, &args).await,
         Command::Update(args) => update::run(app, &args).await,
+        Command::Backup(args) => backup::save(app, &args).await,
+        Command::Restore(args) => Box::pin(backup::restore(app, &args)).await,
         Command::Rm(args) => rm::run(app, &args).await,
         Command::Send(args) => send::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await,

@@ -261,7 +261,7 @@ pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
     Ok(OK)
 }
 
-fn begun(app: &App, accepted: &Accepted) -> Outcome {
+pub(super) fn begun(app: &App, accepted: &Accepted) -> Outcome {
     if app.ui.json {
         app.ui.document(accepted)?;
     } else {
@@ -276,7 +276,7 @@ fn begun(app: &App, accepted: &Accepted) -> Outcome {
 }
 
 /// What it is, where it is, and what to type next.
-fn card(app: &App, accepted: &Accepted) -> Result<(), Failure> {
+pub(super) fn card(app: &App, accepted: &Accepted) -> Result<(), Failure> {
     let (ui, instance) = (&app.ui, &accepted.instance);
     let id = &instance.id;
     let operation = &accepted.operation;

@@ -11,6 +11,7 @@ use clawfarm_model::{Code, Error, Timestamp};
 use clawfarm_server::offline_support_bundle;
 use serde::Serialize;
 
+use super::input;
 use crate::app::App;
 use crate::errors::{OK, Outcome};
 use crate::output::{bytes, clean_line};
@@ -60,7 +61,7 @@ struct Inside {
 pub(crate) async fn run(app: &App, args: &SupportArgs) -> Outcome {
     let path = (!args.preview).then(|| match &args.output {
         Some(path) => path.clone(),
-        None => PathBuf::from(format!("clawfarm-support-{}.tar.gz", stamp(Timestamp::now()))),
+        None => PathBuf::from(format!("clawfarm-support-{}.tar.gz", input::stamp(Timestamp::now()))),
     });
     // Before the server is put to work; nothing is written over in between either.
     if let Some(path) = path.as_deref().filter(|path| path.symlink_metadata().is_ok()) {
@@ -100,11 +101,6 @@ pub(crate) async fn run(app: &App, args: &SupportArgs) -> Outcome {
         });
     }
     Ok(OK)
-}
-
-/// The time as it can stand in a file's name.
-fn stamp(at: Timestamp) -> String {
-    at.to_string().chars().take(19).filter(char::is_ascii_alphanumeric).collect()
 }
 
 fn inside(packed: &[u8]) -> io::Result<Vec<Inside>> {

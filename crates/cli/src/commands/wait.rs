@@ -35,6 +35,11 @@ impl CtrlC {
     pub(crate) fn watch() -> Result<Self, Failure> {
         Ok(Self(signal(SignalKind::interrupt())?))
     }
+
+    /// Returns when it is pressed.
+    pub(crate) async fn pressed(&mut self) {
+        self.0.recv().await;
+    }
 }
 
 /// Asks for the same of several instances, waits for all of them, and tells what came of each.

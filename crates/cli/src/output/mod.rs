@@ -3,6 +3,7 @@
 mod bars;
 mod clean;
 mod colour;
+mod meter;
 mod table;
 mod words;
 
@@ -16,6 +17,7 @@ use crate::errors::Failure;
 pub(crate) use bars::Steps;
 pub(crate) use clean::{Cleaner, clean_block, clean_line};
 pub(crate) use colour::{ColourMode, Paint};
+pub(crate) use meter::Meter;
 pub(crate) use table::{Column, Table};
 pub(crate) use words::{bytes, clock, duration, passed};
 

@@ -1,5 +1,6 @@
 //! One method a route, one file a resource.
 
+mod backup;
 mod events;
 mod instances;
 mod server;

@@ -76,11 +76,11 @@ pub struct NewInstance {
 }
 
 /// A request that was checked, with everything chosen but id and port.
-struct Checked {
-    name: InstanceName,
-    spec: InstanceSpec,
-    secrets: BTreeMap<SecretName, SecretString>,
-    warnings: Vec<Warning>,
+pub(crate) struct Checked {
+    pub(crate) name: InstanceName,
+    pub(crate) spec: InstanceSpec,
+    pub(crate) secrets: BTreeMap<SecretName, SecretString>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 impl Control {
@@ -181,6 +181,7 @@ impl Core {
             restart: new.restart.unwrap_or_default(),
             import: new.import.map(|p| p.to_string_lossy().into_owned()),
             dataset: new.dataset,
+            restore: None,
             overcommit: new.overcommit,
             ready_timeout_secs: new
                 .ready_timeout_secs
@@ -221,7 +222,7 @@ impl Core {
         Ok(())
     }
 
-    async fn insert(
+    pub(crate) async fn insert(
         &self,
         context: &Context,
         checked: Checked,

@@ -146,7 +146,7 @@ async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) ->
 
 /// It was drained before it was frozen. A claw that forgot it meanwhile (the drain's lease ran
 /// out) answers that nothing is drained, which is as well.
-pub(super) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
+pub(crate) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
     let reach = Reach::acting(core, hold, instance).await?;
     if let Err(error) = reach.adapter().undrain(&reach.access()).await {
         if is_fenced(&error) {
@@ -190,7 +190,7 @@ async fn suspend(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
 
 /// Asks it to take nothing new, and gives it a while to finish what it has; the stop that follows
 /// has a grace for the rest.
-pub(super) async fn drain_all(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<()> {
+pub(crate) async fn drain_all(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<()> {
     steps.step("drain", "letting it finish", None, "");
     let reach = Reach::acting(core, hold, instance).await?;
     let drained = reach.adapter().drain(&reach.access(), DRAIN_FORCED).await;
@@ -252,7 +252,7 @@ async fn begin_stop(core: &Core, hold: &Hold, id: &ClawId) -> Result<()> {
     Ok(())
 }
 
-fn grace(core: &Core, instance: &Instance, urgency: Urgency) -> Result<Duration> {
+pub(crate) fn grace(core: &Core, instance: &Instance, urgency: Urgency) -> Result<Duration> {
     Ok(match urgency {
         Urgency::Graceful => core.adapter(instance)?.stop_grace(),
         Urgency::Hurried => HURRIED_GRACE,

@@ -8,7 +8,7 @@ use clawfarm_adapters::RenderInput;
 use clawfarm_model::launch::{Launch, Placement};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{Code, Context, Error, Instance, Phase, Result};
-use clawfarm_runtime::{Files, Progress};
+use clawfarm_runtime::{Files, Progress, Runtime};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::Core;
@@ -33,6 +33,7 @@ impl Core {
         if let Some(files) = runtime.files() {
             self.import(instance, files, progress).await?;
         }
+        self.take_in(instance, runtime.as_ref(), progress).await?;
         progress.step("prepare", "writing its configuration", None, "");
         let secrets = self.secret_values(instance).await?;
         let existing = match runtime.files() {
@@ -89,6 +90,24 @@ impl Core {
             files.write(&instance.id, &path, &contents).await?;
         }
         Ok(())
+    }
+}
+
+impl Core {
+    /// Moves the unpacked archive in that the instance begins with, before its first start.
+    async fn take_in(
+        &self,
+        instance: &Instance,
+        runtime: &dyn Runtime,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let Some(name) = &instance.spec.restore else { return Ok(()) };
+        if instance.observed.as_ref().is_some_and(|o| o.run > 0) {
+            return Ok(());
+        }
+        let backup = crate::backups::offered(runtime)?;
+        progress.step("restore", "putting its data in place", None, "");
+        backup.take_in(&instance.id, &backup.room().join(name)).await
     }
 }
 

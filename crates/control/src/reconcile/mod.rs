@@ -6,7 +6,7 @@
 //! time of the next attempt, and the queue brings the instance back.
 
 pub(crate) mod absorb;
-mod act;
+pub(crate) mod act;
 mod decide;
 mod doubt;
 pub(crate) mod launch;
@@ -224,6 +224,26 @@ async fn dispatch(core: Arc<Core>) {
             }
             drop(turn);
         });
+    }
+}
+
+/// An instance that the reconciler leaves alone for a while: until this is dropped nothing is
+/// done to it but by whoever has this. What is wanted of it meanwhile is written down, told by
+/// [`Turning::interrupt`], and done afterwards.
+pub(crate) struct Aside {
+    pub(crate) turning: Arc<Turning>,
+    _turn: Turn,
+}
+
+impl Aside {
+    /// Takes it, when the turn that may be under way has ended.
+    pub(crate) async fn take(core: &Arc<Core>, id: &ClawId) -> Self {
+        core.reconciler.queue.take(id).await;
+        let turning = core.reconciler.begin_turn(id);
+        let turn = Turn { core: Arc::clone(core), id: id.clone() };
+        // Whatever becomes of it, it is looked at afterwards.
+        core.reconciler.queue.push(id, Priority::Event);
+        Self { turning, _turn: turn }
     }
 }
 

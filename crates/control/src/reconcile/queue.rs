@@ -45,6 +45,8 @@ struct State {
 pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
+    /// The work on one ended.
+    freed: Notify,
 }
 
 impl Queue {
@@ -94,6 +96,21 @@ impl Queue {
         }
     }
 
+    /// Takes an instance as [`Self::pop`] does, but this one, waiting for who works on it. The
+    /// caller must call [`Self::done`].
+    pub(crate) async fn take(&self, id: &ClawId) {
+        loop {
+            // Listened to before it is looked at, so that no end falls between the two.
+            let freed = self.freed.notified();
+            let mut freed = std::pin::pin!(freed);
+            freed.as_mut().enable();
+            if self.lock().take_this(id) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// The work on `id` ended.
     pub(crate) fn done(&self, id: &ClawId) {
         let mut state = self.lock();
@@ -103,6 +120,7 @@ impl Queue {
         }
         drop(state);
         self.changed.notify_one();
+        self.freed.notify_waiters();
     }
 
     /// How many instances have a look at a later time before them: what is up and at rest,
@@ -155,6 +173,22 @@ impl State {
                 self.push(&id, Priority::Housekeeping);
             }
         }
+    }
+
+    /// Takes one out of the line, unless it is worked on. Whoever wanted it looked at gets that
+    /// afterwards.
+    fn take_this(&mut self, id: &ClawId) -> bool {
+        if self.active.contains_key(id) {
+            return false;
+        }
+        if let Some(priority) = self.queued.remove(id) {
+            if let Some(line) = self.ready.get_mut(&Reverse(priority)) {
+                line.retain(|other| other != id);
+            }
+            self.again.insert(id.clone(), priority);
+        }
+        self.active.insert(id.clone(), Priority::Person);
+        true
     }
 
     fn take(&mut self) -> Option<(ClawId, Priority)> {
@@ -213,6 +247,25 @@ mod tests {
         assert_eq!(queue.pop().await, (id(1), Priority::Person));
         queue.done(&id(1));
         assert_eq!(queue.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_taken_is_worked_on_by_nobody_else() {
+        let queue = std::sync::Arc::new(Queue::default());
+        queue.push(&id(1), Priority::Event);
+        queue.take(&id(1)).await;
+        assert_eq!(queue.waiting(), 0);
+        let second = tokio::spawn({
+            let queue = std::sync::Arc::clone(&queue);
+            async move { queue.take(&id(1)).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished(), "it is taken");
+        queue.done(&id(1));
+        // What was in line is so again, and the one who waits may be first or second.
+        second.await.unwrap();
+        queue.done(&id(1));
+        assert_eq!(queue.pop().await, (id(1), Priority::Event));
     }
 
     #[tokio::test]

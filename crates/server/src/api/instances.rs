@@ -62,13 +62,17 @@ pub(super) async fn create(
             .fix("copy the folder there, and run this command there, without --host")
             .into());
     }
-    let made = state.control().create(&context, new_instance(new), key.with(&hash)).await?;
+    Ok(made(state.control().create(&context, new_instance(new), key.with(&hash)).await?))
+}
+
+/// The answer to what made an instance.
+pub(super) fn made(made: clawfarm_control::Accepted) -> impl IntoResponse {
     let mut headers = tagged(&made.instance);
     headers.insert(LOCATION, path(&["instances", made.instance.id.as_str()]));
     if made.replayed {
         headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
     }
-    Ok((StatusCode::CREATED, headers, Answer(view(made))))
+    (StatusCode::CREATED, headers, Answer(view(made)))
 }
 
 /// One instance.

@@ -1,5 +1,6 @@
 //! The routes: one file a resource.
 
+mod backup;
 mod console;
 mod datasets;
 mod docs;
@@ -88,6 +89,8 @@ fn plain() -> OpenApiRouter<ServerState> {
 fn waiting() -> OpenApiRouter<ServerState> {
     OpenApiRouter::new()
         .routes(routes!(forward::open))
+        .routes(routes!(backup::backup))
+        .routes(routes!(backup::restore))
         .routes(routes!(images::build))
         .routes(routes!(images::pull))
         .routes(routes!(send::send))

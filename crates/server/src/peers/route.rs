@@ -51,6 +51,7 @@ pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::POST, "/api/v1/instances/{id}/suspend", Needs::RatherInstance),
     (Method::POST, "/api/v1/instances/{id}/resume", Needs::RatherInstance),
     (Method::POST, "/api/v1/instances/{id}/update", Needs::RatherInstance),
+    (Method::POST, "/api/v1/instances/{id}/backup", Needs::Instance),
     (Method::POST, "/api/v1/instances/{id}/console", Needs::Instance),
     (Method::GET, "/api/v1/instances/{id}/metrics", Needs::Instance),
     (Method::GET, "/api/v1/instances/{id}/logs", Needs::Instance),

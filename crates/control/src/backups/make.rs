@@ -1,0 +1,247 @@
+//! Making an archive of an instance.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clawfarm_adapters::SoftwareFile;
+use clawfarm_archive::{LeftOut, Origin, pack};
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::{
+    Action, ClawId, Code, Context, Desired, Error, Instance, ObservedState, Phase, Result, StopOptions,
+    Urgency,
+};
+use clawfarm_runtime::Runtime;
+use clawfarm_store::{Changes, Outcome};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::pipe::{PIECES, Sending};
+use super::{Workplace, check_room, offered};
+use crate::Control;
+use crate::core::{Core, may};
+use crate::instances::software::refuse_if_updating;
+use crate::operations::StepLog;
+use crate::reconcile::{Aside, act};
+use crate::sharing::held::{Claim, Hold};
+
+/// How long what is being done to an instance may take before its backup is refused.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// The largest description of a package that is read, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The bytes of an archive. One that ends with an error is none.
+pub type ArchiveBytes = BoxStream<'static, Result<Bytes>>;
+
+/// An archive that is being written.
+pub struct Archive {
+    /// Of which instance.
+    pub id: ClawId,
+    /// Its bytes, as they are packed.
+    pub bytes: ArchiveBytes,
+}
+
+impl Control {
+    /// Makes an archive of an instance: its data at one moment, and what is needed to make it
+    /// again. One that is up finishes what it is doing, is frozen for as long as its data is
+    /// copied (stopped, where its runtime can't freeze), and goes on; the archive is written from
+    /// the copy. Audited, and told in its events: the archive holds the claw's keys.
+    ///
+    /// # Errors
+    /// `Conflict` when it is being updated or removed or is on its way somewhere, or when
+    /// something else is asked of it meanwhile; `Unsupported` when its runtime can't copy data;
+    /// `Insufficient` when the disk is full; `Overloaded` when too many archives are under way.
+    pub async fn back_up(&self, context: &Context, id: &str) -> Result<Archive> {
+        let core = &self.core;
+        let present = core.find(context, id).await?;
+        let grant = may(context, Action::DataRead, &present)?;
+        check(&present)?;
+        let runtime = core.runtime(&present.spec.target)?;
+        let room = offered(runtime.as_ref())?.room();
+        let place = core.backups.place()?;
+        let tree = core.backups.folder(&room)?;
+        check_room(&room)?;
+        // Written before anything is shown: what can't be audited is not shown.
+        core.store.record_audit(&grant, Outcome::Done, "backed up").await?;
+        let told = NewEvent::info("backup", "an archive of its data is made");
+        core.store.record_event(&grant, &told).await?;
+        let (origin, left_out) = core.copied(context, &present.id, tree.path()).await?;
+        clawfarm_failpoint::point!(BackupCopied);
+        let id = present.id.clone();
+        Ok(Archive { id, bytes: packed(tree, origin, left_out, place).await? })
+    }
+}
+
+/// Whether it is somewhere, and nothing is done with it.
+fn check(it: &Instance) -> Result<()> {
+    refuse_if_updating(it)?;
+    let on_its_way = matches!(
+        it.phase,
+        Phase::Creating
+            | Phase::Booting
+            | Phase::Waking
+            | Phase::Stopping
+            | Phase::Updating
+            | Phase::Destroying
+    );
+    if on_its_way || it.intent.desired == Desired::Destroyed || it.phase == Phase::Destroyed {
+        return Err(Error::new(Code::Conflict, format!("'{}' is {}", it.id, it.phase))
+            .field("id")
+            .fix(format!("wait until it is there (clawfarm status {}), then try again", it.id)));
+    }
+    Ok(())
+}
+
+impl Core {
+    /// Copies an instance's data, with nobody else at it.
+    async fn copied(
+        self: &Arc<Self>,
+        context: &Context,
+        id: &ClawId,
+        to: PathBuf,
+    ) -> Result<(Origin, Vec<PathBuf>)> {
+        let busy = || {
+            Error::new(Code::Conflict, format!("something is being done to '{id}'"))
+                .field("id")
+                .fix(format!("wait until it is over (clawfarm status {id}), then try again"))
+        };
+        let aside = tokio::time::timeout(TURN_LIMIT, Aside::take(self, id)).await.map_err(|_| busy())?;
+        let instance = self.store.instance(context, id).await?;
+        check(&instance)?;
+        let Claim::Mine(hold) = self.claim(&instance) else {
+            return Err(Error::new(Code::Unavailable, format!("another server has just taken '{id}' over"))
+                .field("id")
+                .fix("try again in a few seconds"));
+        };
+        let runtime = self.acting(&hold, &instance.spec.target)?;
+        let origin = self.origin(&instance, runtime.as_ref()).await;
+        let copying = self.copy_still(&hold, &instance, runtime.as_ref(), to);
+        let left_out = tokio::select! {
+            copied = Box::pin(copying) => copied?,
+            // Whoever wants something else is served first; the reconciler lets it go on.
+            () = aside.turning.interrupt.notified() => {
+                return Err(Error::new(Code::Conflict, format!("something else was asked of '{id}' while it was copied"))
+                    .field("id")
+                    .fix("try again: no archive was made"));
+            }
+            () = hold.lost() => return Err(busy()),
+        };
+        Ok((origin, left_out))
+    }
+
+    /// What an archive says of where it comes from.
+    async fn origin(&self, instance: &Instance, runtime: &dyn Runtime) -> Origin {
+        let schemas = async {
+            let adapter = self.adapter(instance).ok()?;
+            let version = &instance.spec.version;
+            let software = adapter.software(version).ok()?;
+            let file = runtime.upgrade()?.software_file(&software, &adapter.software_file(), MAX_FILE).await;
+            Some(adapter.data_schemas(&SoftwareFile { version, contents: file.ok()?.as_deref() }))
+        };
+        Origin {
+            id: instance.id.clone(),
+            name: instance.name.clone(),
+            spec: instance.spec.clone(),
+            schemas: schemas.await.unwrap_or_default(),
+        }
+    }
+
+    /// Copies while nothing of it moves.
+    async fn copy_still(
+        &self,
+        hold: &Hold,
+        instance: &Instance,
+        runtime: &dyn Runtime,
+        to: PathBuf,
+    ) -> Result<Vec<PathBuf>> {
+        let (id, backup) = (&instance.id, offered(runtime)?);
+        // What was seen last may have ended, or been let go on, since.
+        if runtime.observe(id).await?.state != ObservedState::Running {
+            return backup.copy_out(id, &to).await;
+        }
+        let nobody = StepLog::nobody(self.store.clone());
+        act::drain_all(self, hold, instance, &nobody).await?;
+        let frozen = match runtime.freeze() {
+            Some(freezer) => match freezer.freeze(id).await {
+                Err(error) if error.code() == Code::Unsupported => None,
+                frozen => Some((freezer, frozen?)),
+            },
+            None => None,
+        };
+        let Some((freezer, _)) = frozen else {
+            return self.copy_stopped(hold, instance, runtime, to).await;
+        };
+        let copied = backup.copy_out(id, &to).await;
+        // Also after a copy that failed. Should this fail, the reconciler does it.
+        freezer.thaw(id).await?;
+        clawfarm_failpoint::point!(BackupGoesOn);
+        act::undrain(self, hold, instance).await?;
+        copied
+    }
+
+    /// Where nothing can be frozen it is stopped, and started again by the reconciler.
+    async fn copy_stopped(
+        &self,
+        hold: &Hold,
+        instance: &Instance,
+        runtime: &dyn Runtime,
+        to: PathBuf,
+    ) -> Result<Vec<PathBuf>> {
+        // Before it is stopped: a server that dies in between leaves one that is to be started.
+        let grant =
+            may(&Context::system("backup"), Action::InstanceChange, instance)?.under(hold.fence().cloned());
+        let writing = self.store.update_instance(&grant, &instance.id, None, |it| {
+            it.intent.run += 1;
+            Ok(Changes::event(NewEvent::info("backup", "it is stopped for as long as its data is copied")))
+        });
+        writing.await?;
+        let grace = act::grace(self, instance, Urgency::Graceful)?;
+        runtime.stop(&instance.id, StopOptions { grace }).await?;
+        offered(runtime)?.copy_out(&instance.id, &to).await
+    }
+}
+
+/// Packs the copy on a thread of its own. The copy goes when that has ended, however it does.
+async fn packed(
+    tree: Workplace,
+    origin: Origin,
+    left_out: Vec<PathBuf>,
+    place: OwnedSemaphorePermit,
+) -> Result<ArchiveBytes> {
+    let left_out = left_out
+        .into_iter()
+        .map(|path| LeftOut { path, why: "a socket, pipe or device".to_owned() })
+        .collect();
+    let (sender, receiver) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let _place = place;
+        let telling = sender.clone();
+        let advance = &mut |_| {
+            if telling.is_closed() {
+                return Err(Error::new(Code::Gone, "nobody reads the archive any more"));
+            }
+            Ok(())
+        };
+        let id = origin.id.clone();
+        match pack(&tree.path(), origin, left_out, Sending::new(sender.clone()), advance) {
+            Ok(manifest) => {
+                tracing::info!(%id, entries = manifest.entries.len(), bytes = manifest.bytes(), "backed up");
+            }
+            Err(error) => {
+                tracing::warn!(%id, ?error, "an archive was not written to its end");
+                // Whoever reads is told, unless he is gone.
+                let _ = sender.blocking_send(Err(error));
+            }
+        }
+    });
+    let bytes =
+        futures::stream::unfold(receiver, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
+    // What is wrong with the data shows before the first byte: then it is told as an error.
+    let mut bytes = bytes.boxed().peekable();
+    match std::pin::Pin::new(&mut bytes).peek().await {
+        Some(Err(error)) => Err(Error::from(error.report())),
+        _ => Ok(bytes.boxed()),
+    }
+}
