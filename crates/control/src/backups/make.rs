@@ -17,6 +17,7 @@ use clawfarm_store::{Changes, Outcome};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::pipe::{PIECES, Sending};
 use super::{Workplace, check_room, offered};
@@ -61,17 +62,34 @@ impl Control {
         let runtime = core.runtime(&present.spec.target)?;
         let room = offered(runtime.as_ref())?.room();
         let place = core.backups.place()?;
-        let tree = core.backups.folder(&room)?;
+        let tree = core.backups.folder(&room, Some(&present.id))?;
         check_room(&room)?;
         // Written before anything is shown: what can't be audited is not shown.
         core.store.record_audit(&grant, Outcome::Done, "backed up").await?;
         let told = NewEvent::info("backup", "an archive of its data is made");
         core.store.record_event(&grant, &told).await?;
-        let (origin, left_out) = core.copied(context, &present.id, tree.path()).await?;
+        // A caller who hangs up must not leave a claw standing still.
+        let waited_for = CancellationToken::new();
+        let copying =
+            Arc::clone(core).copied(context.clone(), present.id.clone(), tree.path(), waited_for.clone());
+        let _called_off = waited_for.drop_guard();
+        let copied = tokio::spawn(copying).await;
+        let (origin, left_out) = copied.map_err(|e| Error::internal("the copy broke off", e))??;
         clawfarm_failpoint::point!(BackupCopied);
         let id = present.id.clone();
         Ok(Archive { id, bytes: packed(tree, origin, left_out, place).await? })
     }
+}
+
+/// What was done to keep it still.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Still {
+    /// Nothing, or not yet.
+    AsItWas,
+    /// Drained, and frozen where that came to be.
+    Drained,
+    /// Stopped: the reconciler starts it again.
+    Stopped,
 }
 
 /// Whether it is somewhere, and nothing is done with it.
@@ -95,20 +113,23 @@ fn check(it: &Instance) -> Result<()> {
 }
 
 impl Core {
-    /// Copies an instance's data, with nobody else at it.
+    /// Copies an instance's data, with nobody else at it. Goes on by itself to an end that leaves
+    /// the claw as it was, also when `called_off`.
     async fn copied(
-        self: &Arc<Self>,
-        context: &Context,
-        id: &ClawId,
+        self: Arc<Self>,
+        context: Context,
+        id: ClawId,
         to: PathBuf,
+        called_off: CancellationToken,
     ) -> Result<(Origin, Vec<PathBuf>)> {
+        let id = &id;
         let busy = || {
             Error::new(Code::Conflict, format!("something is being done to '{id}'"))
                 .field("id")
                 .fix(format!("wait until it is over (clawfarm status {id}), then try again"))
         };
-        let aside = tokio::time::timeout(TURN_LIMIT, Aside::take(self, id)).await.map_err(|_| busy())?;
-        let instance = self.store.instance(context, id).await?;
+        let aside = tokio::time::timeout(TURN_LIMIT, Aside::take(&self, id)).await.map_err(|_| busy())?;
+        let instance = self.store.instance(&context, id).await?;
         check(&instance)?;
         let Claim::Mine(hold) = self.claim(&instance) else {
             return Err(Error::new(Code::Unavailable, format!("another server has just taken '{id}' over"))
@@ -117,18 +138,39 @@ impl Core {
         };
         let runtime = self.acting(&hold, &instance.spec.target)?;
         let origin = self.origin(&instance, runtime.as_ref()).await;
-        let copying = self.copy_still(&hold, &instance, runtime.as_ref(), to);
-        let left_out = tokio::select! {
-            copied = Box::pin(copying) => copied?,
-            // Whoever wants something else is served first; the reconciler lets it go on.
+        let mut still = Still::AsItWas;
+        let copying = self.copy_still(&hold, &instance, runtime.as_ref(), to, &mut still);
+        let copied = tokio::select! {
+            copied = Box::pin(copying) => copied,
+            // Whoever wants something else is served first.
             () = aside.turning.interrupt.notified() => {
-                return Err(Error::new(Code::Conflict, format!("something else was asked of '{id}' while it was copied"))
+                Err(Error::new(Code::Conflict, format!("something else was asked of '{id}' while it was copied"))
                     .field("id")
-                    .fix("try again: no archive was made"));
+                    .fix("try again: no archive was made"))
             }
-            () = hold.lost() => return Err(busy()),
+            () = hold.lost() => Err(busy()),
+            () = called_off.cancelled() => Err(Error::new(Code::Gone, "nobody waits for the archive any more")),
         };
-        Ok((origin, left_out))
+        if still == Still::Drained
+            && let Err(error) = self.go_on(&hold, &instance, runtime.as_ref()).await
+        {
+            // The reconciler lets it go on; its drain ends by itself.
+            tracing::warn!(%id, ?error, "a claw was not let go on at once after its data was copied");
+        }
+        drop(aside);
+        Ok((origin, copied?))
+    }
+
+    /// Lets one go on that was drained and, perhaps, frozen.
+    async fn go_on(&self, hold: &Hold, instance: &Instance, runtime: &dyn Runtime) -> Result<()> {
+        let id = &instance.id;
+        if let Some(freezer) = runtime.freeze()
+            && runtime.observe(id).await?.state == ObservedState::Frozen
+        {
+            freezer.thaw(id).await?;
+        }
+        clawfarm_failpoint::point!(BackupGoesOn);
+        act::undrain(self, hold, instance).await
     }
 
     /// What an archive says of where it comes from.
@@ -155,30 +197,27 @@ impl Core {
         instance: &Instance,
         runtime: &dyn Runtime,
         to: PathBuf,
+        still: &mut Still,
     ) -> Result<Vec<PathBuf>> {
         let (id, backup) = (&instance.id, offered(runtime)?);
         // What was seen last may have ended, or been let go on, since.
         if runtime.observe(id).await?.state != ObservedState::Running {
             return backup.copy_out(id, &to).await;
         }
-        let nobody = StepLog::nobody(self.store.clone());
-        act::drain_all(self, hold, instance, &nobody).await?;
+        *still = Still::Drained;
+        act::drain_all(self, hold, instance, &StepLog::nobody(self.store.clone())).await?;
         let frozen = match runtime.freeze() {
-            Some(freezer) => match freezer.freeze(id).await {
-                Err(error) if error.code() == Code::Unsupported => None,
-                frozen => Some((freezer, frozen?)),
-            },
-            None => None,
+            Some(freezer) => freezer.freeze(id).await.map(drop),
+            None => Err(Error::new(Code::Unsupported, "its runtime can't freeze")),
         };
-        let Some((freezer, _)) = frozen else {
-            return self.copy_stopped(hold, instance, runtime, to).await;
-        };
-        let copied = backup.copy_out(id, &to).await;
-        // Also after a copy that failed. Should this fail, the reconciler does it.
-        freezer.thaw(id).await?;
-        clawfarm_failpoint::point!(BackupGoesOn);
-        act::undrain(self, hold, instance).await?;
-        copied
+        match frozen {
+            Ok(()) => backup.copy_out(id, &to).await,
+            Err(error) if error.code() == Code::Unsupported => {
+                *still = Still::Stopped;
+                self.copy_stopped(hold, instance, runtime, to).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Where nothing can be frozen it is stopped, and started again by the reconciler.

@@ -16,15 +16,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clawfarm_files::{Folder, io_error};
-use clawfarm_model::{Code, Context, Error, Phase, Result};
+use clawfarm_model::{ClawId, Code, Context, Desired, Error, Phase, Result};
 use clawfarm_runtime::{Backup, Runtime};
 use clawfarm_store::{InstanceFilter, PageRequest};
 use rustix::fs::statvfs;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 pub use self::make::{Archive, ArchiveBytes};
 pub use self::restore::NewRestore;
 use crate::core::Core;
+use crate::reconcile::reach::Reach;
 
 /// Archives that are written or read at a time: each has a core and the disk to itself, or waits
 /// for a slow line.
@@ -39,11 +40,13 @@ pub(crate) struct Backups {
     places: Arc<Semaphore>,
     /// The names of the folders that are in use.
     folders: Arc<Mutex<HashSet<String>>>,
+    /// Something may be nobody's any more.
+    look: Arc<Notify>,
 }
 
 impl Default for Backups {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), folders: Arc::default() }
+        Self { places: Arc::new(Semaphore::new(AT_ONCE)), folders: Arc::default(), look: Arc::default() }
     }
 }
 
@@ -55,14 +58,20 @@ impl Backups {
         })
     }
 
-    /// A new folder in a room.
-    fn folder(&self, room: &Path) -> Result<Workplace> {
+    /// An instance is gone that was to begin with an archive, and may never have.
+    pub(crate) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// A new folder in a room; with the instance's id in its name when it is for a copy of one.
+    fn folder(&self, room: &Path, copy_of: Option<&ClawId>) -> Result<Workplace> {
         let mut random = [0_u8; 16];
         getrandom::fill(&mut random).map_err(|e| Error::internal("no random bytes could be had", e))?;
-        let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = copy_of.map_or_else(|| random.clone(), |id| format!("{id}.{random}"));
         lock(&self.folders).insert(name.clone());
-        let made =
-            Workplace { room: room.to_owned(), name, folders: Arc::clone(&self.folders), stays: false };
+        let (folders, look) = (Arc::clone(&self.folders), Arc::clone(&self.look));
+        let made = Workplace { room: room.to_owned(), name, folders, look, stays: false };
         let failed = |e| io_error(format!("make a folder in '{}'", room.display()), e);
         clawfarm_files::make_private(room).map_err(failed)?;
         std::fs::DirBuilder::new().mode(0o700).create(made.path()).map_err(failed)?;
@@ -79,6 +88,7 @@ struct Workplace {
     room: PathBuf,
     name: String,
     folders: Arc<Mutex<HashSet<String>>>,
+    look: Arc<Notify>,
     stays: bool,
 }
 
@@ -91,13 +101,16 @@ impl Workplace {
 impl Drop for Workplace {
     fn drop(&mut self) {
         let (room, name, folders) = (self.room.clone(), self.name.clone(), Arc::clone(&self.folders));
-        let stays = self.stays;
+        let (stays, look) = (self.stays, Arc::clone(&self.look));
         let clear = move || {
             if !stays {
                 remove(&room, &name);
             }
             // Only now: what is in use is not tidied up by anybody else.
             lock(&folders).remove(&name);
+            if stays {
+                look.notify_one();
+            }
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(clear)),
@@ -149,7 +162,8 @@ pub(crate) fn keep_tidy(core: &Arc<Core>) {
             }
             tokio::select! {
                 () = core.stopping.cancelled() => return,
-                () = tokio::time::sleep(TIDY_EVERY) => {}
+                () = core.backups.look.notified() => {}
+                () = tokio::time::sleep(clawfarm_failpoint::wait(TIDY_EVERY)) => {}
             }
         }
     });
@@ -170,12 +184,32 @@ async fn tidy(core: &Core) -> Result<()> {
         }
         let wanted = wanted(core).await?;
         for name in names.into_iter().filter(|name| !wanted.contains(name)).filter(idle) {
+            if let Some((id, _)) = name.split_once('.') {
+                go_on(core, id).await;
+            }
             let room = room.clone();
             tracing::info!(room = %room.display(), name, "what an earlier server left of an archive is removed");
             let _ = tokio::task::spawn_blocking(move || remove(&room, &name)).await;
         }
     }
     Ok(())
+}
+
+/// A server that was killed while it copied may have left a claw drained. One that is frozen is
+/// let go on by the reconciler; a drain ends by itself too, but takes its time.
+async fn go_on(core: &Core, id: &str) {
+    let Ok(id) = ClawId::new(id) else { return };
+    let Ok(instance) = core.store.instance(&Context::system("backups"), &id).await else { return };
+    if instance.intent.desired != Desired::Running {
+        return;
+    }
+    let undrained = async {
+        let reach = Reach::new(core, &instance).await?;
+        reach.adapter().undrain(&reach.access()).await
+    };
+    if let Err(error) = undrained.await {
+        tracing::debug!(%id, ?error, "the drain before a copy was not taken back");
+    }
 }
 
 /// The unpacked archives that instances are still to begin with.

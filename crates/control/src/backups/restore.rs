@@ -12,7 +12,9 @@ use clawfarm_model::secret::SecretOwner;
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_model::{Context, Error, InstanceSpec, Result};
 use clawfarm_runtime::Runtime;
+use clawfarm_store::Idempotency;
 use futures::Stream;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -58,6 +60,7 @@ impl Control {
         &self,
         context: &Context,
         wanted: NewRestore,
+        idempotency_key: Option<String>,
         archive: impl Stream<Item = Result<Bytes>> + Send,
     ) -> Result<Accepted> {
         let core = &self.core;
@@ -75,6 +78,10 @@ impl Control {
         drop(place);
         clawfarm_failpoint::point!(RestoreUnpacked);
         let Unpacked { manifest, mut tree, target, runtime, mut checked } = unpacked;
+        let idempotency = match idempotency_key {
+            Some(key) => Some(Idempotency { key, request_hash: request_hash(&checked, &manifest)? }),
+            None => None,
+        };
         checked.spec.restore = Some(tree.name.clone());
         if let Some(warning) = core.twice(context, &manifest).await {
             checked.warnings.push(warning);
@@ -88,14 +95,22 @@ impl Control {
         // From now on it may be the instance's, whoever hangs up: what turns out to be nobody's is
         // tidied up later.
         tree.stays = true;
-        let made = core.insert(context, checked, runtime.as_ref(), None, reserved.as_ref()).await;
-        if let Err(error) = &made {
-            tree.stays = error.code().class() != Class::User;
+        let made = core.insert(context, checked, runtime.as_ref(), idempotency, reserved.as_ref()).await;
+        match &made {
+            Err(error) => tree.stays = error.code().class() != Class::User,
+            Ok(made) => tree.stays = !made.replayed,
         }
         let made = made?;
         tracing::info!(id = %made.instance.id, of = %manifest.origin.id, bytes = manifest.bytes(), "an archive is restored");
         Ok(made)
     }
+}
+
+/// What tells this request from another: what is made, of which data.
+fn request_hash(checked: &Checked, manifest: &Manifest) -> Result<String> {
+    let text = serde_json::to_vec(&(&checked.name, &checked.spec, manifest))
+        .map_err(|e| Error::internal("a manifest could not be put into JSON", e))?;
+    Ok(Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn read(
@@ -113,7 +128,7 @@ fn read(
         &mut |manifest| {
             let (target, runtime) = on.block_on(core.place_for_archive(wanted, manifest))?;
             let checked = on.block_on(core.check_archive(context, wanted, manifest, &target))?;
-            let tree = core.backups.folder(&offered(runtime.as_ref())?.room())?;
+            let tree = core.backups.folder(&offered(runtime.as_ref())?.room(), None)?;
             check_room(&tree.room)?;
             room.borrow_mut().clone_from(&tree.room);
             let path = tree.path();

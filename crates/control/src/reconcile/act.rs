@@ -316,6 +316,9 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
         Changes { events, dataset, ..Changes::default() }
     })
     .await?;
+    if instance.spec.restore.is_some() {
+        core.backups.look();
+    }
     Ok(Again::Never)
 }
 

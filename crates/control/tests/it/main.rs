@@ -1,6 +1,7 @@
 //! The use cases and the reconciler, on a real store and the simulated runtime, whose world
 //! lives outside of the server.
 
+mod backups;
 mod faults;
 mod fleet;
 mod lifecycle;

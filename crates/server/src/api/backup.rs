@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::instances::made;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{Ctx, IdText, Query, Segment};
+use crate::extract::{Ctx, IdText, IdempotencyKey, Query, Segment};
 use crate::state::ServerState;
 
 /// An archive of an instance.
@@ -58,7 +58,11 @@ pub(super) async fn backup(
 /// archive is read to its end and checked before anything is made of it; one that is damaged, cut
 /// off or not one that a backup wrote is refused whole.
 #[utoipa::path(
-    post, path = "/api/v1/restore", tag = "instances", params(RestoreQuery),
+    post, path = "/api/v1/restore", tag = "instances",
+    params(
+        RestoreQuery,
+        ("idempotency-key" = inline(IdempotencyKey), Header, description = "The caller's name for this request"),
+    ),
     request_body(content = ArchiveFile, content_type = "application/zstd", description = "The archive"),
     responses((status = 201, description = "It is being made", body = Accepted, headers(
         ("location" = String, description = "The instance"),
@@ -68,6 +72,7 @@ pub(super) async fn restore(
     State(state): State<ServerState>,
     Ctx(context): Ctx,
     Query(query): Query<RestoreQuery>,
+    key: IdempotencyKey,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<impl IntoResponse> {
@@ -97,5 +102,5 @@ pub(super) async fn restore(
     let pieces = body.into_data_stream().map_err(|error| {
         Error::invalid("archive", "the archive was cut off on its way").fix("send it again").source(error)
     });
-    Ok(made(state.control().restore(&context, wanted, pieces).await?))
+    Ok(made(state.control().restore(&context, wanted, key.key(), pieces).await?))
 }

@@ -61,6 +61,11 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_KEY_MAX: usize = 128;
 
 impl IdempotencyKey {
+    /// The key alone, where what tells requests apart is known later.
+    pub(crate) fn key(self) -> Option<String> {
+        self.0
+    }
+
     /// With the hash that tells this request from another under the same key.
     pub(crate) fn with(self, request_hash: &str) -> Option<Idempotency> {
         self.0.map(|key| Idempotency { key, request_hash: request_hash.to_owned() })

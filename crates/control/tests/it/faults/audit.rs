@@ -52,6 +52,10 @@ pub(crate) async fn problems(server: &Server) -> Vec<String> {
             found.push(format!("{id} is an orphan: nobody knows it"));
         }
     }
+    let room = server.home.join("world/backups");
+    for left in std::fs::read_dir(room).into_iter().flatten() {
+        found.push(format!("{:?} is left of an archive", left.unwrap().file_name()));
+    }
     one_port_each(&all, &mut found);
     folders(server, &all, &mut found).await;
     done_once(&server.world.journal().unwrap(), &mut found);

@@ -176,5 +176,6 @@ macro_rules! at_every_point {
 
 at_every_point!(
     new new_of_dataset import start stop kill restart suspend warm thaw wake_by_message change
-    rotate_token remove purge remove_dataset update update_undone update_at_start begin
+    rotate_token remove purge remove_dataset update update_undone update_at_start backup
+    restore begin
 );

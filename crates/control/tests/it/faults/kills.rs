@@ -85,7 +85,7 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
             server.world.acts_on(&alice.id).unwrap().iter().filter(|a| **a == ActKind::Start).count();
         let due = match scenario.op {
             Op::New | Op::NewOfDataset | Op::Import | Op::Stop | Op::Kill | Op::Suspend | Op::Warm => 1..=1,
-            Op::Resume => 1..=1,
+            Op::Resume | Op::Backup | Op::Restore => 1..=1,
             // The first version, the one that crashes, and the first again.
             Op::UpdateToBroken => 3..=3 + 2 * usize::from(!accepted),
             // Asked for once more, it is done once more.
@@ -103,6 +103,9 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
         assert!(ran.iter().all(|ran| ran != scenario::BROKEN), "{what}: {ran:?} wrote to the data");
         assert_eq!(ran.last().map(String::as_str), Some(version), "{what}");
         assert!(!server.world.has_copy(&alice.id), "{what}: a copy of its data is left");
+        if scenario.op == Op::Restore {
+            assert_eq!(ran.len(), 2, "{what}: the start of before is in its data, too");
+        }
     }
     let datasets = server.world.datasets().unwrap().len();
     assert_eq!(datasets, usize::from(scenario.op == Op::Remove), "{what}: datasets");
@@ -127,5 +130,6 @@ macro_rules! killed_everywhere {
 
 killed_everywhere!(
     new new_of_dataset import start stop kill restart suspend warm thaw wake_by_message change
-    rotate_token remove purge remove_dataset update update_undone update_at_start begin
+    rotate_token remove purge remove_dataset update update_undone update_at_start backup
+    restore begin
 );

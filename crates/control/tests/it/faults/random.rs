@@ -167,6 +167,8 @@ fn wanted(op: Op) -> Option<Wanted> {
         | Op::RotateToken
         | Op::SetSecret
         | Op::RemoveDataset
+        | Op::Backup
+        | Op::Restore
         | Op::Begin => {
             return None;
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clawfarm_adapters::SendEvent;
-use clawfarm_control::{Change, Idempotency};
+use clawfarm_control::{Change, Idempotency, NewRestore};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{ClawId, Phase};
 use clawfarm_model::{Code, Error, Operation, Result, Timestamp};
@@ -43,6 +43,10 @@ pub(crate) enum Op {
     Update,
     /// To a version that crashes: it fails, and the old version comes back.
     UpdateToBroken,
+    /// Into a file of the server's home.
+    Backup,
+    /// Of that file.
+    Restore,
     /// The server's own beginning.
     Begin,
 }
@@ -80,6 +84,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("update", &[Op::New], Op::Update, Some(Phase::Ready)),
     scenario("update_undone", &[Op::New], Op::UpdateToBroken, Some(Phase::Ready)),
     scenario("update_at_start", &[Op::New, Op::Stop, Op::Update], Op::Start, Some(Phase::Ready)),
+    scenario("backup", &[Op::New], Op::Backup, Some(Phase::Ready)),
+    scenario("restore", &[Op::New, Op::Backup, Op::Purge], Op::Restore, Some(Phase::Ready)),
     scenario("begin", &[Op::New], Op::Begin, Some(Phase::Ready)),
 ];
 
@@ -148,6 +154,22 @@ pub(crate) async fn perform(server: &Server, op: Op, name: &str, nth: u64) -> Re
         }
         Op::Update => control.update_software(&me, name, Some(NEW)).await?,
         Op::UpdateToBroken => control.update_software(&me, name, Some(BROKEN)).await?,
+        Op::Backup => {
+            let mut archive = Vec::new();
+            let mut pieces = control.back_up(&me, name).await?.bytes;
+            while let Some(piece) = pieces.next().await {
+                archive.extend_from_slice(&piece?);
+            }
+            std::fs::write(server.home.join("archive"), archive).unwrap();
+            return Ok(None);
+        }
+        Op::Restore => {
+            let archive: bytes::Bytes = std::fs::read(server.home.join("archive")).unwrap().into();
+            let pieces = futures::stream::once(async { Ok(archive) });
+            let key = key().map(|key| key.key);
+            let wanted = NewRestore { name: Some(name.parse().unwrap()), ..NewRestore::default() };
+            control.restore(&me, wanted, key, pieces).await?
+        }
         Op::Begin => return Ok(None),
     };
     Ok(Some(accepted.operation))
