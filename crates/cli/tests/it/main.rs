@@ -1,5 +1,6 @@
 //! The command line as it is used: the built program, in a home of its own.
 
+mod backups;
 mod bad_input;
 mod browser;
 mod bundle;

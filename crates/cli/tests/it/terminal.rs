@@ -260,3 +260,36 @@ fn recover_asks_before_it_puts_anything_back() {
     assert_eq!(home.run(&["ps", "-q"]).ends(0).out.lines().count(), 1);
     assert!(home.run(&["send", "alice", "hello"]).ends(0).out.len() > 1);
 }
+
+#[test]
+fn a_backup_shows_what_it_does_and_leaves_the_terminal_as_it_was() {
+    let home = home_with_alice();
+    let world = clawfarm_runtime_sim::World::open(home.path().join("world")).expect("a world");
+    let slow = [(clawfarm_runtime_sim::Verb::CopyOut, (1_500, 1_500))];
+    world.change_behaviour(|behaviour| behaviour.delays = slow.into()).expect("written");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("alice.tar.zst");
+    let terminal = Terminal::open(&home, &["backup", "alice", "-o", file.to_str().expect("UTF-8")]);
+    terminal.sees("letting it finish, and copying its data");
+    terminal.sees("is saved");
+    terminal.ends(0);
+    assert!(file.exists());
+}
+
+#[test]
+fn a_backup_that_is_left_leaves_nothing() {
+    let home = home_with_alice();
+    let world = clawfarm_runtime_sim::World::open(home.path().join("world")).expect("a world");
+    let slow = [(clawfarm_runtime_sim::Verb::CopyOut, (3_600_000, 3_600_000))];
+    world.change_behaviour(|behaviour| behaviour.delays = slow.into()).expect("written");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("alice.tar.zst");
+    let mut terminal = Terminal::open(&home, &["backup", "alice", "-o", file.to_str().expect("UTF-8")]);
+    terminal.sees("letting it finish");
+    let frozen = |act| world.journal().expect("a journal").iter().filter(|a| a.act == act).count();
+    eventually("it is frozen", || (frozen(clawfarm_runtime_sim::ActKind::Freeze) == 1).then_some(()));
+    terminal.type_in("\u{3}");
+    terminal.ends(130);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    eventually("it goes on", || (frozen(clawfarm_runtime_sim::ActKind::Thaw) == 1).then_some(()));
+}

@@ -104,7 +104,8 @@ async fn one_that_is_up_stands_still_while_it_is_copied_and_a_new_one_begins_wit
     assert!(!config.contains(&fleet.token(&alice).await));
     fleet.tidy().await;
     // The same again, under its old name, when the first is gone.
-    fleet.reached(fleet.control.remove(&owner(), alice.id.as_str(), true, false).await.unwrap()).await;
+    let removed = fleet.control.remove(&owner(), alice.id.as_str(), true, false).await.unwrap();
+    assert!(fleet.ended(&removed.operation).await.error.is_none());
     let again = fleet.reached(fleet.restore(NewRestore::default(), &archive).await.unwrap()).await;
     assert_eq!(again.name.as_str(), "alice");
     assert_ne!(again.id, alice.id);

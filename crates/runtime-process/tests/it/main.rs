@@ -1,5 +1,6 @@
 //! The process runtime with real shims, and small scripts in the place of a claw.
 
+mod backup;
 mod data;
 mod farm;
 mod hostile;

@@ -56,6 +56,8 @@ fn a_container_s_life_from_new_to_its_last_trace() {
     let answer = farm.send(&id, "are you there?");
     assert!(answer.contains("it began with: hello from the test"), "it lost its memory: {answer}");
 
+    becomes_a_process(&farm, &id);
+
     let refused = farm.run(&["target", "rm", "docker"]).ends(4);
     assert!(refused.err.contains("1 instances"), "{refused:?}");
     farm.run(&["rm", &id, "--purge", "--force"]).ends(0);
@@ -120,6 +122,20 @@ fn asks_for_its_token(farm: &Farm, engine: &Engine, id: &str) {
     assert!(answer.contains(" 200 ") || answer.contains(" 400 "), "with it, it is let in: {answer}");
     let bound = engine.docker(&["port", &format!("clawfarm-{id}")]);
     assert_eq!(bound, format!("18789/tcp -> 127.0.0.1:{port}"));
+}
+
+/// What it remembers comes along when a process of this machine is made of its backup.
+fn becomes_a_process(farm: &Farm, id: &str) {
+    let file = farm.folder().parent().expect("a folder").join("boxed.tar.zst");
+    let path = file.to_str().expect("UTF-8");
+    farm.run(&["backup", id, "-o", path]).ends(0);
+    assert_eq!(farm.phase(id), "ready");
+    let made = farm.run(&["restore", path, "--name", "out", "--runtime", "process", "--json"]).ends(0).json();
+    let out = made["instance"]["id"].as_str().expect("an id");
+    assert_eq!(farm.status(out)["runtime"], "process");
+    let answer = farm.send(out, "and now?");
+    assert!(answer.contains("it began with: hello from the test"), "it lost its memory: {answer}");
+    farm.run(&["rm", out, "--purge", "--force"]).ends(0);
 }
 
 /// Whoever may use the engine can read all of a container's environment.

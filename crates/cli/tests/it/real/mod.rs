@@ -2,6 +2,7 @@
 //!
 //! Each test holds one OpenClaw for most of a minute, so each looks at all it can meanwhile.
 
+mod backup;
 mod contained;
 mod containers;
 mod docker;
