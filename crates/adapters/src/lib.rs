@@ -157,6 +157,13 @@ pub trait ClawAdapter: Send + Sync + 'static {
         BTreeMap::new()
     }
 
+    /// What of [`Self::existing_files`] must be otherwise in an archive: without the keys and the
+    /// values of secrets that a launch has put there, which the next one writes anew.
+    fn archived(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<(PathBuf, Vec<u8>)> {
+        let _ = files;
+        Vec::new()
+    }
+
     /// The variables of a claw's environment that its launch has clawfarm's own keys in.
     fn key_variables(&self) -> KeyVariables;
 

@@ -133,6 +133,9 @@ impl Control {
         };
         self.core.stopping.cancel();
         self.core.turns.close();
+        // A claw that stands still for its copy goes on first.
+        self.core.backups.copies.close();
+        let _ = tokio::time::timeout(TURNS_LIMIT, self.core.backups.copies.wait()).await;
         if self.core.shares.is_shared() {
             // A lease is given back when nothing is done under it any more.
             if tokio::time::timeout(TURNS_LIMIT, self.core.turns.wait()).await.is_err() {

@@ -167,6 +167,11 @@ fn example(document: &Value, path: &str, method: &str, operation: &Value) -> Res
         }
         line.push_str(&format!(" -H 'content-type: application/json' \\\n  --data '{body}'"));
     }
+    for media in operation["requestBody"]["content"].as_object().into_iter().flat_map(|c| c.keys()) {
+        if media != "application/json" {
+            line.push_str(&format!(" -H 'content-type: {media}' \\\n  --data-binary @file"));
+        }
+    }
     let quoted = if url.contains(['?', '&']) {
         format!("'http://localhost{url}'")
     } else {

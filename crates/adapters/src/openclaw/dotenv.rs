@@ -16,21 +16,8 @@ const END: &str = "# end clawfarm";
 /// # Errors
 /// `InvalidInput` for a value that the format can't express.
 pub(super) fn file(present: Option<&[u8]>, variables: &[(String, SecretString)]) -> Result<LaunchFile> {
-    let own = String::from_utf8_lossy(present.unwrap_or_default());
-    let mut text = zeroize::Zeroizing::new(String::new());
-    let mut ours = false;
-    for line in own.lines() {
-        match line {
-            BEGIN => ours = true,
-            END => ours = false,
-            // A variable that is set twice has its last value.
-            _ if !ours => {
-                text.push_str(line);
-                text.push('\n');
-            }
-            _ => {}
-        }
-    }
+    // A variable that is set twice has its last value.
+    let mut text = zeroize::Zeroizing::new(own(present.unwrap_or_default()));
     text.push_str(BEGIN);
     text.push('\n');
     for (name, value) in variables {
@@ -39,6 +26,23 @@ pub(super) fn file(present: Option<&[u8]>, variables: &[(String, SecretString)])
     text.push_str(END);
     text.push('\n');
     Ok(LaunchFile { path: FILE.into(), contents: SecretString::from(text.as_str()), read_only: false })
+}
+
+/// What its owner wrote into it.
+pub(super) fn own(present: &[u8]) -> String {
+    let (mut text, mut ours) = (String::new(), false);
+    for line in String::from_utf8_lossy(present).lines() {
+        match line {
+            BEGIN => ours = true,
+            END => ours = false,
+            _ if !ours => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            _ => {}
+        }
+    }
+    text
 }
 
 /// A value in quotes that end nowhere in it. Within double quotes `\n` would become a line's
@@ -69,6 +73,7 @@ mod tests {
         assert_eq!(first, format!("MINE=1\n{BEGIN}\nTOKEN='a'\n{END}\n"));
         let second = text(Some(&first), &[("TOKEN", "b")]);
         assert_eq!(second, first.replace("'a'", "'b'"));
+        assert_eq!(own(second.as_bytes()), "MINE=1\n");
     }
 
     #[test]

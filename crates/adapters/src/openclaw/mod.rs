@@ -18,7 +18,7 @@ mod sse;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -212,6 +212,12 @@ impl ClawAdapter for OpenClaw {
 
     fn check_update(&self, from: &SoftwareFile<'_>, to: &SoftwareFile<'_>) -> Result<()> {
         schema::check(from, to)
+    }
+
+    fn archived(&self, files: &BTreeMap<PathBuf, Vec<u8>>) -> Vec<(PathBuf, Vec<u8>)> {
+        let Some(present) = files.get(Path::new(dotenv::FILE)) else { return Vec::new() };
+        let own = dotenv::own(present).into_bytes();
+        if own == *present { Vec::new() } else { vec![(dotenv::FILE.into(), own)] }
     }
 
     fn data_schemas(&self, file: &SoftwareFile<'_>) -> BTreeMap<String, u64> {

@@ -1,12 +1,15 @@
 //! Making an archive of an instance.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clawfarm_adapters::SoftwareFile;
-use clawfarm_archive::{LeftOut, Origin, pack};
+use clawfarm_adapters::{ClawAdapter, SoftwareFile};
+use clawfarm_archive::{LeftOut, Origin, STATE, pack};
+use clawfarm_files::{Folder, NewFile, blocking, io_error};
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{
     Action, ClawId, Code, Context, Desired, Error, Instance, ObservedState, Phase, Result, StopOptions,
@@ -30,6 +33,8 @@ use crate::sharing::held::{Claim, Hold};
 
 /// How long what is being done to an instance may take before its backup is refused.
 const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// The largest of a claw's configuration files that is looked into, in bytes.
+const MAX_CONFIG: u64 = 16 << 20;
 /// The largest description of a package that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -73,7 +78,7 @@ impl Control {
         let copying =
             Arc::clone(core).copied(context.clone(), present.id.clone(), tree.path(), waited_for.clone());
         let _called_off = waited_for.drop_guard();
-        let copied = tokio::spawn(copying).await;
+        let copied = core.backups.copies.spawn(copying).await;
         let (origin, left_out) = copied.map_err(|e| Error::internal("the copy broke off", e))??;
         clawfarm_failpoint::point!(BackupCopied);
         let id = present.id.clone();
@@ -139,6 +144,7 @@ impl Core {
         let runtime = self.acting(&hold, &instance.spec.target)?;
         let origin = self.origin(&instance, runtime.as_ref()).await;
         let mut still = Still::AsItWas;
+        let copy = to.clone();
         let copying = self.copy_still(&hold, &instance, runtime.as_ref(), to, &mut still);
         let copied = tokio::select! {
             copied = Box::pin(copying) => copied,
@@ -149,6 +155,7 @@ impl Core {
                     .fix("try again: no archive was made"))
             }
             () = hold.lost() => Err(busy()),
+            () = self.stopping.cancelled() => Err(Error::new(Code::Unavailable, "the server ends")),
             () = called_off.cancelled() => Err(Error::new(Code::Gone, "nobody waits for the archive any more")),
         };
         if still == Still::Drained
@@ -158,7 +165,10 @@ impl Core {
             tracing::warn!(%id, ?error, "a claw was not let go on at once after its data was copied");
         }
         drop(aside);
-        Ok((origin, copied?))
+        let left_out = copied?;
+        let adapter = Arc::clone(self.adapter(&instance)?);
+        blocking(move || without_keys(adapter.as_ref(), &copy)).await?;
+        Ok((origin, left_out))
     }
 
     /// Lets one go on that was drained and, perhaps, frozen.
@@ -240,6 +250,28 @@ impl Core {
         runtime.stop(&instance.id, StopOptions { grace }).await?;
         offered(runtime)?.copy_out(&instance.id, &to).await
     }
+}
+
+/// Takes out of a copy what the launch had written there for this instance alone.
+fn without_keys(adapter: &dyn ClawAdapter, copy: &Path) -> Result<()> {
+    let failed = |e| io_error("take the keys out of the copied data", e);
+    let state = match Folder::open(&copy.join(STATE)) {
+        Ok(state) => state,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut files = BTreeMap::new();
+    for path in adapter.existing_files() {
+        // What the claw has made something else of holds no key of ours.
+        if let Ok(Some(contents)) = state.read(&path, MAX_CONFIG) {
+            files.insert(path, contents);
+        }
+    }
+    let new = NewFile { mode: 0o600, owner: None, folder_owner: None };
+    for (path, contents) in adapter.archived(&files) {
+        state.write(&path, &contents, new).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Packs the copy on a thread of its own. The copy goes when that has ended, however it does.

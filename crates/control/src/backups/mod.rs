@@ -21,6 +21,7 @@ use clawfarm_runtime::{Backup, Runtime};
 use clawfarm_store::{InstanceFilter, PageRequest};
 use rustix::fs::statvfs;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 pub use self::make::{Archive, ArchiveBytes};
 pub use self::restore::NewRestore;
@@ -37,6 +38,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(600);
 
 /// What is under way.
 pub(crate) struct Backups {
+    /// The copies under way.
+    pub(crate) copies: TaskTracker,
     places: Arc<Semaphore>,
     /// The names of the folders that are in use.
     folders: Arc<Mutex<HashSet<String>>>,
@@ -46,7 +49,12 @@ pub(crate) struct Backups {
 
 impl Default for Backups {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)), folders: Arc::default(), look: Arc::default() }
+        Self {
+            copies: TaskTracker::new(),
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+            folders: Arc::default(),
+            look: Arc::default(),
+        }
     }
 }
 

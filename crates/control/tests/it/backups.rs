@@ -275,3 +275,15 @@ async fn what_a_killed_server_left_is_removed_by_the_next_and_its_claw_goes_on()
     assert_eq!(fleet.world.versions(&bob.id).unwrap().len(), 2, "it begins with the data");
     fleet.tidy().await;
 }
+
+#[tokio::test]
+async fn a_server_that_ends_lets_a_claw_go_on_that_stands_still() {
+    let fleet = Fleet::with(|b| b.delays = [(Verb::CopyOut, (3_600_000, 3_600_000))].into()).await;
+    let alice = fleet.ready("alice").await;
+    let control = fleet.control.clone();
+    let asking = tokio::spawn(async move { control.back_up(&owner(), "alice").await.map(drop) });
+    fleet.until("alice", "it is frozen", |it| fleet.count(it, ActKind::Freeze) == 1).await;
+    fleet.control.shutdown(None, false).await.unwrap();
+    assert_eq!((fleet.count(&alice, ActKind::Thaw), fleet.count(&alice, ActKind::Undrain)), (1, 1));
+    assert_eq!(asking.await.unwrap().unwrap_err().code(), Code::Unavailable);
+}

@@ -1,5 +1,6 @@
 //! The real router and listeners over a control with simulated claws.
 
+mod archives;
 mod auth;
 mod conditional;
 mod description;
