@@ -136,7 +136,10 @@ fn becomes_a_process(farm: &Farm, id: &str) {
     let answer = farm.send(out, "and now?");
     assert!(answer.contains("it began with: hello from the test"), "it lost its memory: {answer}");
     let token = farm.run(&["token", "reveal", id]).ends(0).out;
-    assert!(super::farm::files_with(&farm.claw_folder(out), token.trim()).is_empty(), "the old token is in it");
+    assert!(
+        super::farm::files_with(&farm.claw_folder(out), token.trim()).is_empty(),
+        "the old token is in it"
+    );
     farm.run(&["rm", out, "--purge", "--force"]).ends(0);
 }
 
