@@ -71,6 +71,7 @@ pub fn unpack(
 }
 
 /// What can't be read: the bytes are not those of an archive, or they did not come.
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
 fn unreadable(error: io::Error) -> clawfarm_model::Error {
     let known = error.get_ref().and_then(|inner| inner.downcast_ref::<clawfarm_model::Error>());
     match known {
@@ -106,7 +107,7 @@ struct Found<'a, R: Read> {
 /// The next entry. The library would read names of any length into memory, so that is done here.
 fn next<'a, R: Read>(entries: &mut tar::Entries<'a, R>) -> Result<Option<Found<'a, R>>> {
     let (mut long_name, mut long_link) = (None, None);
-    while let Some(entry) = entries.next() {
+    for entry in entries.by_ref() {
         let mut entry = entry.map_err(unreadable)?;
         let kind = entry.header().entry_type();
         let name = match kind {

@@ -206,7 +206,7 @@ impl Import {
 }
 
 /// Ends a copy when nobody waits for it any more.
-struct CallOff(Arc<AtomicBool>);
+pub(crate) struct CallOff(pub(crate) Arc<AtomicBool>);
 
 impl Drop for CallOff {
     fn drop(&mut self) {

@@ -222,6 +222,7 @@ impl Core {
 }
 
 /// What is wrong with a specification, when it came in an archive.
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
 fn in_archive(error: Error) -> Error {
     let field = error.field_name().map_or_else(String::new, |field| format!(" ({field})"));
     let told = Error::new(

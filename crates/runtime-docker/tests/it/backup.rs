@@ -14,9 +14,14 @@ fn folder(farm: &Farm, name: &str) -> PathBuf {
     path
 }
 
-#[tokio::test]
-async fn a_frozen_container_is_copied_and_another_begins_with_the_copy() {
-    let Some(farm) = Farm::new().await else { return };
+crate::farm::on_engines! {
+    both [
+        a_frozen_container_is_copied_and_another_begins_with_the_copy
+    ]
+    docker []
+}
+
+async fn a_frozen_container_is_copied_and_another_begins_with_the_copy(farm: Farm) {
     let (alice, bob) = (farm.id("copied"), farm.id("restored"));
     let (runtime, backup) = (&farm.runtime, farm.runtime.backup().unwrap());
     farm.up(&alice, SERVES).await;
