@@ -188,6 +188,8 @@ impl Core {
         let spec = InstanceSpec {
             runtime: target.runtime,
             target: target.name.clone(),
+            // A file does not say which program is run: clawfarm's own of that version is.
+            image: None,
             // The other may still have it.
             port: None,
             import: None,
@@ -198,7 +200,13 @@ impl Core {
         };
         spec.check().map_err(in_archive)?;
         check_labels(&spec.labels).map_err(in_archive)?;
-        let warnings = adapter.validate(&spec).map_err(in_archive)?;
+        let mut warnings = adapter.validate(&spec).map_err(in_archive)?;
+        if let Some(image) = origin.spec.image.as_ref().filter(|_| target.runtime == RuntimeKind::Docker) {
+            warnings.push(Warning {
+                field: "image".into(),
+                message: format!("it ran the image {image}; now it runs clawfarm's own of {}", spec.version),
+            });
+        }
         let owner = SecretOwner { tenant: context.tenant()?.clone(), instance: None };
         self.check_secrets(context, &spec.config, &owner, |_| false).await.map_err(|e| {
             let fix = e.fix_text().unwrap_or_default().to_owned();
