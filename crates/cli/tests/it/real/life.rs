@@ -12,7 +12,11 @@ fn a_life_from_new_to_its_last_trace() {
     assert_eq!(farm.phase(&id), "ready");
     let port = u16::try_from(farm.status(&id)["port"].as_u64().unwrap()).unwrap();
 
-    crate::pages::is_as_documented(&farm.folder(), "home", &["backups", "cache", "datasets", "images", "targets"]);
+    crate::pages::is_as_documented(
+        &farm.folder(),
+        "home",
+        &["backups", "cache", "datasets", "images", "targets"],
+    );
     crate::pages::is_as_documented(&farm.claw_folder(&id), "claw", &[]);
     answers(&farm, &id);
     runs_commands(&farm, &id);
