@@ -81,7 +81,8 @@ pub(crate) fn container(
     };
     let home = format!("rw,exec,nosuid,nodev,{home},size=64m");
     let tmp = match kind {
-        Kind::Docker => TMP.to_owned(),
+        // In an image without this folder Docker 20.10 takes the mode for the first start only.
+        Kind::Docker => format!("{TMP},uid={},gid={}", user.uid, user.gid),
         Kind::Podman => format!("{TMP},U"),
     };
     let limits = Limits {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clawfarm_model::{Code, DataFate, ObservedState as S};
 use clawfarm_runtime::{ExecInput, ExecOutput, ExecRequest, LogQuery, NoProgress, Runtime, TermSize};
-use clawfarm_test_docker::Kind;
+use clawfarm_test_docker::{Kind, TINY};
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -21,7 +21,28 @@ crate::farm::on_engines! {
         commands_run_beside_it
         what_it_printed_and_what_it_uses_is_told
     ]
-    docker []
+    docker [what_is_in_memory_is_its_own_at_every_start]
+}
+
+/// Docker 20.10 forgets the mode of a tmpfs at a container's second start where the image has no
+/// such folder.
+async fn what_is_in_memory_is_its_own_at_every_start(farm: Farm) {
+    let id = farm.id("tmp");
+    let (bare, maker) = (format!("clawfarm-test/bare:{id}"), format!("bare-{id}"));
+    farm.engine.docker(&["run", "--name", &maker, "--network=none", TINY, "rm", "-rf", "/tmp"]);
+    farm.engine.docker(&["commit", &maker, &bare]);
+    farm.engine.docker(&["rm", &maker]);
+    let mut placement = farm.placement(&id, "default").await;
+    placement.software.image = Some(bare.clone());
+    for run in 1..=3 {
+        farm.runtime.ensure(&placement, &NoProgress).await.unwrap();
+        farm.runtime.start(&launch(&id, run, SERVES)).await.unwrap();
+        assert_eq!(farm.run(&id, &["sh", "-c", "echo x > /tmp/x && echo x > /home/node/x"]).await.1, 0, "run {run}");
+        farm.runtime.stop(&id, GRACE).await.unwrap();
+    }
+    farm.runtime.destroy(&id, DataFate::Purge).await.unwrap();
+    farm.engine.docker(&["rmi", &bare]);
+    farm.clear().await;
 }
 
 async fn twice_is_once(farm: Farm) {
