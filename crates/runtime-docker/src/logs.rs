@@ -1,6 +1,7 @@
 //! What a claw printed, as the engine keeps it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bollard::container::LogOutput;
 use bollard::query_parameters::LogsOptionsBuilder;
@@ -14,6 +15,9 @@ use crate::observe;
 
 /// How many of a claw's last lines are told with its end.
 const TAIL: usize = 20;
+/// How often they are asked for, and the pause before the next time.
+const TAIL_TRIES: usize = 6;
+const TAIL_PAUSE: Duration = Duration::from_millis(100);
 /// The longest line that is passed on whole, in bytes: more of it is cut off.
 const LINE: usize = 64 * 1024;
 
@@ -81,10 +85,29 @@ fn is_since(at: Timestamp, since: Timestamp) -> bool {
     latest >= since.as_millis()
 }
 
-/// The last lines, for the record of an end; none when they can't be had.
+/// The last lines, for the record of an end; none when they can't be had. Asked for again when
+/// there are none: on a busy machine the engine tells of an end before it can tell what was said
+/// last, and few claws end without a word.
 pub(crate) async fn tail(inner: &Inner, id: &ClawId) -> String {
+    for _ in 0..TAIL_TRIES {
+        let lines = last_lines(inner, id).await;
+        if !lines.is_empty() {
+            return lines;
+        }
+        tokio::time::sleep(TAIL_PAUSE).await;
+    }
+    String::new()
+}
+
+async fn last_lines(inner: &Inner, id: &ClawId) -> String {
     let query = LogQuery { since: None, tail: Some(TAIL), follow: false };
-    let Ok(lines) = read(inner, id, query).await else { return String::new() };
+    let lines = match read(inner, id, query).await {
+        Ok(lines) => lines,
+        Err(error) => {
+            tracing::debug!(%id, ?error, "what it said last can't be read");
+            return String::new();
+        }
+    };
     let lines: Vec<String> = lines
         .filter_map(|line| async { line.ok() })
         .map(|line| line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect())
