@@ -164,6 +164,12 @@ pub trait ClawAdapter: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Where its data says that a process has it open, when it is copied while it is up: SQLite
+    /// databases (relative to the state folder), each with the tables that hold nothing else.
+    fn open_marks(&self) -> Vec<(PathBuf, &'static [&'static str])> {
+        Vec::new()
+    }
+
     /// The variables of a claw's environment that its launch has clawfarm's own keys in.
     fn key_variables(&self) -> KeyVariables;
 

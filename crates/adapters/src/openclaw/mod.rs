@@ -224,6 +224,12 @@ impl ClawAdapter for OpenClaw {
         schema::schemas(file).unwrap_or_default()
     }
 
+    /// Each has process numbers (read in 2026.9.6): a copy whose number is in use is refused with
+    /// "Agent main database is still open in process 7".
+    fn open_marks(&self) -> Vec<(PathBuf, &'static [&'static str])> {
+        vec![("state/openclaw.sqlite".into(), &["agent_database_leases", "state_leases"])]
+    }
+
     fn key_variables(&self) -> KeyVariables {
         KeyVariables { gateway_token: secrets::GATEWAY_TOKEN, model_key: secrets::MODEL_KEY }
     }

@@ -167,7 +167,9 @@ impl Core {
         drop(aside);
         let left_out = copied?;
         let adapter = Arc::clone(self.adapter(&instance)?);
-        blocking(move || without_keys(adapter.as_ref(), &copy)).await?;
+        let (cleans, at) = (Arc::clone(&adapter), copy.clone());
+        blocking(move || without_keys(cleans.as_ref(), &at)).await?;
+        nobody_has_it_open(adapter.as_ref(), &copy).await;
         Ok((origin, left_out))
     }
 
@@ -272,6 +274,40 @@ fn without_keys(adapter: &dyn ClawAdapter, copy: &Path) -> Result<()> {
         state.write(&path, &contents, new).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Takes out of a copy that a process has it open.
+async fn nobody_has_it_open(adapter: &dyn ClawAdapter, copy: &Path) {
+    for (file, tables) in adapter.open_marks() {
+        let state = copy.join(STATE);
+        if !is_plain_file(&state, &file) {
+            continue;
+        }
+        // An archive of a database that is broken is still all that there is.
+        if let Err(error) = clawfarm_store::empty_tables(&state.join(&file), tables).await {
+            tracing::warn!(file = %file.display(), ?error, "a copied database says that it is open");
+        }
+    }
+}
+
+/// Whether a file of the copy is one, and what SQLite has beside it, too: a claw may have put links
+/// there, to databases of others. The copy itself is the server's alone, so none appear meanwhile.
+fn is_plain_file(root: &Path, file: &Path) -> bool {
+    let mut at = root.to_owned();
+    for part in file.parent().into_iter().flat_map(Path::components) {
+        at.push(part);
+        if !at.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            return false;
+        }
+    }
+    let path = root.join(file);
+    let beside = ["-wal", "-shm", "-journal"].map(|end| {
+        let mut name = path.clone().into_os_string();
+        name.push(end);
+        PathBuf::from(name)
+    });
+    path.symlink_metadata().is_ok_and(|meta| meta.is_file())
+        && beside.iter().all(|path| path.symlink_metadata().map_or(true, |meta| meta.is_file()))
 }
 
 /// Packs the copy on a thread of its own. The copy goes when that has ended, however it does.

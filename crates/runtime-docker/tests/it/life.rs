@@ -37,7 +37,11 @@ async fn what_is_in_memory_is_its_own_at_every_start(farm: Farm) {
     for run in 1..=3 {
         farm.runtime.ensure(&placement, &NoProgress).await.unwrap();
         farm.runtime.start(&launch(&id, run, SERVES)).await.unwrap();
-        assert_eq!(farm.run(&id, &["sh", "-c", "echo x > /tmp/x && echo x > /home/node/x"]).await.1, 0, "run {run}");
+        assert_eq!(
+            farm.run(&id, &["sh", "-c", "echo x > /tmp/x && echo x > /home/node/x"]).await.1,
+            0,
+            "run {run}"
+        );
         farm.runtime.stop(&id, GRACE).await.unwrap();
     }
     farm.runtime.destroy(&id, DataFate::Purge).await.unwrap();
