@@ -9,7 +9,8 @@ use clawfarm_model::{Code, Error};
 pub(crate) fn failed(what: impl std::fmt::Display, error: EngineError) -> Error {
     let told = match &error {
         EngineError::DockerResponseServerError { status_code, message } => said(*status_code, message),
-        EngineError::DockerStreamError { error } => Error::new(Code::Unavailable, error.clone()),
+        // In the middle of a stream there is no status; the words are the same.
+        EngineError::DockerStreamError { error } => said(500, error),
         EngineError::RequestTimeoutError => {
             Error::new(Code::Unavailable, "the container engine did not answer in time")
                 .fix("look at the load of its machine, and whether it runs: docker info")

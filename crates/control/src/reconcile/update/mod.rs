@@ -355,9 +355,15 @@ async fn last_lines(instance: &Instance, runtime: &dyn Runtime) -> String {
             lines.filter_map(|line| async { line.ok() }).map(|line| line.text).collect::<Vec<_>>().await,
         )
     };
-    match tokio::time::timeout(LINES_LIMIT, read).await {
+    let told = match tokio::time::timeout(LINES_LIMIT, read).await {
         Ok(Ok(lines)) => lines.join("\n"),
         Ok(Err(_)) | Err(_) => String::new(),
+    };
+    // A container that its engine started once more, before it was told not to, has printed nothing
+    // since: what was kept with its end counts.
+    match &seen.exit {
+        Some(exit) if told.trim().is_empty() => exit.log_tail.trim().to_owned(),
+        _ => told,
     }
 }
 
