@@ -8,7 +8,7 @@ fn what_is_typed_wrongly_is_refused_and_starts_no_server() {
     let table: &[(&[&str], i32, &[&str])] = &[
         (&[], 2, &["Usage: clawfarm"]),
         (&["nonsense"], 2, &["no command 'nonsense'", "fix: 'clawfarm --help'"]),
-        (&["stpo"], 2, &["no command 'stpo'", "fix: did you mean 'stop'?"]),
+        (&["susped"], 2, &["no command 'susped'", "fix: did you mean 'suspend'?"]),
         (&["ps", "--filter", "colour=red"], 2, &["'colour' can't be filtered by", "fix: use phase, type"]),
         (&["ps", "--filter", "phase=happy"], 2, &["'happy' is no phase", "ready"]),
         (&["ps", "--filter", "phase"], 2, &["key=value"]),
