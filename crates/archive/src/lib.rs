@@ -9,10 +9,10 @@
 //! ```
 //!
 //! It ends with a frame that decompressors skip and that holds the SHA-256 of all before it
-//! ([`closing`]): so any byte that is changed, missing or added is noticed, whatever it means.
+//! (`closing`): so any byte that is changed, missing or added is noticed, whatever it means.
 //! That is against accidents. Against forgery nothing is believed: what is read has to be, entry
 //! by entry and in order, what the manifest says, and the manifest has to be one that this
-//! program could have written ([`manifest`]).
+//! program could have written (`manifest`).
 //!
 //! Both ways a file is handled in pieces; only the manifest is held in memory.
 

@@ -29,9 +29,9 @@ crate::farm::on_engines! {
 async fn what_is_in_memory_is_its_own_at_every_start(farm: Farm) {
     let id = farm.id("tmp");
     let (bare, maker) = (format!("clawfarm-test/bare:{id}"), format!("bare-{id}"));
-    farm.engine.docker(&["run", "--name", &maker, "--network=none", TINY, "rm", "-rf", "/tmp"]);
-    farm.engine.docker(&["commit", &maker, &bare]);
-    farm.engine.docker(&["rm", &maker]);
+    let _ = farm.engine.docker(&["run", "--name", &maker, "--network=none", TINY, "rm", "-rf", "/tmp"]);
+    let _ = farm.engine.docker(&["commit", &maker, &bare]);
+    let _ = farm.engine.docker(&["rm", &maker]);
     let mut placement = farm.placement(&id, "default").await;
     placement.software.image = Some(bare.clone());
     for run in 1..=3 {
@@ -45,7 +45,7 @@ async fn what_is_in_memory_is_its_own_at_every_start(farm: Farm) {
         farm.runtime.stop(&id, GRACE).await.unwrap();
     }
     farm.runtime.destroy(&id, DataFate::Purge).await.unwrap();
-    farm.engine.docker(&["rmi", &bare]);
+    let _ = farm.engine.docker(&["rmi", &bare]);
     farm.clear().await;
 }
 
