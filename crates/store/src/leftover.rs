@@ -95,9 +95,10 @@ mod tests {
             let count: i64 = sqlx::query_scalar(query).fetch_one(&mut database).await.unwrap();
             assert_eq!(count, rows, "{table}");
         }
-        drop(database);
-        std::fs::write(&file, "no database").unwrap();
-        assert_eq!(empty_tables(&file, &["leases"]).await.unwrap_err().code(), Code::Unavailable);
+        database.close().await.unwrap();
+        let broken = folder.path().join("broken.sqlite");
+        std::fs::write(&broken, "no database").unwrap();
+        assert_eq!(empty_tables(&broken, &["leases"]).await.unwrap_err().code(), Code::Unavailable);
         let missing = folder.path().join("missing");
         assert!(empty_tables(&missing, &["leases"]).await.is_err() && !missing.exists());
     }
