@@ -38,6 +38,8 @@ async fn empty(file: &Path, tables: &[&str]) -> Result<(), sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(false)
+        // Nothing else goes with a row.
+        .foreign_keys(false)
         // Functions and virtual tables in a schema that a claw has written are not run.
         .pragma("trusted_schema", "OFF")
         .busy_timeout(Duration::from_secs(5))
