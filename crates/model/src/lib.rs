@@ -8,6 +8,7 @@ pub mod authz;
 pub mod clawid;
 pub mod config;
 pub mod dataset;
+pub mod edge;
 pub mod error;
 pub mod event;
 pub mod fence;

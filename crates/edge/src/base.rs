@@ -1,0 +1,165 @@
+//! The base domain's own page: signing in, and the way to one's claws.
+
+use bytes::Bytes;
+use clawfarm_model::ClawId;
+use http::header::{HeaderValue, SET_COOKIE};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use crate::body::{Body, full};
+use crate::directory::Person;
+use crate::edge::{Asked, Edge};
+use crate::own::own_path;
+use crate::session::{self, Purpose, SESSION_LIFE};
+use crate::{gate, own, pages, problem};
+
+/// The longest form that is read.
+const FORM_MAX: usize = 16 << 10;
+
+#[derive(Deserialize)]
+struct SignIn {
+    token: String,
+    #[serde(default)]
+    to: String,
+}
+
+#[derive(Deserialize)]
+struct Go {
+    claw: String,
+    #[serde(default)]
+    to: String,
+}
+
+/// Answers a request for the base domain.
+pub(crate) async fn handle(edge: &Edge, asked: &Asked, request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default();
+    match (&parts.method, parts.uri.path()) {
+        (&Method::GET | &Method::HEAD, "/healthz") => Response::new(full("ok\n")),
+        (&Method::GET, "/") => match who(edge, asked, &parts.headers).await {
+            Ok(Some(person)) => match edge.directory.sites(&person.name).await {
+                Ok(sites) => pages::claws(&sites),
+                Err(error) => problem::of(&error, Some(1)),
+            },
+            Ok(None) => pages::sign_in("/", false),
+            Err(error) => problem::of(&error, Some(1)),
+        },
+        (&Method::GET, "/_clawfarm/go") => {
+            let Ok(asks) = serde_html_form::from_str::<Go>(query) else {
+                return problem::bad_request("the address names no claw");
+            };
+            go(edge, asked, &parts.headers, &asks).await
+        }
+        (&Method::POST, "/_clawfarm/sign-in") if gate::is_own(&parts, &asked.origin) => {
+            sign_in(edge, asked, body).await
+        }
+        (&Method::POST, "/_clawfarm/sign-out") if gate::is_own(&parts, &asked.origin) => {
+            let mut response = pages::redirect("/");
+            give(&mut response, &session::end_cookie(asked.caller.tls));
+            response
+        }
+        _ => pages::nothing("There is nothing at this address."),
+    }
+}
+
+/// Where a browser finds its way to a claw: over the base domain, which knows who it is.
+pub(crate) fn go_address(edge: &Edge, asked: &Asked, id: &ClawId, to: &str) -> String {
+    let mut query = String::new();
+    // A pair of strings can always be written.
+    if let Ok(written) = serde_html_form::to_string([("claw", id.as_str()), ("to", own_path(to))]) {
+        query = written;
+    }
+    format!("{}://{}{}/_clawfarm/go?{query}", asked.caller.scheme(), edge.config.base.as_str(), port(asked))
+}
+
+/// The port that the caller used, as it stands in an address.
+fn port(asked: &Asked) -> &str {
+    let name = crate::host::name_of(&asked.host);
+    &asked.host[name.len()..]
+}
+
+async fn who(edge: &Edge, asked: &Asked, headers: &HeaderMap) -> clawfarm_model::Result<Option<Person>> {
+    let Some(pass) = session::cookie(headers, asked.caller.tls) else { return Ok(None) };
+    // Who it says it is only tells which person to check it against.
+    let Some(name) = session::claimed(pass) else { return Ok(None) };
+    let Some(person) = edge.directory.person(&name).await? else { return Ok(None) };
+    let good = edge.passes.check(Purpose::Base, "", pass, &person.bound);
+    Ok(good.filter(|user| *user == person.name).map(|_| person))
+}
+
+async fn go(edge: &Edge, asked: &Asked, headers: &HeaderMap, asks: &Go) -> Response<Body> {
+    let person = match who(edge, asked, headers).await {
+        Ok(Some(person)) => person,
+        Ok(None) => {
+            let pairs = [("claw", asks.claw.as_str()), ("to", asks.to.as_str())];
+            let query = serde_html_form::to_string(pairs).unwrap_or_default();
+            return pages::sign_in(&format!("/_clawfarm/go?{query}"), false);
+        }
+        Err(error) => return problem::of(&error, Some(1)),
+    };
+    // Among those the person may open: of others nothing is told.
+    let sites = match edge.directory.sites(&person.name).await {
+        Ok(sites) => sites,
+        Err(error) => return problem::of(&error, Some(1)),
+    };
+    let Some(site) = sites.iter().find(|site| site.id.as_str() == asks.claw) else {
+        return pages::nothing("You have no claw of this name.");
+    };
+    match own::ticket(edge, site, &person.name) {
+        Ok(ticket) => {
+            let to = serde_html_form::to_string([("to", own_path(&asks.to))]).unwrap_or_default();
+            let base = edge.config.base.as_str();
+            pages::redirect(&format!(
+                "{}://{}.{base}{}{ticket}&{to}",
+                asked.caller.scheme(),
+                site.id,
+                port(asked)
+            ))
+        }
+        Err(error) => problem::of(&error, None),
+    }
+}
+
+async fn sign_in(edge: &Edge, asked: &Asked, body: Incoming) -> Response<Body> {
+    let Ok(body) = Limited::new(body, FORM_MAX).collect().await.map(http_body_util::Collected::to_bytes) else {
+        return problem::problem(StatusCode::PAYLOAD_TOO_LARGE, "invalid_input", "the form is too long", None);
+    };
+    let Ok(form) = read(&body) else { return problem::bad_request("the form has no token") };
+    let person = match edge.directory.sign_in(&SecretString::from(form.token.trim())).await {
+        Ok(person) => person,
+        Err(error) if error.code() == clawfarm_model::Code::Unauthenticated => {
+            return pages::sign_in(local(&form.to), true);
+        }
+        Err(error) => return problem::of(&error, Some(1)),
+    };
+    match edge.passes.issue(Purpose::Base, "", &person.name, &person.bound, SESSION_LIFE) {
+        Ok(pass) => {
+            let mut response = pages::redirect(local(&form.to));
+            give(&mut response, &session::set_cookie(&pass, asked.caller.tls, SESSION_LIFE));
+            response
+        }
+        Err(error) => problem::of(&error, None),
+    }
+}
+
+fn read(body: &Bytes) -> Result<SignIn, serde_html_form::de::Error> {
+    serde_html_form::from_bytes(body)
+}
+
+/// Where to go on at the base domain: its page, or on to a claw.
+fn local(to: &str) -> &str {
+    if to.starts_with("/_clawfarm/go?") && to.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
+        to
+    } else {
+        "/"
+    }
+}
+
+fn give(response: &mut Response<Body>, cookie: &str) {
+    if let Ok(cookie) = HeaderValue::from_str(cookie) {
+        response.headers_mut().append(SET_COOKIE, cookie);
+    }
+}

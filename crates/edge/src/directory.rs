@@ -1,0 +1,109 @@
+//! What the edge sees of the fleet.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clawfarm_model::edge::{Identity, PathRules};
+use clawfarm_model::{ClawId, Error, Result};
+use secrecy::SecretString;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream to a claw.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// The fleet, as the edge sees it. The edge knows nothing of stores and runtimes, so that it can
+/// run in the server's process or apart from it.
+#[async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// What is known of a claw at this moment; `None` when there is none of that id. Called for
+    /// every request: it answers from memory.
+    ///
+    /// # Errors
+    /// `Unavailable` when that can't be told now.
+    async fn look_up(&self, id: &ClawId) -> Result<Option<Arc<Site>>>;
+
+    /// The same, asked of the source: for when what was known has turned out to be old.
+    ///
+    /// # Errors
+    /// As for [`Self::look_up`].
+    async fn look_again(&self, id: &ClawId) -> Result<Option<Arc<Site>>>;
+
+    /// Wakes a claw, or goes along with a wake that is under way, and returns when it takes
+    /// requests. The edge asks once for however many wait.
+    ///
+    /// # Errors
+    /// Why it can't be woken: `Conflict` for one that was stopped, `Insufficient` without room
+    /// for it, `Timeout`, `ClawFailed`.
+    async fn wake(&self, id: &ClawId) -> Result<Arc<Site>>;
+
+    /// Opens a connection to a claw's gateway.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn dial(&self, id: &ClawId) -> Result<Box<dyn Connection>>;
+
+    /// Who a token belongs to, for the sign-in page.
+    ///
+    /// # Errors
+    /// `Unauthenticated` for a token that is nobody's.
+    async fn sign_in(&self, token: &SecretString) -> Result<Person>;
+
+    /// A person that was signed in before; `None` when there is none of that name any more.
+    ///
+    /// # Errors
+    /// `Unavailable` when that can't be told now.
+    async fn person(&self, name: &str) -> Result<Option<Person>>;
+
+    /// The claws that a person may open, for the page of the base domain.
+    ///
+    /// # Errors
+    /// `Unavailable` when that can't be told now.
+    async fn sites(&self, user: &str) -> Result<Vec<Arc<Site>>>;
+}
+
+/// Somebody who may sign in.
+#[derive(Debug)]
+pub struct Person {
+    /// What the person is called.
+    pub name: String,
+    /// What the person's sessions depend on: they end when it changes.
+    pub bound: SecretString,
+}
+
+/// A claw, as the edge sees it.
+#[derive(Debug)]
+pub struct Site {
+    /// Its id, and its subdomain.
+    pub id: ClawId,
+    /// What its owner calls it.
+    pub name: String,
+    /// The tenant it belongs to.
+    pub tenant: String,
+    /// The claw type, to be shown.
+    pub claw_type: String,
+    /// Whether it takes requests.
+    pub state: SiteState,
+    /// How it is told who a request is from.
+    pub identity: Identity,
+    /// Its gateway token: whoever brings it is let in.
+    pub token: SecretString,
+    /// Its paths.
+    pub rules: Arc<PathRules>,
+}
+
+/// Whether a claw takes requests.
+#[derive(Debug)]
+pub enum SiteState {
+    /// It does.
+    Awake,
+    /// It will when it is woken.
+    Asleep {
+        /// Whether it is frozen in memory, and so back in milliseconds.
+        warm: bool,
+    },
+    /// It is on its way up.
+    Starting,
+    /// It was stopped or has failed: waking is not what it needs.
+    Down(Error),
+}

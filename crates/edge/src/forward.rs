@@ -1,0 +1,245 @@
+//! Passing a request on to its claw, which is woken first when it sleeps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawfarm_model::edge::Identity;
+use clawfarm_model::{Code, Error};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use secrecy::ExposeSecret as _;
+use tokio::time::{Instant, timeout};
+
+use crate::body::{AtEnd, Body, Passing};
+use crate::directory::{Site, SiteState};
+use crate::edge::{Asked, Edge};
+use crate::gate::{self, Who};
+use crate::hold::{Waited, may_pass};
+use crate::load::Going;
+use crate::tunnel::{self, Wish};
+use crate::upstream::{Failed, InUse};
+use crate::{headers, pages, problem};
+
+/// When a client may try again, in seconds.
+pub(crate) const RETRY_SECS: u32 = 2;
+/// How often a request that the claw never saw is sent again: it may have gone to sleep, or have
+/// been started anew, between the look and the connection.
+const TRIES: usize = 3;
+/// After how long without an answer it is asked whether the claw still is what it was: a claw
+/// that was frozen in the same moment takes the request and says nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What a request's way took, for the log.
+#[derive(Default)]
+struct Took {
+    woke: Option<Duration>,
+}
+
+/// Passes a request on.
+pub(crate) async fn forward(
+    edge: &Edge,
+    asked: &Asked,
+    site: Arc<Site>,
+    who: Who,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let began = Instant::now();
+    let going = edge.loads.begin(&site.id);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let wish = tunnel::wish(&mut request);
+    if wish.is_none() && *request.method() == Method::CONNECT {
+        return problem::problem(StatusCode::METHOD_NOT_ALLOWED, "unsupported", "CONNECT is not passed on", None);
+    }
+    let page = matches!(who, Who::Person(_)) && gate::wants_page(request.method(), request.headers());
+    let mut took = Took::default();
+    let response = match awake(edge, &site, page, &mut took).await {
+        Ok(site) => send(edge, asked, &site, &who, request, wish, going, &mut took).await,
+        Err(response) => *response,
+    };
+    tracing::info!(
+        target: "clawfarm::access",
+        instance = %site.id, tenant = site.tenant, caller = %asked.caller.address, who = Edge::who(&who),
+        %method, path, status = response.status().as_u16(),
+        ms = began.elapsed().as_millis(), woke_ms = took.woke.map(|woke| woke.as_millis()),
+        "request"
+    );
+    response
+}
+
+/// The claw, up. What it has to say to the caller otherwise.
+async fn awake(edge: &Edge, site: &Arc<Site>, page: bool, took: &mut Took) -> Result<Arc<Site>, Box<Response<Body>>> {
+    match &site.state {
+        SiteState::Awake => return Ok(Arc::clone(site)),
+        SiteState::Asleep { .. } | SiteState::Starting => {}
+        SiteState::Down(error) => return Err(Box::new(down(site, error, page))),
+    }
+    let began = Instant::now();
+    let patience = if page { edge.config.page_after } else { edge.config.hold };
+    let waited = edge.wakes.wake(&site.id, patience).await;
+    took.woke = Some(began.elapsed());
+    match waited {
+        Waited::Awake(site) => Ok(site),
+        Waited::Failed(error) => Err(Box::new(down(site, &error, page))),
+        Waited::Later if page => Err(Box::new(pages::waiting(site, RETRY_SECS))),
+        Waited::Later => {
+            Err(Box::new(problem::later(&format!("'{}' is still waking", site.id), RETRY_SECS)))
+        }
+        Waited::Full => {
+            Err(Box::new(problem::later(&format!("too many wait for '{}' already", site.id), RETRY_SECS)))
+        }
+    }
+}
+
+fn down(site: &Site, error: &Error, page: bool) -> Response<Body> {
+    if page {
+        return pages::down(&site.name, error.message(), error.fix_text());
+    }
+    problem::of(error, may_pass(error).then_some(RETRY_SECS))
+}
+
+#[expect(clippy::too_many_arguments, reason = "one request's way, in one place")]
+async fn send(
+    edge: &Edge,
+    asked: &Asked,
+    site: &Arc<Site>,
+    who: &Who,
+    request: Request<Incoming>,
+    wish: Option<Wish>,
+    going: Going,
+    took: &mut Took,
+) -> Response<Body> {
+    let mut request = to_claw(asked, site, who, request, wish.as_ref());
+    for attempt in 1..=TRIES {
+        let sent = edge.upstream.send(&site.id, request);
+        tokio::pin!(sent);
+        let answered = loop {
+            match timeout(LOOK_AGAIN, &mut sent).await {
+                Ok(answered) => break answered,
+                Err(_) => look_again(edge, site).await,
+            }
+        };
+        match answered {
+            Ok((answer, in_use)) => return answered_with(edge, answer, in_use, wish, going),
+            Err(Failed::Unsent(back, error)) if attempt < TRIES => {
+                tracing::debug!(id = %site.id, %error, "a claw was not where it was");
+                request = *back;
+                let began = Instant::now();
+                let again = match edge.directory.look_again(&site.id).await {
+                    Ok(Some(again)) => again,
+                    Ok(None) => return problem::of(&error, None),
+                    Err(error) => return problem::of(&error, Some(RETRY_SECS)),
+                };
+                if let Err(response) = awake(edge, &again, false, took).await {
+                    return *response;
+                }
+                took.woke = Some(took.woke.unwrap_or_default() + began.elapsed());
+            }
+            Err(Failed::Unsent(_, error)) => return problem::of(&error, Some(RETRY_SECS)),
+            Err(Failed::Broken(error)) => {
+                tracing::info!(id = %site.id, ?error, "a claw broke off");
+                return problem::of(
+                    &Error::new(Code::ClawFailed, error.message().to_owned())
+                        .fix("whether it acted on the request is not known"),
+                    None,
+                );
+            }
+        }
+    }
+    unreachable!("the last try returns")
+}
+
+/// Wakes the claw of a request that it took and does not answer, should it have fallen asleep.
+async fn look_again(edge: &Edge, site: &Site) {
+    if let Ok(Some(now)) = edge.directory.look_again(&site.id).await
+        && matches!(now.state, SiteState::Asleep { warm: true })
+    {
+        edge.wakes.wake(&site.id, edge.config.hold).await;
+    }
+}
+
+/// The request as the claw gets it.
+fn to_claw(
+    asked: &Asked,
+    site: &Site,
+    who: &Who,
+    request: Request<Incoming>,
+    wish: Option<&Wish>,
+) -> Request<Body> {
+    let (mut parts, body) = request.into_parts();
+    let headers = &mut parts.headers;
+    headers::drop_hop_by_hop(headers);
+    headers::drop_forged(headers);
+    headers::drop_session(headers);
+    match &site.identity {
+        Identity::Token => {
+            if !matches!(who, Who::Messenger) {
+                headers::bear(headers, site.token.expose_secret());
+            }
+        }
+        Identity::Header { name, user } => {
+            headers.remove(name.as_str());
+            headers::tell_caller(headers, asked.caller.address, asked.caller.scheme(), &asked.host);
+            if !matches!(who, Who::Messenger) {
+                headers.remove(AUTHORIZATION);
+                let pair = (name.parse::<HeaderName>(), HeaderValue::from_str(user));
+                if let (Ok(name), Ok(mut user)) = pair {
+                    user.set_sensitive(true);
+                    headers.insert(name, user);
+                }
+            }
+        }
+    }
+    if let Some(wish) = wish {
+        wish.ask(headers);
+        parts.method = Method::GET;
+    }
+    if let Ok(host) = HeaderValue::from_str(&asked.host) {
+        headers.insert(HOST, host);
+    }
+    parts.version = Version::HTTP_11;
+    // The claw is asked by path, as an origin is; the host is in its header.
+    parts.uri = parts.uri.path_and_query().map_or_else(http::Uri::default, |path| path.clone().into());
+    parts.extensions.clear();
+    let body = if wish.is_some() { crate::body::empty() } else { body.map_err(Into::into).boxed_unsync() };
+    Request::from_parts(parts, body)
+}
+
+struct Kept {
+    in_use: InUse,
+    _going: Going,
+}
+
+impl AtEnd for Kept {
+    fn whole(self) {
+        self.in_use.whole();
+    }
+}
+
+/// The answer as the caller gets it.
+fn answered_with(
+    edge: &Edge,
+    mut answer: Response<Incoming>,
+    in_use: InUse,
+    wish: Option<Wish>,
+    going: Going,
+) -> Response<Body> {
+    headers::clean_answer(answer.headers_mut());
+    match (answer.status(), wish) {
+        (StatusCode::SWITCHING_PROTOCOLS, Some(wish)) => {
+            wish.join(answer, going, &edge.tunnels, edge.cut.clone())
+        }
+        // Nobody asked it to.
+        (StatusCode::SWITCHING_PROTOCOLS, None) => {
+            problem::problem(StatusCode::BAD_GATEWAY, "claw_failed", "the claw changed the protocol unasked", None)
+        }
+        _ => {
+            let (parts, body) = answer.into_parts();
+            let body = Passing::new(body, Kept { in_use, _going: going });
+            let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+            *response.version_mut() = Version::HTTP_11;
+            response
+        }
+    }
+}

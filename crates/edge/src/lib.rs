@@ -1,0 +1,35 @@
+//! The edge: every claw on its own address, woken by whoever comes.
+//!
+//! A request names a claw by its host (`alice-x7k2m.claws.example.com`). The edge makes sure of
+//! who sent it, wakes the claw when it sleeps, holds the request meanwhile, and passes it on;
+//! bodies, event streams and WebSockets go through as they come. It sees the fleet through
+//! [`Directory`] alone.
+//!
+//! Nobody wakes a claw who is not let in, and nobody is told which claws there are.
+
+mod base;
+mod body;
+mod directory;
+mod edge;
+mod forward;
+mod gate;
+mod headers;
+mod hold;
+mod host;
+mod listener;
+mod load;
+mod own;
+mod pages;
+mod paths;
+mod problem;
+mod session;
+mod tunnel;
+mod upstream;
+
+pub use body::{Body, BoxError};
+pub use directory::{Connection, Directory, Person, Site, SiteState};
+pub use edge::{Caller, Edge, EdgeConfig};
+pub use host::BaseDomain;
+pub use listener::{Listener, serve};
+pub use load::Load;
+pub use session::{SESSION_LIFE, TICKET_LIFE};

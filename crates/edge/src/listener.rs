@@ -1,0 +1,180 @@
+//! Connections of callers: accepted up to a number, HTTP/1.1 and HTTP/2, with limits on time and
+//! size, ended gracefully.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawfarm_model::{Code, Error, Result};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::edge::{Caller, Edge};
+
+/// Connections at a time; the rest wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 20_000;
+/// How long the head of a request may take to arrive, and an idle connection is kept.
+const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// The largest head, in bytes: nginx takes 32 KiB.
+const HEAD_MAX: usize = 64 << 10;
+/// The most headers.
+const HEADERS_MAX: usize = 100;
+/// How long a TLS handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Streams at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 250;
+/// How often connections to claws that nobody uses are looked for.
+const SWEEP: Duration = Duration::from_secs(2);
+/// How long to wait when no connection can be accepted (too many open files).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where callers come in.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// `Conflict` when it is taken, `InvalidInput` when it can't be bound.
+    pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> Result<Self> {
+        let tcp = TcpListener::bind(address).await.map_err(|error| {
+            let code = match error.kind() {
+                std::io::ErrorKind::AddrInUse => Code::Conflict,
+                _ => Code::InvalidInput,
+            };
+            Error::new(code, format!("can't listen on {address}: {error}"))
+                .field("edge")
+                .fix("choose another address or port")
+                .source(error)
+        })?;
+        Ok(Self { tcp, tls })
+    }
+
+    /// Where it is, with the port that was chosen.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.local_addr().ok()
+    }
+}
+
+/// Serves callers until `stopping` is cancelled; what is under way then may take as long as
+/// `grace`.
+pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationToken, grace: Duration) {
+    let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let (stream, address, place) = tokio::select! {
+            () = stopping.cancelled() => break,
+            _ = sweep.tick() => {
+                edge.upstream.sweep();
+                continue;
+            }
+            accepted = accept(&listener.tcp, &places) => accepted,
+        };
+        // Answers are written as they come; a delay for fuller packets only costs.
+        let _ = stream.set_nodelay(true);
+        let ends = Ends { stopping: stopping.clone(), cut: cut.clone() };
+        let caller = Caller { address: address.ip(), tls: listener.tls.is_some() };
+        let (edge, tls) = (Arc::clone(&edge), listener.tls.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            match tls {
+                None => requests(stream, &edge, caller, ends).await,
+                Some(acceptor) => match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => requests(stream, &edge, caller, ends).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                },
+            }
+        });
+    }
+    drop(listener);
+    tasks.close();
+    edge.tunnels.close();
+    let all = async { tokio::join!(tasks.wait(), edge.tunnels.wait()) };
+    if timeout(grace, all).await.is_err() {
+        edge.cut.cancel();
+        cut.cancel();
+        tokio::join!(tasks.wait(), edge.tunnels.wait());
+    }
+}
+
+struct Ends {
+    /// No new requests.
+    stopping: CancellationToken,
+    /// No more patience.
+    cut: CancellationToken,
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    loop {
+        let Ok(place) = Arc::clone(places).acquire_owned().await else {
+            unreachable!("the places are never closed")
+        };
+        match listener.accept().await {
+            Ok((stream, address)) => return (stream, address, place),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn requests<S>(stream: S, edge: &Arc<Edge>, caller: Caller, ends: Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_MAX)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
+        .keep_alive_interval(HEAD_LIMIT)
+        .keep_alive_timeout(HEAD_LIMIT)
+        .enable_connect_protocol();
+    let service = service_fn(|request| {
+        let edge = Arc::clone(edge);
+        async move { Ok::<_, std::convert::Infallible>(edge.handle(caller, request).await) }
+    });
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            outcome = connection.as_mut() => {
+                if let Err(error) = outcome {
+                    tracing::debug!(error, "a connection ended");
+                }
+                return;
+            }
+            () = ends.stopping.cancelled(), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = ends.cut.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! WebSockets and whatever else HTTP becomes: bytes both ways until one side ends.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::body::{Body, empty};
+use crate::load::Going;
+
+const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
+const ACCEPTED: HeaderName = HeaderName::from_static("sec-websocket-accept");
+
+/// What a request wants to become.
+pub(crate) struct Wish {
+    client: OnUpgrade,
+    /// Over HTTP/2 (RFC 8441), where the answer is another.
+    extended: bool,
+    protocol: HeaderValue,
+}
+
+/// The wish of a request, when it has one that is passed on: WebSocket. Everything else that
+/// `Upgrade` can name (`h2c` above all) would get past the edge unread.
+pub(crate) fn wish(request: &mut Request<Incoming>) -> Option<Wish> {
+    let websocket = |text: &[u8]| text.eq_ignore_ascii_case(b"websocket");
+    let extended = request.method() == Method::CONNECT
+        && request.extensions().get::<Protocol>().is_some_and(|it| websocket(it.as_str().as_bytes()));
+    let plain = request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && request.headers().get(UPGRADE).is_some_and(|value| websocket(value.as_bytes()));
+    (extended || plain).then(|| Wish {
+        client: hyper::upgrade::on(request),
+        extended,
+        protocol: HeaderValue::from_static("websocket"),
+    })
+}
+
+impl Wish {
+    /// What the claw is asked: HTTP/1.1, whatever the client speaks.
+    pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, self.protocol.clone());
+        if self.extended {
+            let mut key = [0_u8; 16];
+            // The key is no secret: it only shows that the other side reads WebSocket.
+            let _ = getrandom::fill(&mut key);
+            if let Ok(key) = HeaderValue::from_str(&STANDARD.encode(key)) {
+                headers.insert(KEY, key);
+            }
+        }
+    }
+
+    /// Joins the two sides, when the claw agreed.
+    pub(crate) fn join(
+        self,
+        mut answer: Response<Incoming>,
+        going: Going,
+        tasks: &TaskTracker,
+        cut: CancellationToken,
+    ) -> Response<Body> {
+        let claw = hyper::upgrade::on(&mut answer);
+        let (mut parts, _) = answer.into_parts();
+        if self.extended {
+            parts.status = StatusCode::OK;
+            for name in [CONNECTION, UPGRADE, ACCEPTED, CONTENT_LENGTH] {
+                parts.headers.remove(name);
+            }
+            parts.version = Version::HTTP_2;
+        } else {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            parts.headers.insert(UPGRADE, self.protocol.clone());
+        }
+        let client = self.client;
+        tasks.spawn(async move {
+            let _going = going;
+            let (client, claw) = match tokio::try_join!(client, claw) {
+                Ok(both) => both,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection did not become a WebSocket");
+                    return;
+                }
+            };
+            let (mut client, mut claw) = (TokioIo::new(client), TokioIo::new(claw));
+            tokio::select! {
+                ended = copy_bidirectional(&mut client, &mut claw) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a WebSocket broke off");
+                    }
+                }
+                () = cut.cancelled() => {}
+            }
+        });
+        Response::from_parts(parts, empty())
+    }
+}

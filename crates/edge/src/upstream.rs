@@ -1,0 +1,156 @@
+//! Connections to claws: kept open between requests, one request at a time on each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use clawfarm_model::{ClawId, Code, Error, Result};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+
+use crate::body::{AtEnd, Body};
+use crate::directory::Directory;
+
+/// How long a claw may take to accept a connection.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection is kept for the next request. Node closes an idle one after 5 s
+/// (`server.keepAliveTimeout`); a request must not meet that.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+/// Idle connections to one claw.
+const IDLE_MAX: usize = 32;
+/// The largest head of an answer, in bytes.
+const HEAD_MAX: usize = 256 << 10;
+
+/// The connections to all claws.
+pub(crate) struct Upstream {
+    directory: Arc<dyn Directory>,
+    idle: Arc<Idle>,
+}
+
+/// Connections that nobody uses now, the latest last.
+#[derive(Default)]
+struct Idle(Mutex<HashMap<ClawId, Vec<(SendRequest<Body>, Instant)>>>);
+
+/// A request that got no answer.
+pub(crate) enum Failed {
+    /// The claw never saw it: it may be sent again.
+    Unsent(Box<Request<Body>>, Error),
+    /// The claw may have acted on it.
+    Broken(Error),
+}
+
+/// The connection of an answer that is being read.
+pub(crate) struct InUse {
+    sender: SendRequest<Body>,
+    id: ClawId,
+    idle: Arc<Idle>,
+}
+
+impl Upstream {
+    pub(crate) fn new(directory: Arc<dyn Directory>) -> Self {
+        Self { directory, idle: Arc::default() }
+    }
+
+    /// Sends a request and returns the head of its answer.
+    pub(crate) async fn send(
+        &self,
+        id: &ClawId,
+        mut request: Request<Body>,
+    ) -> Result<(Response<Incoming>, InUse), Failed> {
+        // One that was kept may have been closed by the claw in this very moment; then the request
+        // comes back, and goes out on the next.
+        while let Some(mut sender) = self.idle.take(id) {
+            match sender.try_send_request(request).await {
+                Ok(answer) => return Ok((answer, self.in_use(id, sender))),
+                Err(mut failed) => match failed.take_message() {
+                    Some(back) => request = back,
+                    None => return Err(Failed::Broken(broken(id, failed.into_error()))),
+                },
+            }
+        }
+        let mut sender = match self.connect(id).await {
+            Ok(sender) => sender,
+            Err(error) => return Err(Failed::Unsent(Box::new(request), error)),
+        };
+        match sender.try_send_request(request).await {
+            Ok(answer) => Ok((answer, self.in_use(id, sender))),
+            Err(mut failed) => Err(match failed.take_message() {
+                Some(back) => Failed::Unsent(Box::new(back), broken(id, failed.into_error())),
+                None => Failed::Broken(broken(id, failed.into_error())),
+            }),
+        }
+    }
+
+    /// Forgets the connections to a claw that has gone.
+    pub(crate) fn forget(&self, id: &ClawId) {
+        self.idle.lock().remove(id);
+    }
+
+    /// Closes what nobody has used for a while.
+    pub(crate) fn sweep(&self) {
+        self.idle.lock().retain(|_, list| {
+            list.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_LIMIT);
+            !list.is_empty()
+        });
+    }
+
+    async fn connect(&self, id: &ClawId) -> Result<SendRequest<Body>> {
+        let connection = timeout(DIAL_LIMIT, self.directory.dial(id)).await.unwrap_or_else(|_| {
+            Err(Error::new(Code::Unavailable, format!("'{id}' does not take connections")))
+        })?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(HEAD_MAX)
+            .handshake(TokioIo::new(connection))
+            .await
+            .map_err(|error| broken(id, error))?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to a claw ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn in_use(&self, id: &ClawId, sender: SendRequest<Body>) -> InUse {
+        InUse { sender, id: id.clone(), idle: Arc::clone(&self.idle) }
+    }
+}
+
+impl AtEnd for InUse {
+    fn whole(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        let list = idle.entry(self.id).or_default();
+        if list.len() < IDLE_MAX {
+            list.push((self.sender, Instant::now()));
+        }
+    }
+}
+
+impl Idle {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClawId, Vec<(SendRequest<Body>, Instant)>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one that was used last: it is the likeliest to be open.
+    fn take(&self, id: &ClawId) -> Option<SendRequest<Body>> {
+        let mut idle = self.lock();
+        let list = idle.get_mut(id)?;
+        while let Some((sender, since)) = list.pop() {
+            if sender.is_ready() && since.elapsed() < IDLE_LIMIT {
+                return Some(sender);
+            }
+        }
+        idle.remove(id);
+        None
+    }
+}
+
+fn broken(id: &ClawId, error: hyper::Error) -> Error {
+    Error::new(Code::Unavailable, format!("'{id}' broke off the connection")).source(error)
+}

@@ -1,0 +1,1 @@
+//! The edge before claws made for the purpose.
