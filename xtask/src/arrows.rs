@@ -16,6 +16,7 @@ const TABLE: &[(&str, &[&str])] = &[
         &[
             "clawfarm-client",
             "clawfarm-server",
+            "clawfarm-edge",
             "clawfarm-runtime-process",
             "clawfarm-runtime-docker",
             "clawfarm-runtime-sim",
@@ -31,6 +32,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),
     ("clawfarm-runtime-docker", &["clawfarm-runtime", "clawfarm-files"]),
     ("clawfarm-runtime-sim", &["clawfarm-runtime"]),
+    // Sees the fleet through a trait of its own, so that it can run apart.
+    ("clawfarm-edge", &["clawfarm-model"]),
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::instance::InstanceSpec;
 use clawfarm_model::launch::{ImageMark, ImageRecipe, Launch, Place, Software, SourceRecipe};
 use clawfarm_model::name::ClawType;
@@ -173,9 +174,12 @@ pub trait ClawAdapter: Send + Sync + 'static {
     /// The variables of a claw's environment that its launch has clawfarm's own keys in.
     fn key_variables(&self) -> KeyVariables;
 
-    /// The dashboard's address, given where its gateway can be reached from a browser; with
-    /// the token it signs the browser in.
-    fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String;
+    /// How a running claw of this type is told who a request is from that came in by the edge,
+    /// given its gateway token.
+    fn identity(&self, token: &SecretString) -> Identity;
+
+    /// The paths of its gateway, as the edge treats them.
+    fn path_rules(&self) -> PathRules;
 }
 
 /// A version, and what its package says of itself.

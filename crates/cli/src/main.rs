@@ -12,6 +12,7 @@ mod database;
 mod docker;
 #[cfg(test)]
 mod docs;
+mod edge;
 mod errors;
 mod kept_targets;
 mod node;

@@ -29,6 +29,7 @@ use crate::connect::{self, VERSION};
 use crate::context::{self, Choice, choose};
 use crate::database::remember;
 use crate::docker::DockerTargets;
+use crate::edge;
 use crate::errors::{Failure, OK, Outcome, tell_error};
 use crate::node::Node;
 use crate::place::Place;
@@ -152,6 +153,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         Some(address) => Some(ApiListener::bind(address).await?),
         None => None,
     };
+    let edge = edge::bind(args.edge(), &folder, args.allows_plaintext()).await?;
     let targets = targets(&folder, claws.port(), place.node.as_ref(), &store).await?;
     let opener: Arc<dyn OpenTarget> =
         Arc::new(DockerTargets { home: folder.clone(), claw_port: claws.port() });
@@ -167,6 +169,9 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         told.cancelled().await;
         ends.cancel();
     });
+    if let Some(edge) = edge {
+        edge.serve(control.clone(), known.clone(), shutdown.clone()).await?;
+    }
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     if let Some(manager) = Manager::from_environment() {

@@ -17,6 +17,7 @@ use crate::Parts;
 use crate::admission::Admission;
 use crate::backups::Backups;
 use crate::events::feed::Feed;
+use crate::instances::edge::{Doors, Entrances};
 use crate::operations::Board;
 use crate::reconcile::Reconciler;
 use crate::reconcile::queue::Priority;
@@ -51,6 +52,10 @@ pub(crate) struct Core {
     pub(crate) backups: Backups,
     /// Room on the disk of the home, where one is kept.
     pub(crate) reserve: OnceLock<Reserve>,
+    /// What the edge knows.
+    pub(crate) entrances: Entrances,
+    /// Where people come in, when an edge listens.
+    pub(crate) doors: OnceLock<Arc<dyn Doors>>,
 }
 
 impl Core {
@@ -76,6 +81,8 @@ impl Core {
             wakes: Mutex::default(),
             backups: Backups::default(),
             reserve: OnceLock::new(),
+            entrances: Entrances::default(),
+            doors: OnceLock::new(),
         }))
     }
 

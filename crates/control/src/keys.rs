@@ -2,6 +2,7 @@
 //!
 //! They are secrets of the instance like any other, under a prefix that people can't use.
 
+use clawfarm_model::name::TenantName;
 use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::{Action, Context, Error, Instance, Resource, Result, authorize};
 use secrecy::{ExposeSecret, SecretString};
@@ -15,6 +16,9 @@ pub(crate) const GATEWAY_TOKEN: &str = "clawfarm.gateway-token";
 /// The key with which an instance uses clawfarm's own model endpoint.
 pub(crate) const MODEL_KEY: &str = "clawfarm.model-key";
 
+/// What the edge's sessions are signed with.
+const EDGE_KEY: &str = "clawfarm.edge-key";
+
 impl Core {
     /// One of an instance's own keys; made when it does not exist yet.
     pub(crate) async fn key(&self, instance: &Instance, name: &str) -> Result<SecretString> {
@@ -26,6 +30,21 @@ impl Core {
             return Ok(value);
         }
         self.store.secret_or_set(&system_grant(instance)?, &owner, &name, &random_key()?).await
+    }
+}
+
+impl Core {
+    /// What the edges of all servers sign sessions with; made when it does not exist yet.
+    pub(crate) async fn edge_key(&self) -> Result<SecretString> {
+        let system = Context::system("keys");
+        let owner = SecretOwner { tenant: TenantName::default_tenant(), instance: None };
+        let name = SecretName::new(EDGE_KEY)?;
+        if let Some(value) = self.store.secret_value(&system, &owner, &name).await? {
+            return Ok(value);
+        }
+        let resource = Resource::new(owner.tenant.clone(), "secret", EDGE_KEY);
+        let grant = authorize(&system, Action::SecretWrite, &resource)?;
+        self.store.secret_or_set(&grant, &owner, &name, &random_key()?).await
     }
 }
 

@@ -43,6 +43,7 @@ pub use events::Follower;
 pub use images::{AllImages, BuildNews, NewImage, PullImage};
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
+pub use instances::edge::{Doors, Entrance};
 pub use instances::token::GatewayToken;
 pub use recover::{Finding, Findings, LostInstance, Verdict};
 pub use reserve::Reserve;

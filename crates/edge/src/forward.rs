@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clawfarm_model::edge::Identity;
 use clawfarm_model::{Code, Error};
-use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -178,7 +178,7 @@ fn to_claw(
                 headers::bear(headers, site.token.expose_secret());
             }
         }
-        Identity::Header { name, user } => {
+        Identity::Header { name, user, origin } => {
             headers.remove(name.as_str());
             headers::tell_caller(headers, asked.caller.address, asked.caller.scheme(), &asked.host);
             if !matches!(who, Who::Messenger) {
@@ -187,6 +187,12 @@ fn to_claw(
                 if let (Ok(name), Ok(mut user)) = pair {
                     user.set_sensitive(true);
                     headers.insert(name, user);
+                }
+                // A session's origin was checked; who has the token may say what it likes.
+                if headers.contains_key(ORIGIN)
+                    && let Ok(origin) = HeaderValue::from_str(origin)
+                {
+                    headers.insert(ORIGIN, origin);
                 }
             }
         }

@@ -27,5 +27,8 @@ pub enum Identity {
         name: String,
         /// The one name that the claw lets in.
         user: String,
+        /// The one origin from which the claw lets its pages' WebSockets be opened; the edge,
+        /// which has checked the real one, puts it in its place.
+        origin: String,
     },
 }

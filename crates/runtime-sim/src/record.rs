@@ -57,6 +57,14 @@ pub(crate) enum Life {
 }
 
 /// A started claw.
+/// What a launch says of its gateway.
+#[derive(Debug, Default)]
+pub(crate) struct Gateway {
+    pub(crate) token_sha256: Option<String>,
+    pub(crate) user_header: Option<String>,
+    pub(crate) keys: Vec<(String, String)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Up {
     pub(crate) started_at: i64,
@@ -72,6 +80,9 @@ pub(crate) struct Up {
     /// SHA-256 of the token that its gateway asks for, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token_sha256: Option<String>,
+    /// The header that it believes about who a request is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_header: Option<String>,
     /// The keys that clawfarm made for it, as a process has them in its environment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<(String, String)>,
@@ -165,7 +176,7 @@ impl Record {
     pub(crate) fn start(
         &mut self,
         run: i64,
-        (token_sha256, keys): (Option<String>, Vec<(String, String)>),
+        gateway: Gateway,
         now: i64,
         behaviour: &Behaviour,
         claw: &ClawBehaviour,
@@ -192,8 +203,9 @@ impl Record {
             ready_at: now.saturating_add(boot),
             ends,
             frozen_at: None,
-            token_sha256,
-            keys,
+            token_sha256: gateway.token_sha256,
+            user_header: gateway.user_header,
+            keys: gateway.keys,
             suspension: None,
         });
     }

@@ -22,7 +22,7 @@ use crate::claw;
 use crate::disk::{nanos, now};
 use crate::journal::ActKind;
 use crate::ports::port_taken;
-use crate::record::{Life, Record, View};
+use crate::record::{Gateway, Life, Record, View};
 use crate::watch::Watch;
 use crate::world::{Step, World};
 
@@ -423,7 +423,7 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
         world.write_launch(launch)?;
         world.note_version(&launch.id, &record.version)?;
         let claw = behaviour.claw(launch.id.as_str(), &record.version);
-        record.start(launch.run, (token_sha256(launch), keys(launch)), now, &behaviour, &claw);
+        record.start(launch.run, gateway(launch), now, &behaviour, &claw);
         world.print(
             &launch.id,
             &format!("simulated claw {} {} started, run {}", launch.id, record.version, launch.run),
@@ -435,15 +435,31 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
     seen
 }
 
+fn gateway(launch: &Launch) -> Gateway {
+    Gateway { token_sha256: token_sha256(launch), user_header: user_header(launch), keys: keys(launch) }
+}
+
+/// Whether a variable holds the token that a gateway asks for.
+fn is_token(name: &str) -> bool {
+    name.ends_with("_GATEWAY_TOKEN") || name.ends_with("_GATEWAY_PASSWORD")
+}
+
 /// The token its gateway is to ask for: what the launch's environment calls so.
 fn token_sha256(launch: &Launch) -> Option<String> {
-    let (_, token) = launch.env.iter().find(|(name, _)| name.ends_with("_GATEWAY_TOKEN"))?;
+    let (_, token) = launch.env.iter().find(|(name, _)| is_token(name))?;
     Some(sha256(token.expose_secret()))
+}
+
+/// The header in which it is told who a request is from, as OpenClaw's configuration says it.
+fn user_header(launch: &Launch) -> Option<String> {
+    let file = launch.files.iter().find(|file| file.path.ends_with("openclaw.json"))?;
+    let document: serde_json::Value = serde_json::from_str(file.contents.expose_secret()).ok()?;
+    Some(document.pointer("/gateway/auth/trustedProxy/userHeader")?.as_str()?.to_owned())
 }
 
 /// The keys that clawfarm made for it. Those of its user are nowhere in the world.
 fn keys(launch: &Launch) -> Vec<(String, String)> {
-    let made = |name: &str| name.ends_with("_GATEWAY_TOKEN") || name.ends_with("_MODEL_KEY");
+    let made = |name: &str| is_token(name) || name.ends_with("_MODEL_KEY");
     let of_ours = launch.env.iter().filter(|(name, _)| made(name));
     of_ours.map(|(name, value)| (name.clone(), value.expose_secret().to_owned())).collect()
 }

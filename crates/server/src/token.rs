@@ -79,6 +79,17 @@ impl AdminToken {
     }
 }
 
+impl AdminToken {
+    /// A text that is another for each token and does not tell it: for what is to end when the
+    /// token is replaced.
+    #[must_use]
+    pub fn mark(&self) -> SecretString {
+        let hash = *self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let again = Sha256::digest(hash);
+        SecretString::from(again.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
+
 impl From<&SecretString> for AdminToken {
     fn from(token: &SecretString) -> Self {
         Self(Arc::new(RwLock::new(Sha256::digest(token.expose_secret()).into())))

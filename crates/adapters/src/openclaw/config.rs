@@ -218,7 +218,7 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 fn enforce(document: &mut Map<String, Value>, input: &RenderInput<'_>) {
-    let mut rules = owned::rules(input.place, &input.spec.version);
+    let mut rules = owned::rules(input.place, &input.spec.version, input.gateway_token);
     if primary_model(document).is_some_and(is_demo) {
         rules.push(owned::demo_model(input.place));
     }

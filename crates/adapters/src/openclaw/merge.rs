@@ -8,7 +8,7 @@
 
 use serde_json::{Map, Value};
 
-use super::json;
+use super::{entrance, json};
 use super::owned::Owned;
 
 /// Merges the three.
@@ -83,6 +83,20 @@ pub(super) fn enforce(document: &mut Map<String, Value>, owned: &[Owned]) {
         }
     }
     admit_plugin(document, "admin-http-rpc");
+    admit_origin(document, entrance::ORIGIN);
+}
+
+/// The user's own list of origins stays; the edge's is among them.
+fn admit_origin(document: &mut Map<String, Value>, origin: &str) {
+    let path = ["gateway", "controlUi", "allowedOrigins"];
+    let mut origins = match json::get(document, &path) {
+        Some(Value::Array(theirs)) => theirs.clone(),
+        _ => Vec::new(),
+    };
+    if !origins.iter().any(|known| known == origin) {
+        origins.push(origin.into());
+    }
+    json::set(document, &path, Value::Array(origins));
 }
 
 /// A user's own lists of allowed and denied plugins must not shut out the one that clawfarm

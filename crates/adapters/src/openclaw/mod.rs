@@ -3,6 +3,7 @@
 mod chat;
 mod config;
 mod dotenv;
+mod entrance;
 mod http;
 mod import;
 mod json;
@@ -22,12 +23,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::launch::{ImageMark, ImageRecipe, SourceRecipe};
 use clawfarm_model::name::ClawType;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::resources::Resources;
 use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software};
 use futures::stream::BoxStream;
+use secrecy::SecretString;
 
 use crate::{
     Access, Activity, ClawAdapter, Dial, Imported, KeyVariables, Probe, RenderInput, Rendered, SendEvent,
@@ -234,41 +237,18 @@ impl ClawAdapter for OpenClaw {
         KeyVariables { gateway_token: secrets::GATEWAY_TOKEN, model_key: secrets::MODEL_KEY }
     }
 
-    fn dashboard_url(&self, base_url: &str, token: Option<&str>) -> String {
-        let base = base_url.trim_end_matches('/');
-        match token {
-            // The fragment stays in the browser. Its form is what `openclaw dashboard` prints.
-            Some(token) => format!("{base}/#token={}", percent_encode(token)),
-            None => format!("{base}/"),
-        }
+    fn identity(&self, token: &SecretString) -> Identity {
+        entrance::identity(token)
     }
-}
 
-/// Encodes all but unreserved characters (RFC 3986), as `encodeURIComponent` does.
-fn percent_encode(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
+    fn path_rules(&self) -> PathRules {
+        entrance::path_rules()
     }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_dashboard_gets_its_token_in_the_fragment() {
-        let url = OpenClaw.dashboard_url("http://127.0.0.1:18789/", Some("a b/+"));
-        assert_eq!(url, "http://127.0.0.1:18789/#token=a%20b%2F%2B");
-        assert_eq!(OpenClaw.dashboard_url("http://127.0.0.1:18789", None), "http://127.0.0.1:18789/");
-    }
 
     #[test]
     fn only_exact_versions_are_installed() {

@@ -3,8 +3,10 @@
 
 use clawfarm_model::launch::Place;
 use clawfarm_model::{Error, Result};
+use secrecy::SecretString;
 use serde_json::{Map, Value, json};
 
+use super::entrance;
 use super::json;
 use super::provider;
 
@@ -29,7 +31,7 @@ const fn absent(path: &'static [&'static str]) -> Owned {
 pub(super) const LOG_FILE: &str = "openclaw.log";
 
 /// The owned keys for a place.
-pub(super) fn rules(place: &Place, version: &str) -> Vec<Owned> {
+pub(super) fn rules(place: &Place, version: &str, token: &SecretString) -> Vec<Owned> {
     let bind = if place.listen_on_all { "lan" } else { "loopback" };
     let log_file = place.log_dir.join(LOG_FILE);
     vec![
@@ -39,8 +41,13 @@ pub(super) fn rules(place: &Place, version: &str) -> Vec<Owned> {
         is(&["gateway", "port"], place.port.into()),
         is(&["gateway", "bind"], bind.into()),
         absent(&["gateway", "customBindHost"]),
-        is(&["gateway", "auth", "mode"], "token".into()),
-        // The token comes in OPENCLAW_GATEWAY_TOKEN and is in no file; a token here would win over it.
+        // People come through the edge, which has made sure of them; see `entrance`.
+        is(&["gateway", "auth", "mode"], "trusted-proxy".into()),
+        is(&["gateway", "auth", "trustedProxy"], entrance::trusted_proxy(token)),
+        is(&["gateway", "auth", "identityScopes"], entrance::scopes()),
+        is(&["gateway", "trustedProxies"], entrance::proxies(place)),
+        // The password comes in OPENCLAW_GATEWAY_PASSWORD and is in no file; one here would win
+        // over it, and a token beside it is refused.
         absent(&["gateway", "auth", "token"]),
         absent(&["gateway", "auth", "password"]),
         is(&["gateway", "tailscale", "mode"], "off".into()),
@@ -84,7 +91,7 @@ pub(super) fn refuse_collisions(native: &Map<String, Value>) -> Result<()> {
         host_url: String::new(),
         memory_enforced: true,
     };
-    for rule in rules(&somewhere, "").iter().chain([&demo_model(&somewhere)]) {
+    for rule in rules(&somewhere, "", &SecretString::from("")).iter().chain([&demo_model(&somewhere)]) {
         if let Some(path) = collision(native, rule.path) {
             return Err(Error::invalid(
                 format!("config.native.{path}"),

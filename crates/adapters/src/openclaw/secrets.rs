@@ -8,8 +8,9 @@ use clawfarm_model::{Code, Error, Result};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-/// The variable that holds the token which its gateway asks for.
-pub(super) const GATEWAY_TOKEN: &str = "OPENCLAW_GATEWAY_TOKEN";
+/// The variable that holds the token which its gateway asks for: its password, in OpenClaw's
+/// words, since a claw that trusts a proxy takes no token.
+pub(super) const GATEWAY_TOKEN: &str = "OPENCLAW_GATEWAY_PASSWORD";
 /// The variable that holds the key for clawfarm's own model endpoint.
 pub(super) const MODEL_KEY: &str = "CLAWFARM_MODEL_KEY";
 

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::database::DatabaseArgs;
+use crate::edge::EdgeArgs;
 use crate::errors::{OK, Outcome};
 use crate::{background, connect};
 
@@ -43,6 +44,8 @@ pub(crate) struct ServeArgs {
     /// Listen beyond loopback without TLS: everyone on the way can read the token
     #[arg(long, requires = "listen", conflicts_with = "tls_cert")]
     allow_plaintext: bool,
+    #[command(flatten)]
+    edge: EdgeArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     /// For how many days events, ended operations and removed instances are kept; 30 when not given
@@ -119,6 +122,11 @@ impl ServeArgs {
         self.allow_plaintext
     }
 
+    /// Where people reach claws.
+    pub(crate) const fn edge(&self) -> &EdgeArgs {
+        &self.edge
+    }
+
     /// How much history is kept.
     pub(crate) fn retention(&self) -> Retention {
         let usual = Retention::default();
@@ -153,6 +161,7 @@ impl ServeArgs {
     /// The same options for a server in the background.
     pub(crate) fn pass_on(&self) -> Result<Vec<OsString>, Error> {
         let mut arguments: Vec<OsString> = self.database.pass_on()?;
+        arguments.extend(self.edge.pass_on()?);
         if let Some(listen) = &self.listen {
             arguments.extend(["--listen".into(), listen.to_string().into()]);
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod change;
 pub(crate) mod create;
+pub(crate) mod edge;
 mod forward;
 mod lifecycle;
 mod read;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clawfarm_adapters::SendEvent;
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Error, Instance, OperationKind, OperationState, Phase, Result, Timestamp,
+    Action, Desired, ClawId, Code, Context, Error, Instance, OperationKind, OperationState, Phase, Result, Timestamp,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -54,12 +54,9 @@ impl Control {
             | Phase::Waking
             | Phase::Booting
             | Phase::Running
-            | Phase::Creating => {
-                let lock = self.core.wake_lock(&instance.id);
-                let _one = lock.lock().await;
-                let again = self.core.store.instance(context, &instance.id).await?;
-                self.wait_ready(context, again).await
-            }
+            | Phase::Creating => self.awake_once(context, instance).await,
+            // On its way to sleep, and called back.
+            Phase::Stopping if is_wanted_asleep(&instance) => self.awake_once(context, instance).await,
             phase => {
                 Err(Error::new(Code::Conflict, format!("'{}' is {phase}: it can't answer", instance.id))
                     .field("id")
@@ -74,6 +71,13 @@ impl Control {
         }
     }
 
+    async fn awake_once(&self, context: &Context, instance: Instance) -> Result<Instance> {
+        let lock = self.core.wake_lock(&instance.id);
+        let _one = lock.lock().await;
+        let again = self.core.store.instance(context, &instance.id).await?;
+        self.wait_ready(context, again).await
+    }
+
     async fn wait_ready(&self, context: &Context, instance: Instance) -> Result<Instance> {
         if instance.phase == Phase::Ready {
             return Ok(instance);
@@ -83,7 +87,7 @@ impl Control {
         let mut now = instance;
         while now.phase != Phase::Ready {
             let left = until.saturating_duration_since(Instant::now());
-            let asleep = matches!(now.phase, Phase::Warm | Phase::Suspended);
+            let asleep = matches!(now.phase, Phase::Warm | Phase::Suspended) || is_wanted_asleep(&now);
             let operation = if asleep {
                 Some(Box::pin(self.core.wake(context, &now, OperationKind::Resume)).await?.operation)
             } else {
@@ -111,6 +115,11 @@ impl Control {
             .field("id")
             .fix(format!("see clawfarm status {}", now.id)))
     }
+}
+
+/// Whether it is to sleep, wherever on the way it is.
+fn is_wanted_asleep(instance: &Instance) -> bool {
+    matches!(instance.intent.desired, Desired::Warm | Desired::Suspended)
 }
 
 /// An adapter does not know what its claw is called here, and says `<id>`.

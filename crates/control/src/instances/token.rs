@@ -3,7 +3,7 @@
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{Action, Code, Context, Error, Instance, OperationKind, Result};
 use clawfarm_store::{Changes, NewOperation, Outcome};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use crate::core::may;
 use crate::instances::software::refuse_if_updating;
@@ -14,7 +14,8 @@ use crate::{Accepted, Control};
 pub struct GatewayToken {
     /// The token. Whoever has it controls the claw.
     pub token: SecretString,
-    /// The dashboard's address, the token in its fragment.
+    /// The dashboard's address, with a ticket that signs a browser in once and within a minute;
+    /// that of its gateway where no edge listens.
     pub dashboard_url: String,
 }
 
@@ -31,8 +32,10 @@ impl Control {
         let told = NewEvent::info("token-revealed", "its gateway token was revealed");
         self.core.store.record_event(&grant, &told).await?;
         let token = self.core.key(&instance, GATEWAY_TOKEN).await?;
-        let adapter = self.core.adapter(&instance)?;
-        let dashboard_url = adapter.dashboard_url(&base_url(&instance)?, Some(token.expose_secret()));
+        let dashboard_url = match self.core.doors.get() {
+            Some(doors) => doors.open(&self.entrance_of(instance).await?, &context.actor().to_string())?,
+            None => base_url(&instance)?,
+        };
         Ok(GatewayToken { token, dashboard_url })
     }
 
@@ -69,7 +72,10 @@ impl Control {
     /// `Conflict` when it has no address.
     pub async fn dashboard_url(&self, context: &Context, id: &str) -> Result<String> {
         let instance = self.core.find(context, id).await?;
-        Ok(self.core.adapter(&instance)?.dashboard_url(&base_url(&instance)?, None))
+        match self.core.doors.get() {
+            Some(doors) => Ok(doors.address(&instance.id)),
+            None => base_url(&instance),
+        }
     }
 
     /// Whether `key` is the one with which `instance` uses clawfarm's own model endpoint.
@@ -81,7 +87,7 @@ impl Control {
 }
 
 fn base_url(instance: &Instance) -> Result<String> {
-    instance.port.map(|port| format!("http://127.0.0.1:{port}")).ok_or_else(|| {
+    instance.port.map(|port| format!("http://127.0.0.1:{port}/")).ok_or_else(|| {
         Error::new(Code::Conflict, format!("'{}' has no address", instance.id)).fix("it is being removed")
     })
 }

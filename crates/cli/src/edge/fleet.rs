@@ -1,0 +1,118 @@
+//! The fleet of this server, as the edge sees it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use clawfarm_control::{Control, Entrance};
+use clawfarm_edge::{Connection, Directory, Person, Site, SiteState};
+use clawfarm_model::instance::Desired;
+use clawfarm_model::name::TenantName;
+use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result};
+use clawfarm_server::AdminToken;
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// Who has the server's token.
+const ADMIN: &str = "admin";
+
+/// Looks through the use cases.
+pub(super) struct Fleet {
+    control: Control,
+    admin: AdminToken,
+}
+
+impl Fleet {
+    pub(super) const fn new(control: Control, admin: AdminToken) -> Self {
+        Self { control, admin }
+    }
+
+    fn admin(&self) -> Person {
+        Person { name: ADMIN.to_owned(), bound: self.admin.mark() }
+    }
+}
+
+fn system() -> Context {
+    Context::system("edge")
+}
+
+/// A claw as the edge sees it.
+pub(super) fn site(entrance: &Entrance) -> Site {
+    let instance = &entrance.instance;
+    Site {
+        id: instance.id.clone(),
+        name: instance.name.to_string(),
+        tenant: instance.tenant.to_string(),
+        claw_type: instance.spec.claw_type.to_string(),
+        state: state(instance),
+        identity: entrance.identity.clone(),
+        token: entrance.token.clone(),
+        rules: Arc::clone(&entrance.rules),
+    }
+}
+
+fn state(instance: &Instance) -> SiteState {
+    let wanted_asleep = matches!(instance.intent.desired, Desired::Warm | Desired::Suspended);
+    match instance.phase {
+        Phase::Warm => SiteState::Asleep { warm: true },
+        Phase::Suspended => SiteState::Asleep { warm: false },
+        // On its way to sleep it takes nothing any more.
+        Phase::Stopping if wanted_asleep => SiteState::Asleep { warm: false },
+        Phase::Ready | Phase::Running | Phase::Unhealthy => SiteState::Awake,
+        Phase::Creating | Phase::Booting | Phase::Waking => SiteState::Starting,
+        phase => SiteState::Down(down(instance, phase)),
+    }
+}
+
+fn down(instance: &Instance, phase: Phase) -> Error {
+    let error = Error::new(Code::Conflict, format!("'{}' is {phase}", instance.id));
+    match phase {
+        Phase::Stopped | Phase::Exited => error.fix(format!("start it: clawfarm start {}", instance.id)),
+        Phase::Failed => error.fix(format!("see why: clawfarm status {}", instance.id)),
+        Phase::Updating => {
+            Error::new(Code::Unavailable, format!("'{}' is being updated", instance.id)).fix("try again in a minute")
+        }
+        _ => error.fix(format!("see clawfarm status {}", instance.id)),
+    }
+}
+
+#[async_trait]
+impl Directory for Fleet {
+    async fn look_up(&self, id: &ClawId) -> Result<Option<Arc<Site>>> {
+        Ok(self.control.entrance(&system(), id).await?.map(|entrance| Arc::new(site(&entrance))))
+    }
+
+    async fn look_again(&self, id: &ClawId) -> Result<Option<Arc<Site>>> {
+        Ok(self.control.entrance_now(&system(), id).await?.map(|entrance| Arc::new(site(&entrance))))
+    }
+
+    async fn wake(&self, id: &ClawId) -> Result<Arc<Site>> {
+        let entrance = Box::pin(self.control.wake_at_door(&system(), id)).await?;
+        Ok(Arc::new(site(&entrance)))
+    }
+
+    async fn dial(&self, id: &ClawId) -> Result<Box<dyn Connection>> {
+        let entrance =
+            self.control.entrance(&system(), id).await?.ok_or_else(|| Error::not_found("instance", id))?;
+        let connection = self.control.dial_gateway(&entrance).await;
+        if connection.is_err() {
+            self.control.look_at(id);
+        }
+        Ok(Box::new(connection?))
+    }
+
+    async fn sign_in(&self, token: &SecretString) -> Result<Person> {
+        if self.admin.is(token.expose_secret()) {
+            return Ok(self.admin());
+        }
+        Err(Error::new(Code::Unauthenticated, "this token is nobody's here"))
+    }
+
+    async fn person(&self, name: &str) -> Result<Option<Person>> {
+        Ok((name == ADMIN).then(|| self.admin()))
+    }
+
+    async fn sites(&self, user: &str) -> Result<Vec<Arc<Site>>> {
+        let context = Context::owner(user.to_owned(), TenantName::default_tenant(), "edge".to_owned());
+        let entrances = self.control.entrances(&context).await?;
+        Ok(entrances.iter().map(|entrance| Arc::new(site(entrance))).collect())
+    }
+}

@@ -1,0 +1,160 @@
+//! The edge of a server: where it listens, and how it sees the server's fleet.
+
+mod fleet;
+mod port;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use clawfarm_control::{Control, Doors, Entrance};
+use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Listener};
+use clawfarm_model::{ClawId, Error, Result};
+use clawfarm_server::{AdminToken, Tls};
+use tokio_util::sync::CancellationToken;
+
+use fleet::{Fleet, site};
+
+/// How long requests and WebSockets may go on when the server ends.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Options of `serve` about the edge.
+#[derive(Debug, Args)]
+pub(crate) struct EdgeArgs {
+    /// Where people reach claws' dashboards and APIs; beyond loopback only with TLS. 127.0.0.1:8421 when not given, or another port when that is taken
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    edge: Option<SocketAddr>,
+    /// The domain below which each claw has its name: CLAWID.DOMAIN
+    #[arg(long, value_name = "DOMAIN", default_value = "localhost")]
+    base_domain: String,
+    /// The certificate chain for --edge, as PEM: for the domain and for all names below it
+    #[arg(long, value_name = "FILE", requires = "edge", requires = "edge_tls_key")]
+    edge_tls_cert: Option<PathBuf>,
+    /// The certificate's private key, as PEM
+    #[arg(long, value_name = "FILE", requires = "edge_tls_cert")]
+    edge_tls_key: Option<PathBuf>,
+    /// The port in the addresses that people are given, when something before the edge listens
+    #[arg(long, value_name = "PORT")]
+    edge_public_port: Option<u16>,
+    /// Have no edge: dashboards are not reachable then
+    #[arg(long, conflicts_with = "edge")]
+    no_edge: bool,
+}
+
+impl EdgeArgs {
+    /// The same options for a server in the background.
+    pub(crate) fn pass_on(&self) -> Result<Vec<std::ffi::OsString>> {
+        let mut arguments: Vec<std::ffi::OsString> = Vec::new();
+        if let Some(address) = self.edge {
+            arguments.extend(["--edge".into(), address.to_string().into()]);
+        }
+        arguments.extend(["--base-domain".into(), self.base_domain.as_str().into()]);
+        for (option, file) in [("--edge-tls-cert", &self.edge_tls_cert), ("--edge-tls-key", &self.edge_tls_key)] {
+            if let Some(file) = file {
+                let file = std::path::absolute(file)
+                    .map_err(|e| Error::invalid(option, format!("{} can't be used: {e}", file.display())))?;
+                arguments.extend([option.into(), file.into()]);
+            }
+        }
+        if let Some(port) = self.edge_public_port {
+            arguments.extend(["--edge-public-port".into(), port.to_string().into()]);
+        }
+        if self.no_edge {
+            arguments.push("--no-edge".into());
+        }
+        Ok(arguments)
+    }
+
+    fn tls(&self) -> Option<Tls> {
+        let (certificate, key) = (self.edge_tls_cert.clone()?, self.edge_tls_key.clone()?);
+        Some(Tls { certificate, key })
+    }
+}
+
+/// An edge that listens, and serves when it is told to.
+pub(crate) struct Bound {
+    listener: Listener,
+    base: BaseDomain,
+    public: u16,
+    tls: bool,
+}
+
+/// Binds the edge; `None` when there is to be none.
+pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) -> Result<Option<Bound>> {
+    if args.no_edge {
+        return Ok(None);
+    }
+    let base = BaseDomain::new(&args.base_domain)?;
+    let tls = args.tls();
+    if let Some(address) = args.edge
+        && !address.ip().is_loopback()
+        && tls.is_none()
+        && !allow_plaintext
+    {
+        return Err(Error::invalid(
+            "edge",
+            format!("{address} can be reached from other machines, and without TLS sessions can be read on the way"),
+        )
+        .fix("give a certificate with --edge-tls-cert and --edge-tls-key, listen on 127.0.0.1 behind a proxy with TLS, or insist with --allow-plaintext"));
+    }
+    let acceptor = tls.as_ref().map(clawfarm_server::edge_acceptor).transpose()?;
+    let listener = match args.edge {
+        Some(address) => Listener::bind(address, acceptor).await?,
+        None => port::bind(home, acceptor).await?,
+    };
+    let port = listener.address().map_or(0, |address| address.port());
+    Ok(Some(Bound { listener, base, public: args.edge_public_port.unwrap_or(port), tls: tls.is_some() }))
+}
+
+impl Bound {
+    /// Serves until `shutdown` is cancelled.
+    pub(crate) async fn serve(self, control: Control, admin: AdminToken, shutdown: CancellationToken) -> Result<()> {
+        let key = control.edge_key().await?;
+        let config = EdgeConfig {
+            base: self.base.clone(),
+            key,
+            hold: EdgeConfig::HOLD,
+            page_after: EdgeConfig::PAGE_AFTER,
+        };
+        let edge = Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin)), config));
+        let doors = PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls };
+        tracing::info!(address = ?self.listener.address(), at = doors.of("CLAWID"), "the edge listens");
+        control.set_doors(Arc::new(doors));
+        tokio::spawn(clawfarm_edge::serve(edge, self.listener, shutdown, GRACE));
+        Ok(())
+    }
+}
+
+/// The addresses that people are given.
+struct PublicDoors {
+    edge: Arc<Edge>,
+    base: BaseDomain,
+    port: u16,
+    tls: bool,
+}
+
+impl PublicDoors {
+    fn of(&self, name: &str) -> String {
+        let (scheme, usual) = if self.tls { ("https", 443) } else { ("http", 80) };
+        let port = if self.port == usual { String::new() } else { format!(":{}", self.port) };
+        format!("{scheme}://{name}.{}{port}", self.base.as_str())
+    }
+}
+
+impl Doors for PublicDoors {
+    fn address(&self, id: &ClawId) -> String {
+        format!("{}/", self.of(id.as_str()))
+    }
+
+    fn open(&self, entrance: &Entrance, user: &str) -> Result<String> {
+        let site = site(entrance);
+        Ok(format!("{}{}", self.of(site.id.as_str()), self.edge.ticket(&site, user)?))
+    }
+}
+
+/// The address that is tried first when none is given.
+const fn usual() -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8421)
+}

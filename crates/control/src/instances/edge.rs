@@ -1,0 +1,200 @@
+//! What the edge asks of the fleet.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use clawfarm_model::edge::{Identity, PathRules};
+use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result};
+use clawfarm_runtime::Connection;
+use clawfarm_store::{InstanceFilter, PageRequest};
+use secrecy::SecretString;
+
+use crate::Control;
+use crate::keys::GATEWAY_TOKEN;
+use crate::reconcile::queue::Priority;
+
+/// A claw, with all that the edge needs to pass requests on to it.
+#[derive(Debug)]
+pub struct Entrance {
+    /// The instance, as it was when this was read.
+    pub instance: Instance,
+    /// Its gateway token.
+    pub token: SecretString,
+    /// How it is told who a request is from.
+    pub identity: Identity,
+    /// Its paths.
+    pub rules: Arc<PathRules>,
+}
+
+/// Where people come in.
+pub trait Doors: Send + Sync + 'static {
+    /// The address of a claw's pages: `http://alice-x7k2m.localhost:8421/`.
+    fn address(&self, id: &ClawId) -> String;
+
+    /// An address that signs a browser in, once and within a minute.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    fn open(&self, entrance: &Entrance, user: &str) -> Result<String>;
+}
+
+/// What the edge was told, until something of it changes.
+#[derive(Default)]
+pub(crate) struct Entrances {
+    known: Mutex<HashMap<ClawId, Arc<Entrance>>>,
+    /// Counts what was forgotten: what was read before that may be old.
+    forgotten: AtomicU64,
+    following: OnceLock<()>,
+}
+
+impl Entrances {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClawId, Arc<Entrance>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn forget(&self, id: &ClawId) {
+        let mut known = self.lock();
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        known.remove(id);
+    }
+
+    fn forget_all(&self) {
+        let mut known = self.lock();
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        known.clear();
+    }
+}
+
+impl Control {
+    /// What is known of a claw, from memory where nothing has changed since; `None` when there is
+    /// none of that id.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn entrance(&self, context: &Context, id: &ClawId) -> Result<Option<Arc<Entrance>>> {
+        self.follow_entrances();
+        if let Some(known) = self.core.entrances.lock().get(id) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        self.entrance_now(context, id).await
+    }
+
+    /// The same, read from the store.
+    ///
+    /// # Errors
+    /// As for [`Self::entrance`].
+    pub async fn entrance_now(&self, context: &Context, id: &ClawId) -> Result<Option<Arc<Entrance>>> {
+        let entrances = &self.core.entrances;
+        let before = entrances.forgotten.load(Ordering::Acquire);
+        let instance = match self.core.store.instance(context, id).await {
+            Ok(instance) => instance,
+            Err(error) if error.code() == Code::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let found = Arc::new(self.entrance_of(instance).await?);
+        let mut known = entrances.lock();
+        if entrances.forgotten.load(Ordering::Acquire) == before {
+            known.insert(id.clone(), Arc::clone(&found));
+        }
+        Ok(Some(found))
+    }
+
+    /// The claws that somebody may open, by name.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn entrances(&self, context: &Context) -> Result<Vec<Arc<Entrance>>> {
+        let filter = InstanceFilter::default();
+        let page = self.core.store.instances(context, &filter, &PageRequest::after(None, PageRequest::MAX)).await?;
+        let mut found = Vec::with_capacity(page.items.len());
+        for instance in page.items {
+            found.push(Arc::new(self.entrance_of(instance).await?));
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn entrance_of(&self, instance: Instance) -> Result<Entrance> {
+        let adapter = self.core.adapter(&instance)?;
+        let token = self.core.key(&instance, GATEWAY_TOKEN).await?;
+        Ok(Entrance {
+            identity: adapter.identity(&token),
+            rules: Arc::new(adapter.path_rules()),
+            token,
+            instance,
+        })
+    }
+
+    /// Wakes a claw for somebody at its door, and returns when it takes requests.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    pub async fn wake_at_door(&self, context: &Context, id: &ClawId) -> Result<Arc<Entrance>> {
+        let instance = self.core.store.instance(context, id).await?;
+        let instance = match instance.phase {
+            Phase::Running | Phase::Unhealthy => instance,
+            _ => self.awake(context, instance).await?,
+        };
+        // What this server knew was of before it woke; the event that tells so may be on its way.
+        self.core.entrances.forget(id);
+        Ok(Arc::new(self.entrance_of(instance).await?))
+    }
+
+    /// Opens a connection to a claw's gateway, for the edge.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not listen.
+    pub async fn dial_gateway(&self, entrance: &Entrance) -> Result<Box<dyn Connection>> {
+        let instance = &entrance.instance;
+        let port = instance.port.ok_or_else(|| {
+            Error::new(Code::Gone, format!("'{}' has no port", instance.id)).fix("it is being removed")
+        })?;
+        self.core.runtime(&instance.spec.target)?.dial(&instance.id, port).await
+    }
+
+    /// Says where people come in; once, when the edge listens.
+    pub fn set_doors(&self, doors: Arc<dyn Doors>) {
+        // A second edge of one server there is not.
+        let _ = self.core.doors.set(doors);
+    }
+
+    /// Has somebody look at a claw soon: what the edge saw of it does not fit what is known.
+    pub fn look_at(&self, id: &ClawId) {
+        self.core.reconciler.queue.push(id, Priority::Person);
+    }
+
+    /// What the sessions of the edge are signed with: the same on all servers of a store.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn edge_key(&self) -> Result<SecretString> {
+        self.core.edge_key().await
+    }
+
+    /// Begins to forget what changes. Called with each look, and done once.
+    fn follow_entrances(&self) {
+        let entrances = &self.core.entrances;
+        if entrances.following.set(()).is_err() {
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        let mut events = core.feed.subscribe(&Context::system("edge"), None);
+        tokio::spawn(async move {
+            loop {
+                let told = tokio::select! {
+                    () = core.stopping.cancelled() => return,
+                    told = events.recv() => told,
+                };
+                match told {
+                    Ok(told) => {
+                        if let Some(id) = &told.event.instance {
+                            core.entrances.forget(id);
+                        }
+                    }
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => core.entrances.forget_all(),
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+}
