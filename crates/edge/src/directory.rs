@@ -82,6 +82,8 @@ pub struct Site {
     pub tenant: String,
     /// The claw type, to be shown.
     pub claw_type: String,
+    /// Which of its runs this is: connections to an earlier one are of no use.
+    pub run: i64,
     /// Whether it takes requests.
     pub state: SiteState,
     /// How it is told who a request is from.

@@ -110,9 +110,10 @@ async fn send(
     going: Going,
     took: &mut Took,
 ) -> Response<Body> {
+    let mut run = site.run;
     let mut request = to_claw(asked, site, who, request, wish.as_ref());
     for attempt in 1..=TRIES {
-        let sent = edge.upstream.send(&site.id, request);
+        let sent = edge.upstream.send(&site.id, run, request);
         tokio::pin!(sent);
         let answered = loop {
             match timeout(LOOK_AGAIN, &mut sent).await {
@@ -131,8 +132,9 @@ async fn send(
                     Ok(None) => return problem::of(&error, None),
                     Err(error) => return problem::of(&error, Some(RETRY_SECS)),
                 };
-                if let Err(response) = awake(edge, &again, false, took).await {
-                    return *response;
+                match awake(edge, &again, false, took).await {
+                    Ok(again) => run = again.run,
+                    Err(response) => return *response,
                 }
                 took.woke = Some(took.woke.unwrap_or_default() + began.elapsed());
             }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clawfarm_model::{ClawId, Code, Error, Result};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
@@ -32,7 +32,15 @@ pub(crate) struct Upstream {
 
 /// Connections that nobody uses now, the latest last.
 #[derive(Default)]
-struct Idle(Mutex<HashMap<ClawId, Vec<(SendRequest<Body>, Instant)>>>);
+struct Idle(Mutex<HashMap<ClawId, Vec<Waiting>>>);
+
+/// A connection that waits for the next request.
+struct Waiting {
+    sender: SendRequest<Body>,
+    /// To which run of the claw.
+    run: i64,
+    since: Instant,
+}
 
 /// A request that got no answer.
 pub(crate) enum Failed {
@@ -46,6 +54,7 @@ pub(crate) enum Failed {
 pub(crate) struct InUse {
     sender: SendRequest<Body>,
     id: ClawId,
+    run: i64,
     idle: Arc<Idle>,
 }
 
@@ -58,14 +67,17 @@ impl Upstream {
     pub(crate) async fn send(
         &self,
         id: &ClawId,
+        run: i64,
         mut request: Request<Body>,
     ) -> Result<(Response<Incoming>, InUse), Failed> {
-        // One that was kept may have been closed by the claw in this very moment; then the request
-        // comes back, and goes out on the next.
-        while let Some(mut sender) = self.idle.take(id) {
+        // One that was kept may be closed by the claw in this very moment. Either the request comes
+        // back, or it is lost with the connection; then it goes out again when doing it twice is
+        // doing it once.
+        while let Some(mut sender) = self.idle.take(id, run) {
+            let again = repeated(&request);
             match sender.try_send_request(request).await {
-                Ok(answer) => return Ok((answer, self.in_use(id, sender))),
-                Err(mut failed) => match failed.take_message() {
+                Ok(answer) => return Ok((answer, self.in_use(id, run, sender))),
+                Err(mut failed) => match failed.take_message().or(again) {
                     Some(back) => request = back,
                     None => return Err(Failed::Broken(broken(id, failed.into_error()))),
                 },
@@ -76,7 +88,7 @@ impl Upstream {
             Err(error) => return Err(Failed::Unsent(Box::new(request), error)),
         };
         match sender.try_send_request(request).await {
-            Ok(answer) => Ok((answer, self.in_use(id, sender))),
+            Ok(answer) => Ok((answer, self.in_use(id, run, sender))),
             Err(mut failed) => Err(match failed.take_message() {
                 Some(back) => Failed::Unsent(Box::new(back), broken(id, failed.into_error())),
                 None => Failed::Broken(broken(id, failed.into_error())),
@@ -92,7 +104,7 @@ impl Upstream {
     /// Closes what nobody has used for a while.
     pub(crate) fn sweep(&self) {
         self.idle.lock().retain(|_, list| {
-            list.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_LIMIT);
+            list.retain(|it| !it.sender.is_closed() && it.since.elapsed() < IDLE_LIMIT);
             !list.is_empty()
         });
     }
@@ -114,8 +126,8 @@ impl Upstream {
         Ok(sender)
     }
 
-    fn in_use(&self, id: &ClawId, sender: SendRequest<Body>) -> InUse {
-        InUse { sender, id: id.clone(), idle: Arc::clone(&self.idle) }
+    fn in_use(&self, id: &ClawId, run: i64, sender: SendRequest<Body>) -> InUse {
+        InUse { sender, id: id.clone(), run, idle: Arc::clone(&self.idle) }
     }
 }
 
@@ -127,28 +139,41 @@ impl AtEnd for InUse {
         let mut idle = self.idle.lock();
         let list = idle.entry(self.id).or_default();
         if list.len() < IDLE_MAX {
-            list.push((self.sender, Instant::now()));
+            list.push(Waiting { sender: self.sender, run: self.run, since: Instant::now() });
         }
     }
 }
 
 impl Idle {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClawId, Vec<(SendRequest<Body>, Instant)>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClawId, Vec<Waiting>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The one that was used last: it is the likeliest to be open.
-    fn take(&self, id: &ClawId) -> Option<SendRequest<Body>> {
+    fn take(&self, id: &ClawId, run: i64) -> Option<SendRequest<Body>> {
         let mut idle = self.lock();
         let list = idle.get_mut(id)?;
-        while let Some((sender, since)) = list.pop() {
-            if sender.is_ready() && since.elapsed() < IDLE_LIMIT {
-                return Some(sender);
+        while let Some(it) = list.pop() {
+            if it.run == run && it.sender.is_ready() && it.since.elapsed() < IDLE_LIMIT {
+                return Some(it.sender);
             }
         }
         idle.remove(id);
         None
     }
+}
+
+/// The same request once more, when it has no body and changes nothing (RFC 9110, 9.2.2).
+fn repeated(request: &Request<Body>) -> Option<Request<Body>> {
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !safe || !request.body().is_end_stream() || request.headers().contains_key(http::header::UPGRADE) {
+        return None;
+    }
+    let mut again = Request::new(crate::body::empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
 }
 
 fn broken(id: &ClawId, error: hyper::Error) -> Error {

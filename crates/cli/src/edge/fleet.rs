@@ -42,6 +42,7 @@ pub(super) fn site(entrance: &Entrance) -> Site {
         name: instance.name.to_string(),
         tenant: instance.tenant.to_string(),
         claw_type: instance.spec.claw_type.to_string(),
+        run: instance.intent.run,
         state: state(instance),
         identity: entrance.identity.clone(),
         token: entrance.token.clone(),

@@ -1,1 +1,9 @@
-//! The edge before claws made for the purpose.
+//! The edge before claws made for the purpose, over real sockets.
+
+mod claw;
+mod door;
+mod farm;
+mod hostile;
+mod passing;
+mod waking;
+mod websocket;

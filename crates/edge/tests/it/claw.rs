@@ -1,0 +1,167 @@
+//! A claw's gateway, as far as the edge can tell.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// One that listens until it is dropped.
+pub(crate) struct Claw {
+    pub(crate) address: SocketAddr,
+    /// Requests that it has seen.
+    pub(crate) seen: Arc<AtomicU64>,
+    /// Lets `/sse` say one more thing.
+    pub(crate) say: Arc<Semaphore>,
+    /// Told when `/read` has begun, which then waits for a permit of `say` before it reads.
+    pub(crate) reading: Arc<Notify>,
+    _ends: DropGuard,
+}
+
+impl Claw {
+    pub(crate) async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (seen, say, reading) =
+            (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+        let ends = CancellationToken::new();
+        let (counts, says, reads, end) = (seen.clone(), say.clone(), reading.clone(), ends.clone());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = tokio::select! {
+                    () = end.cancelled() => return,
+                    accepted = listener.accept() => accepted.unwrap(),
+                };
+                let (counts, says, reads, end) = (counts.clone(), says.clone(), reads.clone(), end.clone());
+                tokio::spawn(async move {
+                    let service = service_fn(|request| {
+                        counts.fetch_add(1, Ordering::Relaxed);
+                        answer(request, says.clone(), reads.clone())
+                    });
+                    let connection =
+                        http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+                    tokio::select! {
+                        _ = connection => {}
+                        () = end.cancelled() => {}
+                    }
+                });
+            }
+        });
+        Self { address, seen, say, reading, _ends: ends.drop_guard() }
+    }
+
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    say: Arc<Semaphore>,
+    reading: Arc<Notify>,
+) -> Result<Response<Body>, Infallible> {
+    let path = request.uri().path().to_owned();
+    Ok(match path.as_str() {
+        "/ws" => websocket(&mut request),
+        "/unasked" => {
+            let mut response = text("");
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("upgrade", "h2c".parse().unwrap());
+            response
+        }
+        "/sse" => {
+            let said = futures::stream::unfold((0, say), |(n, say)| async move {
+                if n == 3 {
+                    return None;
+                }
+                say.acquire().await.ok()?.forget();
+                Some((Ok(Frame::data(Bytes::from(format!("data: {n}\n\n")))), (n + 1, say)))
+            });
+            Response::new(StreamBody::new(said.boxed()).boxed_unsync())
+        }
+        "/read" => {
+            reading.notify_one();
+            say.acquire().await.unwrap().forget();
+            let read = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
+            text(read.to_string())
+        }
+        "/big" => {
+            let piece = Bytes::from(vec![b'x'; 64 << 10]);
+            let pieces = futures::stream::iter((0..1024).map(move |_| Ok(Frame::data(piece.clone()))));
+            Response::new(StreamBody::new(pieces).boxed_unsync())
+        }
+        "/cookies" => {
+            let mut response = text("");
+            for cookie in ["mine=1; Path=/", "yours=1; Domain=claws.test", "clawfarm-session=forged"] {
+                response.headers_mut().append("set-cookie", cookie.parse().unwrap());
+            }
+            response.headers_mut().insert("connection", "x-private".parse().unwrap());
+            response.headers_mut().insert("x-private", "1".parse().unwrap());
+            response.headers_mut().insert("alt-svc", "h3=\":1\"".parse().unwrap());
+            response
+        }
+        _ => echo(request).await,
+    })
+}
+
+/// What it was asked, as JSON.
+async fn echo(request: Request<Incoming>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let headers: serde_json::Map<String, serde_json::Value> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
+        .collect();
+    text(
+        serde_json::json!({
+            "method": parts.method.as_str(),
+            "target": parts.uri.to_string(),
+            "headers": headers,
+            "body": String::from_utf8_lossy(&body),
+        })
+        .to_string(),
+    )
+}
+
+/// Says back what it hears.
+fn websocket(request: &mut Request<Incoming>) -> Response<Body> {
+    let Some(key) = request.headers().get("sec-websocket-key").cloned() else {
+        let mut response = text("no key");
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        return response;
+    };
+    let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded));
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+    });
+    let mut response = text("");
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    for (name, value) in
+        [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", accept.as_str())]
+    {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+fn text(text: impl Into<Bytes>) -> Response<Body> {
+    Response::new(Full::new(text.into()).boxed_unsync())
+}
