@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub(crate) struct Claw {
     pub(crate) address: SocketAddr,
     /// Requests that it has seen.
     pub(crate) seen: Arc<AtomicU64>,
+    /// What it was asked for.
+    pub(crate) targets: Arc<Mutex<Vec<String>>>,
     /// Lets `/sse` say one more thing.
     pub(crate) say: Arc<Semaphore>,
     /// Told when `/read` has begun, which then waits for a permit of `say` before it reads.
@@ -39,7 +41,9 @@ impl Claw {
         let (seen, say, reading) =
             (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
         let ends = CancellationToken::new();
+        let targets = Arc::new(Mutex::new(Vec::new()));
         let (counts, says, reads, end) = (seen.clone(), say.clone(), reading.clone(), ends.clone());
+        let asked = targets.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = tokio::select! {
@@ -47,8 +51,10 @@ impl Claw {
                     accepted = listener.accept() => accepted.unwrap(),
                 };
                 let (counts, says, reads, end) = (counts.clone(), says.clone(), reads.clone(), end.clone());
+                let asked = asked.clone();
                 tokio::spawn(async move {
-                    let service = service_fn(|request| {
+                    let service = service_fn(|request: Request<Incoming>| {
+                        asked.lock().unwrap().push(request.uri().to_string());
                         counts.fetch_add(1, Ordering::Relaxed);
                         answer(request, says.clone(), reads.clone())
                     });
@@ -61,7 +67,7 @@ impl Claw {
                 });
             }
         });
-        Self { address, seen, say, reading, _ends: ends.drop_guard() }
+        Self { address, seen, targets, say, reading, _ends: ends.drop_guard() }
     }
 
     pub(crate) fn seen(&self) -> u64 {

@@ -32,9 +32,11 @@ async fn a_request_that_two_readers_would_read_differently_is_refused() {
         format!("POST / HTTP/1.1\r\nhost: {host}\r\nauthorization: {token}\r\nconnection: close\r\n{rest}")
     };
     let hidden = format!("GET /hidden HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    // Of a length beside chunks the chunks count (RFC 9112, 6.3), and the claw is told of them alone:
+    // both read the same.
     let cases: Vec<(&str, String, &[u16])> = vec![
-        ("length and chunks", head(&format!("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}")), &[400]),
-        ("chunks and length", head(&format!("transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n{hidden}")), &[400]),
+        ("length and chunks", head(&format!("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}")), &[200, 400]),
+        ("chunks and length", head(&format!("transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n{hidden}")), &[200, 400]),
         ("two lengths", head("content-length: 5\r\ncontent-length: 6\r\n\r\nhello!"), &[400]),
         ("a list of lengths", head("content-length: 5, 6\r\n\r\nhello!"), &[400]),
         ("a signed length", head("content-length: +5\r\n\r\nhello"), &[400]),
@@ -44,7 +46,7 @@ async fn a_request_that_two_readers_would_read_differently_is_refused() {
         ("chunked twice", head("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n"), &[400]),
         ("another encoding", head("transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), &[400]),
         ("something like chunked", head("transfer-encoding: xchunked\r\n\r\n0\r\n\r\n"), &[400]),
-        ("a tab before it", head("transfer-encoding:\tchunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n"), &[400]),
+        ("a tab before it", head("transfer-encoding:\tchunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n"), &[200, 400]),
         ("a chunk size that overflows", head("transfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nx\r\n0\r\n\r\n"), &[400, 502]),
         ("a chunk size with a sign", head("transfer-encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n"), &[400, 502]),
         ("no host", format!("GET / HTTP/1.1\r\nauthorization: {token}\r\n\r\n"), &[400]),
@@ -58,7 +60,8 @@ async fn a_request_that_two_readers_would_read_differently_is_refused() {
         ("TRACE", format!("TRACE / HTTP/1.1\r\nhost: {host}\r\nauthorization: {token}\r\n\r\n"), &[405]),
         ("no HTTP", "hello\r\n\r\n".into(), &[0, 400]),
         ("a newer HTTP", format!("GET / HTTP/3.0\r\nhost: {host}\r\n\r\n"), &[0, 400]),
-        ("a bare line feed in a value", head("x: a\nb: c\r\n\r\n"), &[400]),
+        // A line may end so (RFC 9112, 2.2); the claw gets two headers, as the edge read them.
+        ("a bare line feed in a value", head("x: a\nb: c\r\n\r\n"), &[200]),
         ("a NUL in a value", head("x: a\0b\r\n\r\n"), &[400]),
         ("101 headers", head(&format!("{}\r\n", "x: y\r\n".repeat(101))), &[400, 431]),
         ("a head of 100 KiB", head(&format!("x: {}\r\n\r\n", "y".repeat(100 << 10))), &[400, 431]),
@@ -68,8 +71,8 @@ async fn a_request_that_two_readers_would_read_differently_is_refused() {
         let status = raw(&farm, request.as_bytes()).await;
         assert!(expected.contains(&status), "{what}: {status}");
     }
-    // What came to the claw had a broken body, and never its hidden second half.
-    assert!(claw.seen() <= 2, "{}", claw.seen());
+    let targets = claw.targets.lock().unwrap().clone();
+    assert!(targets.iter().all(|target| target == "/"), "{targets:?}");
 }
 
 #[tokio::test]
