@@ -124,8 +124,14 @@ async fn go(edge: &Edge, asked: &Asked, headers: &HeaderMap, asks: &Go) -> Respo
 }
 
 async fn sign_in(edge: &Edge, asked: &Asked, body: Incoming) -> Response<Body> {
-    let Ok(body) = Limited::new(body, FORM_MAX).collect().await.map(http_body_util::Collected::to_bytes) else {
-        return problem::problem(StatusCode::PAYLOAD_TOO_LARGE, "invalid_input", "the form is too long", None);
+    let Ok(body) = Limited::new(body, FORM_MAX).collect().await.map(http_body_util::Collected::to_bytes)
+    else {
+        return problem::problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_input",
+            "the form is too long",
+            None,
+        );
     };
     let Ok(form) = read(&body) else { return problem::bad_request("the form has no token") };
     let person = match edge.directory.sign_in(&SecretString::from(form.token.trim())).await {

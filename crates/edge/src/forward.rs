@@ -50,7 +50,12 @@ pub(crate) async fn forward(
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let wish = tunnel::wish(&mut request);
     if wish.is_none() && *request.method() == Method::CONNECT {
-        return problem::problem(StatusCode::METHOD_NOT_ALLOWED, "unsupported", "CONNECT is not passed on", None);
+        return problem::problem(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "unsupported",
+            "CONNECT is not passed on",
+            None,
+        );
     }
     let page = matches!(who, Who::Person(_)) && gate::wants_page(request.method(), request.headers());
     let mut took = Took::default();
@@ -69,7 +74,12 @@ pub(crate) async fn forward(
 }
 
 /// The claw, up. What it has to say to the caller otherwise.
-async fn awake(edge: &Edge, site: &Arc<Site>, page: bool, took: &mut Took) -> Result<Arc<Site>, Box<Response<Body>>> {
+async fn awake(
+    edge: &Edge,
+    site: &Arc<Site>,
+    page: bool,
+    took: &mut Took,
+) -> Result<Arc<Site>, Box<Response<Body>>> {
     match &site.state {
         SiteState::Awake => return Ok(Arc::clone(site)),
         SiteState::Asleep { .. } | SiteState::Starting => {}
@@ -83,9 +93,7 @@ async fn awake(edge: &Edge, site: &Arc<Site>, page: bool, took: &mut Took) -> Re
         Waited::Awake(site) => Ok(site),
         Waited::Failed(error) => Err(Box::new(down(site, &error, page))),
         Waited::Later if page => Err(Box::new(pages::waiting(site, RETRY_SECS))),
-        Waited::Later => {
-            Err(Box::new(problem::later(&format!("'{}' is still waking", site.id), RETRY_SECS)))
-        }
+        Waited::Later => Err(Box::new(problem::later(&format!("'{}' is still waking", site.id), RETRY_SECS))),
         Waited::Full => {
             Err(Box::new(problem::later(&format!("too many wait for '{}' already", site.id), RETRY_SECS)))
         }
@@ -239,9 +247,12 @@ fn answered_with(
             wish.join(answer, going, &edge.tunnels, edge.cut.clone())
         }
         // Nobody asked it to.
-        (StatusCode::SWITCHING_PROTOCOLS, None) => {
-            problem::problem(StatusCode::BAD_GATEWAY, "claw_failed", "the claw changed the protocol unasked", None)
-        }
+        (StatusCode::SWITCHING_PROTOCOLS, None) => problem::problem(
+            StatusCode::BAD_GATEWAY,
+            "claw_failed",
+            "the claw changed the protocol unasked",
+            None,
+        ),
         _ => {
             let (parts, body) = answer.into_parts();
             let body = Passing::new(body, Kept { in_use, _going: going });

@@ -48,8 +48,7 @@ pub(crate) fn check(
         return if same(token, &site.token) { Ok(Who::Bearer) } else { Err(Refused::Unknown) };
     }
     let pass = session::cookie(headers, tls).ok_or(Refused::Unknown)?;
-    let user =
-        passes.check(Purpose::Session, site.id.as_str(), pass, &site.token).ok_or(Refused::Unknown)?;
+    let user = passes.check(Purpose::Session, site.id.as_str(), pass, &site.token).ok_or(Refused::Unknown)?;
     if !is_own(parts, origin) {
         return Err(Refused::CrossSite);
     }
@@ -119,7 +118,14 @@ mod tests {
             ("POST", &[("sec-fetch-site", "same-origin"), ("origin", OWN)]),
             ("POST", &[("origin", OWN)]),
             ("GET", &[("origin", OWN), ("upgrade", "websocket")]),
-            ("GET", &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")]),
+            (
+                "GET",
+                &[
+                    ("sec-fetch-site", "same-site"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "document"),
+                ],
+            ),
         ] {
             assert!(is_own(&parts(method, headers), OWN), "{method} {headers:?}");
         }
@@ -130,8 +136,22 @@ mod tests {
             ("GET", &[("origin", "https://b.claws.test"), ("upgrade", "websocket")]),
             ("GET", &[("upgrade", "websocket")]),
             ("GET", &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")]),
-            ("GET", &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")]),
-            ("POST", &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")]),
+            (
+                "GET",
+                &[
+                    ("sec-fetch-site", "same-site"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "iframe"),
+                ],
+            ),
+            (
+                "POST",
+                &[
+                    ("sec-fetch-site", "same-site"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", "document"),
+                ],
+            ),
             ("POST", &[("sec-fetch-site", "same-origin"), ("origin", "https://b.claws.test")]),
             ("GET", &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]),
         ] {

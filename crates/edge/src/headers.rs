@@ -1,12 +1,12 @@
 //! Headers on their way through: what belongs to one connection stays behind, what a stranger
 //! could forge is dropped, what the claw may know of the caller is said anew.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-    VIA,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, VIA,
 };
 
 use crate::session;
@@ -95,8 +95,13 @@ pub(crate) fn drop_session(headers: &mut HeaderMap) {
     }
 }
 
+/// Nobody's address (RFC 5737), for callers on this machine. A claw here trusts the loopback device
+/// to be the edge; a caller of the same address would be the edge calling itself, and is refused.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 /// Says who called, for a claw that takes the edge's word for it.
 pub(crate) fn tell_caller(headers: &mut HeaderMap, caller: IpAddr, proto: &'static str, host: &str) {
+    let caller = if caller.to_canonical().is_loopback() { HERE } else { caller };
     let set = [
         ("x-forwarded-for", HeaderValue::from_str(&caller.to_string())),
         ("x-forwarded-host", HeaderValue::from_str(host)),

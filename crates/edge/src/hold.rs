@@ -124,5 +124,8 @@ impl Wakes {
 
 /// Whether a failed wake may well succeed later.
 pub(crate) fn may_pass(error: &Error) -> bool {
-    matches!(error.code(), Code::Insufficient | Code::Timeout | Code::Unavailable | Code::Overloaded | Code::Busy)
+    matches!(
+        error.code(),
+        Code::Insufficient | Code::Timeout | Code::Unavailable | Code::Overloaded | Code::Busy
+    )
 }

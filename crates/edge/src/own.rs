@@ -121,7 +121,16 @@ mod tests {
         for good in ["/", "/chat?session=main&x=%20", "/a/b#c"] {
             assert_eq!(own_path(good), good);
         }
-        for bad in ["", "//evil.test", "/\\evil.test", "https://evil.test", "/a\r\nb", "x", "/_clawfarm/sign-out", "/é"] {
+        for bad in [
+            "",
+            "//evil.test",
+            "/\\evil.test",
+            "https://evil.test",
+            "/a\r\nb",
+            "x",
+            "/_clawfarm/sign-out",
+            "/é",
+        ] {
             assert_eq!(own_path(bad), "/", "{bad}");
         }
     }

@@ -148,7 +148,9 @@ mod tests {
         ] {
             assert_eq!(kind(&rules(), path), Kind::Closed, "{path}");
         }
-        for path in ["/", "/api/v1/administrator", "/api/v1", "/api/v2/admin", "/v1/models", "/%zz", "/a%2Fb", "*"] {
+        for path in
+            ["/", "/api/v1/administrator", "/api/v1", "/api/v2/admin", "/v1/models", "/%zz", "/a%2Fb", "*"]
+        {
             assert_eq!(kind(&rules(), path), Kind::Usual, "{path}");
         }
     }
@@ -158,7 +160,15 @@ mod tests {
         for path in ["/hooks", "/hooks/wake", "/hooks/agent/x"] {
             assert_eq!(kind(&rules(), path), Kind::Inbox, "{path}");
         }
-        for path in ["/hooksx", "/HOOKS", "/hooks/../v1/models", "/hooks/%2e%2e/v1", "/hooks//x", "/hooks/..", "/hooks\\.."] {
+        for path in [
+            "/hooksx",
+            "/HOOKS",
+            "/hooks/../v1/models",
+            "/hooks/%2e%2e/v1",
+            "/hooks//x",
+            "/hooks/..",
+            "/hooks\\..",
+        ] {
             assert_eq!(kind(&rules(), path), Kind::Usual, "{path}");
         }
     }

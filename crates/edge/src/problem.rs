@@ -44,8 +44,12 @@ pub(crate) fn unauthorized() -> Response<Body> {
 
 /// Come again in a while.
 pub(crate) fn later(detail: &str, seconds: u32) -> Response<Body> {
-    let mut response =
-        problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail, Some("try again after `Retry-After`"));
+    let mut response = problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "unavailable",
+        detail,
+        Some("try again after `Retry-After`"),
+    );
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
 }

@@ -95,7 +95,13 @@ impl Passes {
     }
 
     /// Whose a pass is, when it is good. A ticket is good once.
-    pub(crate) fn check(&self, purpose: Purpose, claw: &str, text: &str, bound: &SecretString) -> Option<String> {
+    pub(crate) fn check(
+        &self,
+        purpose: Purpose,
+        claw: &str,
+        text: &str,
+        bound: &SecretString,
+    ) -> Option<String> {
         if text.len() > PASS_MAX {
             return None;
         }
@@ -192,7 +198,9 @@ mod tests {
         assert_eq!(check(Purpose::Ticket, "alice-1", &pass, "token-1"), None);
         assert_eq!(check(Purpose::Session, "alice-1", &pass, "token-2"), None, "the token was rotated");
         assert_eq!(Passes::new("another".into()).check(Purpose::Session, "alice-1", &pass, &token), None);
-        for bad in ["", ".", "a.b", &pass[1..], &pass[..pass.len() - 1], &format!("{pass}.x"), &"x".repeat(5000)] {
+        for bad in
+            ["", ".", "a.b", &pass[1..], &pass[..pass.len() - 1], &format!("{pass}.x"), &"x".repeat(5000)]
+        {
             assert_eq!(check(Purpose::Session, "alice-1", bad, "token-1"), None, "{bad}");
         }
         let ended = passes.issue(Purpose::Session, "alice-1", "ann", &token, Duration::ZERO).unwrap();

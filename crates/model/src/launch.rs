@@ -3,6 +3,7 @@
 //! The runtime prepares a place and describes it ([`Place`]); the adapter, which knows the
 //! claw type and nothing of the runtime, answers with what to run there ([`Launch`]).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,11 +154,21 @@ pub struct Place {
     pub port: u16,
     /// Whether it must listen beyond the loopback device (in a container's own network).
     pub listen_on_all: bool,
+    /// The addresses that the server's connections to it come from.
+    pub server_addresses: Vec<IpAddr>,
     /// Where it reaches clawfarm's server: `http://host:port`, without a path.
     pub host_url: String,
     /// Whether the runtime enforces the memory limit outside of the claw; when not, the
     /// adapter should make the claw limit itself.
     pub memory_enforced: bool,
+}
+
+impl Place {
+    /// The loopback device's addresses: where the server comes from on this machine.
+    #[must_use]
+    pub fn loopback() -> Vec<IpAddr> {
+        vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+    }
 }
 
 /// How the software of a place lies in its [`Place::install_dir`].

@@ -28,7 +28,7 @@ pub(crate) async fn ensure(
     let (this, of) = (Arc::clone(inner), placement.clone());
     blocking(move || prepare(&this, &of, up)).await?;
     let _used = inner.networks.read().await;
-    network::ensure(inner, &placement.tenant, &placement.id).await?;
+    let network = network::ensure(inner, &placement.tenant, &placement.id).await?;
     Ok(Place {
         install_dir: INSTALL_IN.into(),
         layout: Layout::Image,
@@ -38,6 +38,7 @@ pub(crate) async fn ensure(
         tmp_dir: "/tmp".into(),
         port: PORT_IN,
         listen_on_all: true,
+        server_addresses: vec![network.gateway],
         host_url,
         memory_enforced: true,
     })

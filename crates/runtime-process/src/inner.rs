@@ -123,6 +123,7 @@ impl Inner {
             tmp_dir: dir.join(TMP),
             port: record.port,
             listen_on_all: false,
+            server_addresses: clawfarm_model::Place::loopback(),
             host_url: self.host_url()?,
             memory_enforced: crate::host::memory_cgroup(),
         })

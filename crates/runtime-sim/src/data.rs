@@ -27,6 +27,7 @@ impl World {
             tmp_dir: data.join("tmp"),
             port: placement.port,
             listen_on_all: false,
+            server_addresses: clawfarm_model::Place::loopback(),
             host_url,
             memory_enforced: true,
         }

@@ -56,15 +56,9 @@ pub(super) fn scopes() -> Value {
     json!({ OWNER: ["operator.admin"] })
 }
 
-/// `gateway.trustedProxies`: where the server's connections come from. In a container's network
-/// that is the network's gateway, whose address is not known before there is one; all private
-/// networks are named, since it is the header that is believed.
+/// `gateway.trustedProxies`: where the server's connections come from.
 pub(super) fn proxies(place: &Place) -> Value {
-    let mut proxies = vec!["127.0.0.1", "::1"];
-    if place.listen_on_all {
-        proxies.extend(["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]);
-    }
-    json!(proxies)
+    place.server_addresses.iter().map(|address| Value::from(address.to_string())).collect()
 }
 
 /// Nobody outside reaches the admin interface, which has no person behind it. What comes to the

@@ -8,8 +8,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{entrance, json};
 use super::owned::Owned;
+use super::{entrance, json};
 
 /// Merges the three.
 pub(super) fn three_way(

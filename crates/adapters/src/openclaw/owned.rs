@@ -88,6 +88,7 @@ pub(super) fn refuse_collisions(native: &Map<String, Value>) -> Result<()> {
         tmp_dir: "/".into(),
         port: 1,
         listen_on_all: false,
+        server_addresses: clawfarm_model::Place::loopback(),
         host_url: String::new(),
         memory_enforced: true,
     };

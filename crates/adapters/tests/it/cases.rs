@@ -73,6 +73,7 @@ pub(crate) fn place() -> Place {
         tmp_dir: "/farm/claws/alice-x7k2p/tmp".into(),
         port: 18789,
         listen_on_all: false,
+        server_addresses: clawfarm_model::Place::loopback(),
         host_url: "http://127.0.0.1:7180".into(),
         memory_enforced: true,
     }

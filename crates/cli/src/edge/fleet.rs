@@ -68,9 +68,8 @@ fn down(instance: &Instance, phase: Phase) -> Error {
     match phase {
         Phase::Stopped | Phase::Exited => error.fix(format!("start it: clawfarm start {}", instance.id)),
         Phase::Failed => error.fix(format!("see why: clawfarm status {}", instance.id)),
-        Phase::Updating => {
-            Error::new(Code::Unavailable, format!("'{}' is being updated", instance.id)).fix("try again in a minute")
-        }
+        Phase::Updating => Error::new(Code::Unavailable, format!("'{}' is being updated", instance.id))
+            .fix("try again in a minute"),
         _ => error.fix(format!("see clawfarm status {}", instance.id)),
     }
 }

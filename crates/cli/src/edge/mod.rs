@@ -51,7 +51,9 @@ impl EdgeArgs {
             arguments.extend(["--edge".into(), address.to_string().into()]);
         }
         arguments.extend(["--base-domain".into(), self.base_domain.as_str().into()]);
-        for (option, file) in [("--edge-tls-cert", &self.edge_tls_cert), ("--edge-tls-key", &self.edge_tls_key)] {
+        for (option, file) in
+            [("--edge-tls-cert", &self.edge_tls_cert), ("--edge-tls-key", &self.edge_tls_key)]
+        {
             if let Some(file) = file {
                 let file = std::path::absolute(file)
                     .map_err(|e| Error::invalid(option, format!("{} can't be used: {e}", file.display())))?;
@@ -110,7 +112,12 @@ pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) ->
 
 impl Bound {
     /// Serves until `shutdown` is cancelled.
-    pub(crate) async fn serve(self, control: Control, admin: AdminToken, shutdown: CancellationToken) -> Result<()> {
+    pub(crate) async fn serve(
+        self,
+        control: Control,
+        admin: AdminToken,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
         let key = control.edge_key().await?;
         let config = EdgeConfig {
             base: self.base.clone(),
@@ -119,7 +126,8 @@ impl Bound {
             page_after: EdgeConfig::PAGE_AFTER,
         };
         let edge = Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin)), config));
-        let doors = PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls };
+        let doors =
+            PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls };
         tracing::info!(address = ?self.listener.address(), at = doors.of("CLAWID"), "the edge listens");
         control.set_doors(Arc::new(doors));
         tokio::spawn(clawfarm_edge::serve(edge, self.listener, shutdown, GRACE));

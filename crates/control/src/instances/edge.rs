@@ -106,7 +106,8 @@ impl Control {
     /// `Unavailable` when the store does not answer.
     pub async fn entrances(&self, context: &Context) -> Result<Vec<Arc<Entrance>>> {
         let filter = InstanceFilter::default();
-        let page = self.core.store.instances(context, &filter, &PageRequest::after(None, PageRequest::MAX)).await?;
+        let page =
+            self.core.store.instances(context, &filter, &PageRequest::after(None, PageRequest::MAX)).await?;
         let mut found = Vec::with_capacity(page.items.len());
         for instance in page.items {
             found.push(Arc::new(self.entrance_of(instance).await?));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clawfarm_adapters::SendEvent;
 use clawfarm_model::{
-    Action, Desired, ClawId, Code, Context, Error, Instance, OperationKind, OperationState, Phase, Result, Timestamp,
+    Action, ClawId, Code, Context, Desired, Error, Instance, OperationKind, OperationState, Phase, Result,
+    Timestamp,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;

@@ -4,7 +4,9 @@ mod style;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use http::{Response, StatusCode};
 
 use crate::body::{Body, empty, full};
@@ -21,7 +23,8 @@ impl Page<'_> {
     fn answer(&self, status: StatusCode) -> Response<Body> {
         let mut bytes = [0_u8; 15];
         // Without randomness the page is shown without its script: the policy refuses an empty nonce.
-        let nonce = getrandom::fill(&mut bytes).map_or_else(|_| String::new(), |()| STANDARD_NO_PAD.encode(bytes));
+        let nonce =
+            getrandom::fill(&mut bytes).map_or_else(|_| String::new(), |()| STANDARD_NO_PAD.encode(bytes));
         let script = match self.script {
             "" => String::new(),
             text => format!("<script nonce=\"{nonce}\">{text}</script>"),
@@ -40,7 +43,8 @@ impl Page<'_> {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+        headers
+            .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
         headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
         if let Ok(policy) = HeaderValue::from_str(&policy) {
             headers.insert(CONTENT_SECURITY_POLICY, policy);

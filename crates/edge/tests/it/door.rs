@@ -16,7 +16,8 @@ async fn a_stranger_wakes_nobody_and_learns_nothing() {
     farm.put("a-1", State::Asleep, claw.address);
     let browser = |id| farm.request("GET", id, "/").header("accept", "text/html");
     for id in ["a-1", "nobody-1"] {
-        let plain = Answer::of(farm.ask(farm.request("GET", id, "/").body(Full::default()).unwrap()).await).await;
+        let plain =
+            Answer::of(farm.ask(farm.request("GET", id, "/").body(Full::default()).unwrap()).await).await;
         assert_eq!((plain.status, plain.json()["code"].as_str()), (401, Some("unauthenticated")));
         assert!(!plain.text.contains(id), "{plain:?}");
         let wrong = farm.request("GET", id, "/").header("authorization", "Bearer wrong");

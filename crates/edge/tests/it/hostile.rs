@@ -35,28 +35,60 @@ async fn a_request_that_two_readers_would_read_differently_is_refused() {
     // Of a length beside chunks the chunks count (RFC 9112, 6.3), and the claw is told of them alone:
     // both read the same.
     let cases: Vec<(&str, String, &[u16])> = vec![
-        ("length and chunks", head(&format!("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}")), &[200, 400]),
-        ("chunks and length", head(&format!("transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n{hidden}")), &[200, 400]),
+        (
+            "length and chunks",
+            head(&format!("content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}")),
+            &[200, 400],
+        ),
+        (
+            "chunks and length",
+            head(&format!("transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n{hidden}")),
+            &[200, 400],
+        ),
         ("two lengths", head("content-length: 5\r\ncontent-length: 6\r\n\r\nhello!"), &[400]),
         ("a list of lengths", head("content-length: 5, 6\r\n\r\nhello!"), &[400]),
         ("a signed length", head("content-length: +5\r\n\r\nhello"), &[400]),
         ("a length in hex", head("content-length: 0x5\r\n\r\nhello"), &[400]),
         ("a space before the colon", head("transfer-encoding : chunked\r\n\r\n0\r\n\r\n"), &[400]),
         ("a folded header", head("transfer-encoding:\r\n chunked\r\n\r\n0\r\n\r\n"), &[400]),
-        ("chunked twice", head("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n"), &[400]),
+        (
+            "chunked twice",
+            head("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n"),
+            &[400],
+        ),
         ("another encoding", head("transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), &[400]),
         ("something like chunked", head("transfer-encoding: xchunked\r\n\r\n0\r\n\r\n"), &[400]),
-        ("a tab before it", head("transfer-encoding:\tchunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n"), &[200, 400]),
-        ("a chunk size that overflows", head("transfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nx\r\n0\r\n\r\n"), &[400, 502]),
-        ("a chunk size with a sign", head("transfer-encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n"), &[400, 502]),
+        (
+            "a tab before it",
+            head("transfer-encoding:\tchunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n"),
+            &[200, 400],
+        ),
+        (
+            "a chunk size that overflows",
+            head("transfer-encoding: chunked\r\n\r\nffffffffffffffff1\r\nx\r\n0\r\n\r\n"),
+            &[400, 502],
+        ),
+        (
+            "a chunk size with a sign",
+            head("transfer-encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n"),
+            &[400, 502],
+        ),
         ("no host", format!("GET / HTTP/1.1\r\nauthorization: {token}\r\n\r\n"), &[400]),
         ("two hosts", format!("GET / HTTP/1.1\r\nhost: {host}\r\nhost: b-1.claws.test\r\n\r\n"), &[400]),
-        ("another host in the target", format!("GET http://b-1.claws.test/ HTTP/1.1\r\nhost: {host}\r\n\r\n"), &[400]),
+        (
+            "another host in the target",
+            format!("GET http://b-1.claws.test/ HTTP/1.1\r\nhost: {host}\r\n\r\n"),
+            &[400],
+        ),
         ("a user in the target", format!("GET http://x@{host}/ HTTP/1.1\r\nhost: {host}\r\n\r\n"), &[400]),
         ("a host that is a path", "GET / HTTP/1.1\r\nhost: a-1.claws.test/../x\r\n\r\n".into(), &[400]),
         ("a name of nobody's", "GET / HTTP/1.1\r\nhost: evil.test\r\n\r\n".into(), &[404]),
         ("an address for a name", format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", farm.address), &[404]),
-        ("CONNECT", format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\nauthorization: {token}\r\n\r\n"), &[400, 405]),
+        (
+            "CONNECT",
+            format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\nauthorization: {token}\r\n\r\n"),
+            &[400, 405],
+        ),
         ("TRACE", format!("TRACE / HTTP/1.1\r\nhost: {host}\r\nauthorization: {token}\r\n\r\n"), &[405]),
         ("no HTTP", "hello\r\n\r\n".into(), &[0, 400]),
         ("a newer HTTP", format!("GET / HTTP/3.0\r\nhost: {host}\r\n\r\n"), &[0, 400]),
@@ -65,7 +97,11 @@ async fn a_request_that_two_readers_would_read_differently_is_refused() {
         ("a NUL in a value", head("x: a\0b\r\n\r\n"), &[400]),
         ("101 headers", head(&format!("{}\r\n", "x: y\r\n".repeat(101))), &[400, 431]),
         ("a head of 100 KiB", head(&format!("x: {}\r\n\r\n", "y".repeat(100 << 10))), &[400, 431]),
-        ("an address of 100 KiB", format!("GET /{} HTTP/1.1\r\nhost: {host}\r\n\r\n", "y".repeat(100 << 10)), &[400, 414, 431]),
+        (
+            "an address of 100 KiB",
+            format!("GET /{} HTTP/1.1\r\nhost: {host}\r\n\r\n", "y".repeat(100 << 10)),
+            &[400, 414, 431],
+        ),
     ];
     for (what, request, expected) in &cases {
         let status = raw(&farm, request.as_bytes()).await;

@@ -38,12 +38,19 @@ async fn a_claw_is_told_who_asks_by_the_edge_alone() {
     assert_eq!(
         names,
         [
-            "accept", "content-length", "cookie", "host", "origin", USER_HEADER, "x-forwarded-for",
-            "x-forwarded-host", "x-forwarded-proto"
+            "accept",
+            "content-length",
+            "cookie",
+            "host",
+            "origin",
+            USER_HEADER,
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto"
         ]
     );
     assert_eq!(headers[USER_HEADER], "owner");
-    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(headers["x-forwarded-for"], "192.0.2.1", "from this machine");
     assert_eq!(headers["cookie"], "theme=dark");
     assert_eq!(headers["origin"], "http://clawfarm.internal");
     assert_eq!(headers["host"], farm.host("a-1"));
