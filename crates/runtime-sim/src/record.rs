@@ -410,7 +410,7 @@ mod tests {
 
     fn started(claw: &ClawBehaviour) -> Record {
         let mut record = record();
-        record.start(1, (None, Vec::new()), 1_000, &Behaviour::default(), claw);
+        record.start(1, Gateway::default(), 1_000, &Behaviour::default(), claw);
         record
     }
 

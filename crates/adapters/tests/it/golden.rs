@@ -98,7 +98,8 @@ fn a_second_start_keeps_what_the_user_changed() {
     assert_eq!(second["tools"]["exec"]["mode"], "allowlist");
     assert_eq!(second["agents"]["defaults"]["timeoutSeconds"], 30);
     assert_eq!(second["gateway"]["port"], 20_000);
-    assert_eq!(second["gateway"]["auth"], json!({"mode": "token"}));
+    assert_eq!(second["gateway"]["auth"], document(&first.launch)["gateway"]["auth"]);
+    assert_eq!(second["gateway"]["auth"]["mode"], "trusted-proxy");
     assert_eq!(second["models"]["providers"]["clawfarm"]["baseUrl"], "http://127.0.0.1:9999/demo/v1");
 }
 
@@ -193,7 +194,10 @@ proptest! {
         prop_assert_eq!(&now["gateway"]["mode"], "local");
         prop_assert_eq!(&now["gateway"]["port"], 18789);
         prop_assert_eq!(&now["gateway"]["bind"], "loopback");
-        prop_assert_eq!(&now["gateway"]["auth"]["mode"], "token");
+        prop_assert_eq!(&now["gateway"]["auth"]["mode"], "trusted-proxy");
+        prop_assert!(now["gateway"]["auth"]["trustedProxy"]["userHeader"].as_str().unwrap().len() > 40);
+        let origins = now["gateway"]["controlUi"]["allowedOrigins"].as_array().unwrap();
+        prop_assert!(origins.contains(&"http://clawfarm.internal".into()));
         prop_assert_eq!(now["gateway"]["auth"].get("token"), None);
         prop_assert_eq!(&now["plugins"]["entries"]["admin-http-rpc"]["enabled"], true);
         prop_assert_eq!(&now["logging"]["file"], "/farm/claws/alice-x7k2p/logs/openclaw.log");
