@@ -22,7 +22,7 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 /// `clawfarm open`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Prints the address of an instance's dashboard, with the gateway token behind the '#': browsers keep that part to themselves, so it reaches no server and no log on the way. Whoever has the address controls the claw. The reveal is written to the audit log.",
+    long_about = "Prints an address that opens an instance's dashboard: it signs one browser in, once and within a minute. Whoever uses it first controls the claw. It is written to the audit log.",
     after_help = "Examples:\n  clawfarm open alice\n  clawfarm open alice --browser"
 )]
 pub(crate) struct OpenArgs {
@@ -48,7 +48,7 @@ pub(crate) async fn run(app: &App, args: &OpenArgs) -> Outcome {
     }
     app.ui.line(clean_line(&view.dashboard_url))?;
     if app.ui.out_is_terminal {
-        app.ui.note("The token stands behind the '#', which browsers keep to themselves. Whoever has this address controls the claw.");
+        app.ui.note("It signs one browser in, once and within a minute. Whoever uses it first controls the claw.");
     }
     Ok(OK)
 }
