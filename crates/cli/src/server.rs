@@ -169,9 +169,10 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         told.cancelled().await;
         ends.cancel();
     });
-    if let Some(edge) = edge {
-        edge.serve(control.clone(), known.clone(), shutdown.clone()).await?;
-    }
+    let edge = match edge {
+        Some(edge) => Some(edge.serve(control.clone(), known.clone(), shutdown.clone()).await?),
+        None => None,
+    };
     clawfarm_failpoint::point!(Begun);
     tracing::info!(version = VERSION, home = %folder.display(), pid = std::process::id(), "the server begins");
     if let Some(manager) = Manager::from_environment() {
@@ -192,6 +193,10 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         shutdown,
     })
     .await;
+    if let Some(edge) = edge {
+        // It limits itself.
+        let _ = edge.await;
+    }
     if tokio::time::timeout(CLOSE_LIMIT, store.close()).await.is_err() {
         // What was acknowledged is in the database; the next server opens it as after a kill.
         tracing::warn!("the database did not close in time");

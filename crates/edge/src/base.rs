@@ -1,5 +1,7 @@
 //! The base domain's own page: signing in, and the way to one's claws.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use clawfarm_model::ClawId;
 use http::header::{HeaderValue, SET_COOKIE};
@@ -8,14 +10,17 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use secrecy::SecretString;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::body::{Body, full};
 use crate::directory::Person;
 use crate::edge::{Asked, Edge};
 use crate::own::own_path;
-use crate::session::{self, Purpose, SESSION_LIFE};
+use crate::session::{self, PLAIN_BASE_LIFE, Purpose, SESSION_LIFE};
 use crate::{gate, own, pages, problem};
 
+/// How long a form may take to arrive.
+const FORM_LIMIT: Duration = Duration::from_secs(30);
 /// The longest form that is read.
 const FORM_MAX: usize = 16 << 10;
 
@@ -39,12 +44,12 @@ pub(crate) async fn handle(edge: &Edge, asked: &Asked, request: Request<Incoming
     let query = parts.uri.query().unwrap_or_default();
     match (&parts.method, parts.uri.path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => Response::new(full("ok\n")),
-        (&Method::GET, "/") => match who(edge, asked, &parts.headers).await {
+        (&Method::GET | &Method::HEAD, "/") => match who(edge, asked, &parts.headers).await {
             Ok(Some(person)) => match edge.directory.sites(&person.name).await {
                 Ok(sites) => pages::claws(&sites),
                 Err(error) => problem::of(&error, Some(1)),
             },
-            Ok(None) => pages::sign_in("/", false),
+            Ok(None) => pages::sign_in("/", false, &claws(edge, asked)),
             Err(error) => problem::of(&error, Some(1)),
         },
         (&Method::GET, "/_clawfarm/go") => {
@@ -72,7 +77,17 @@ pub(crate) fn go_address(edge: &Edge, asked: &Asked, id: &ClawId, to: &str) -> S
     if let Ok(written) = serde_html_form::to_string([("claw", id.as_str()), ("to", own_path(to))]) {
         query = written;
     }
-    format!("{}://{}{}/_clawfarm/go?{query}", asked.caller.scheme(), edge.config.base.as_str(), port(asked))
+    format!("{}/_clawfarm/go?{query}", page_address(edge, asked))
+}
+
+/// Where the base domain's page is.
+pub(crate) fn page_address(edge: &Edge, asked: &Asked) -> String {
+    format!("{}://{}{}", asked.caller.scheme(), edge.config.base.page(), port(asked))
+}
+
+/// All claws' names, as a page's policy says where its form may lead.
+fn claws(edge: &Edge, asked: &Asked) -> String {
+    format!("{}://*.{}{}", asked.caller.scheme(), edge.config.base.as_str(), port(asked))
 }
 
 /// The port that the caller used, as it stands in an address.
@@ -96,19 +111,21 @@ async fn go(edge: &Edge, asked: &Asked, headers: &HeaderMap, asks: &Go) -> Respo
         Ok(None) => {
             let pairs = [("claw", asks.claw.as_str()), ("to", asks.to.as_str())];
             let query = serde_html_form::to_string(pairs).unwrap_or_default();
-            return pages::sign_in(&format!("/_clawfarm/go?{query}"), false);
+            return pages::sign_in(&format!("/_clawfarm/go?{query}"), false, &claws(edge, asked));
         }
         Err(error) => return problem::of(&error, Some(1)),
     };
-    // Among those the person may open: of others nothing is told.
-    let sites = match edge.directory.sites(&person.name).await {
-        Ok(sites) => sites,
+    // One the person may open: of others nothing is told.
+    let site = match ClawId::new(asks.claw.clone()) {
+        Ok(id) => edge.directory.site_of(&person.name, &id).await,
+        Err(_) => Ok(None),
+    };
+    let site = match site {
+        Ok(Some(site)) => site,
+        Ok(None) => return pages::nothing("You have no claw of this name."),
         Err(error) => return problem::of(&error, Some(1)),
     };
-    let Some(site) = sites.iter().find(|site| site.id.as_str() == asks.claw) else {
-        return pages::nothing("You have no claw of this name.");
-    };
-    match own::ticket(edge, site, &person.name) {
+    match own::ticket(edge, &site, &person) {
         Ok(ticket) => {
             let to = serde_html_form::to_string([("to", own_path(&asks.to))]).unwrap_or_default();
             let base = edge.config.base.as_str();
@@ -124,12 +141,12 @@ async fn go(edge: &Edge, asked: &Asked, headers: &HeaderMap, asks: &Go) -> Respo
 }
 
 async fn sign_in(edge: &Edge, asked: &Asked, body: Incoming) -> Response<Body> {
-    let Ok(body) = Limited::new(body, FORM_MAX).collect().await.map(http_body_util::Collected::to_bytes)
-    else {
+    let read_all = timeout(FORM_LIMIT, Limited::new(body, FORM_MAX).collect()).await;
+    let Ok(Ok(body)) = read_all.map(|read| read.map(http_body_util::Collected::to_bytes)) else {
         return problem::problem(
             StatusCode::PAYLOAD_TOO_LARGE,
             "invalid_input",
-            "the form is too long",
+            "the form is too long, or takes too long to come",
             None,
         );
     };
@@ -137,14 +154,15 @@ async fn sign_in(edge: &Edge, asked: &Asked, body: Incoming) -> Response<Body> {
     let person = match edge.directory.sign_in(&SecretString::from(form.token.trim())).await {
         Ok(person) => person,
         Err(error) if error.code() == clawfarm_model::Code::Unauthenticated => {
-            return pages::sign_in(local(&form.to), true);
+            return pages::sign_in(local(&form.to), true, &claws(edge, asked));
         }
         Err(error) => return problem::of(&error, Some(1)),
     };
-    match edge.passes.issue(Purpose::Base, "", &person.name, &person.bound, SESSION_LIFE) {
+    let life = if asked.caller.tls { SESSION_LIFE } else { PLAIN_BASE_LIFE };
+    match edge.passes.issue(Purpose::Base, "", &person.name, &person.bound, life) {
         Ok(pass) => {
             let mut response = pages::redirect(local(&form.to));
-            give(&mut response, &session::set_cookie(&pass, asked.caller.tls, SESSION_LIFE));
+            give(&mut response, &session::set_cookie(&pass, asked.caller.tls, life));
             response
         }
         Err(error) => problem::of(&error, None),

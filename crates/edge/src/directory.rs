@@ -55,6 +55,12 @@ pub trait Directory: Send + Sync + 'static {
     /// `Unavailable` when that can't be told now.
     async fn person(&self, name: &str) -> Result<Option<Person>>;
 
+    /// A claw that a person may open; `None` when there is none of that id for this person.
+    ///
+    /// # Errors
+    /// `Unavailable` when that can't be told now.
+    async fn site_of(&self, user: &str, id: &ClawId) -> Result<Option<Arc<Site>>>;
+
     /// The claws that a person may open, for the page of the base domain.
     ///
     /// # Errors

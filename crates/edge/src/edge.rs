@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_model::ClawId;
-use clawfarm_model::edge::PathRules;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use secrecy::SecretString;
@@ -13,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
-use crate::directory::{Directory, Site};
+use crate::directory::{Directory, Person, Site};
 use crate::gate::{self, Refused, Who};
 use crate::hold::Wakes;
 use crate::host::{BaseDomain, Place};
 use crate::load::{Load, Loads};
 use crate::paths::{self, Kind};
-use crate::session::Passes;
+use crate::session::{self, Passes};
 use crate::upstream::Upstream;
 use crate::{base, forward, headers, host, own, pages, problem};
 
@@ -73,6 +72,8 @@ pub struct Edge {
     pub(crate) tunnels: TaskTracker,
     /// Cancelled when they are to end.
     pub(crate) cut: CancellationToken,
+    /// Cancelled when nobody is to wait any more.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// A request's name and sender, found out once.
@@ -95,6 +96,7 @@ impl Edge {
             loads: Loads::default(),
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
+            stopping: CancellationToken::new(),
             directory,
             config,
         }
@@ -116,12 +118,18 @@ impl Edge {
     ///
     /// # Errors
     /// When no random bytes can be had.
-    pub fn ticket(&self, site: &Site, user: &str) -> clawfarm_model::Result<String> {
-        own::ticket(self, site, user)
+    pub fn ticket(&self, site: &Site, person: &Person) -> clawfarm_model::Result<String> {
+        own::ticket(self, site, person)
+    }
+
+    /// The person that a pass says it is of, when there is one of that name.
+    pub(crate) async fn claimed(&self, pass: &str) -> Option<Person> {
+        let name = session::claimed(pass)?;
+        self.directory.person(&name).await.ok().flatten()
     }
 
     /// Answers a request.
-    pub async fn handle(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let host = match host::of(&parts) {
             Ok(host) => host,
@@ -135,13 +143,19 @@ impl Edge {
         let place = self.config.base.place(&host);
         let asked = Asked { caller, host, origin };
         match place {
+            Place::AtPage => pages::redirect(&format!("{}/", base::page_address(self, &asked))),
             Place::Base => base::handle(self, &asked, request).await,
             Place::Claw(id) => Box::pin(self.at_claw(&asked, &id, request)).await,
             Place::Unknown => pages::nothing("No claw has this address."),
         }
     }
 
-    async fn at_claw(&self, asked: &Asked, id: &ClawId, request: Request<Incoming>) -> Response<Body> {
+    async fn at_claw(
+        self: &Arc<Self>,
+        asked: &Asked,
+        id: &ClawId,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let path = request.uri().path();
         if path.starts_with(OWN) {
             return own::handle(self, asked, id, request).await;
@@ -153,29 +167,26 @@ impl Edge {
         // A stranger is told the same of a claw that there is and of one that there is not.
         let Some(site) = site else { return self.refuse(asked, id, &request, Refused::Unknown) };
         let kind = paths::kind(&site.rules, path);
-        if kind == Kind::Closed {
-            return problem::problem(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "this path is closed to the outside",
-                None,
-            );
-        }
-        if matches!(*request.method(), Method::TRACE) {
-            return problem::problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "unsupported",
-                "TRACE is not passed on",
-                None,
-            );
-        }
+        let person = match session::cookie(request.headers(), asked.caller.tls) {
+            Some(pass) => self.claimed(pass).await,
+            None => None,
+        };
         let (parts, body) = request.into_parts();
-        let who = gate::check(&parts, kind, &site, &self.passes, &asked.origin, asked.caller.tls);
+        let who = gate::check(&parts, kind, &site, &self.passes, person.as_ref(), asked);
         let request = Request::from_parts(parts, body);
-        match who {
-            Ok(who) => forward::forward(self, asked, site, who, request).await,
-            Err(refused) => self.refuse(asked, id, &request, refused),
+        let who = match who {
+            Ok(who) => who,
+            Err(refused) => return self.refuse(asked, id, &request, refused),
+        };
+        if kind == Kind::Closed {
+            let status = StatusCode::NOT_FOUND;
+            return problem::problem(status, "not_found", "this path is closed to the outside", None);
         }
+        if *request.method() == Method::TRACE {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            return problem::problem(status, "unsupported", "TRACE is not passed on", None);
+        }
+        forward::forward(self, asked, site, who, request).await
     }
 
     /// Answers one who may not pass.
@@ -199,12 +210,6 @@ impl Edge {
                 Some("send the gateway token as `Authorization: Bearer`"),
             ),
         }
-    }
-
-    /// The rules of a claw that has none.
-    #[must_use]
-    pub fn no_rules() -> Arc<PathRules> {
-        Arc::default()
     }
 
     /// Who a request is from, in words for the log.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_model::edge::Identity;
-use clawfarm_model::{Code, Error};
-use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
+use clawfarm_model::{ClawId, Code, Error};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use secrecy::ExposeSecret as _;
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use crate::body::{AtEnd, Body, Passing};
 use crate::directory::{Site, SiteState};
@@ -31,6 +32,9 @@ const TRIES: usize = 3;
 /// that was frozen in the same moment takes the request and says nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether a WebSocket is still there.
+const ATTEND: Duration = Duration::from_secs(30);
+
 /// What a request's way took, for the log.
 #[derive(Default)]
 struct Took {
@@ -39,7 +43,7 @@ struct Took {
 
 /// Passes a request on.
 pub(crate) async fn forward(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     asked: &Asked,
     site: Arc<Site>,
     who: Who,
@@ -58,8 +62,14 @@ pub(crate) async fn forward(
         );
     }
     let page = matches!(who, Who::Person(_)) && gate::wants_page(request.method(), request.headers());
+    if let Some(wish) = &wish
+        && (wish_has_body(request.headers()) && !wish.is_extended())
+    {
+        return problem::bad_request("a request to become a WebSocket has a body");
+    }
     let mut took = Took::default();
-    let response = match awake(edge, &site, page, &mut took).await {
+    let response = match awake(edge, &site, &who, page, &mut took).await {
+        Ok(now) if now.token.expose_secret() != site.token.expose_secret() => problem::unauthorized(),
         Ok(site) => send(edge, asked, &site, &who, request, wish, going, &mut took).await,
         Err(response) => *response,
     };
@@ -77,23 +87,32 @@ pub(crate) async fn forward(
 async fn awake(
     edge: &Edge,
     site: &Arc<Site>,
+    who: &Who,
     page: bool,
     took: &mut Took,
 ) -> Result<Arc<Site>, Box<Response<Body>>> {
     match &site.state {
         SiteState::Awake => return Ok(Arc::clone(site)),
+        // Who has shown nothing wakes nobody, and takes no place of those who wait.
+        _ if *who == Who::Messenger => {
+            return Err(Box::new(problem::later("it takes no messages at the moment", RETRY_SECS)));
+        }
         SiteState::Asleep { .. } | SiteState::Starting => {}
         SiteState::Down(error) => return Err(Box::new(down(site, error, page))),
     }
     let began = Instant::now();
     let patience = if page { edge.config.page_after } else { edge.config.hold };
-    let waited = edge.wakes.wake(&site.id, patience).await;
+    let waited = tokio::select! {
+        waited = edge.wakes.wake(&site.id, patience) => waited,
+        () = edge.stopping.cancelled() => Waited::Later,
+    };
     took.woke = Some(began.elapsed());
     match waited {
         Waited::Awake(site) => Ok(site),
         Waited::Failed(error) => Err(Box::new(down(site, &error, page))),
         Waited::Later if page => Err(Box::new(pages::waiting(site, RETRY_SECS))),
         Waited::Later => Err(Box::new(problem::later(&format!("'{}' is still waking", site.id), RETRY_SECS))),
+        Waited::Full if page => Err(Box::new(pages::waiting(site, RETRY_SECS))),
         Waited::Full => {
             Err(Box::new(problem::later(&format!("too many wait for '{}' already", site.id), RETRY_SECS)))
         }
@@ -109,7 +128,7 @@ fn down(site: &Site, error: &Error, page: bool) -> Response<Body> {
 
 #[expect(clippy::too_many_arguments, reason = "one request's way, in one place")]
 async fn send(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     asked: &Asked,
     site: &Arc<Site>,
     who: &Who,
@@ -121,16 +140,12 @@ async fn send(
     let mut run = site.run;
     let mut request = to_claw(asked, site, who, request, wish.as_ref());
     for attempt in 1..=TRIES {
-        let sent = edge.upstream.send(&site.id, run, request);
-        tokio::pin!(sent);
-        let answered = loop {
-            match timeout(LOOK_AGAIN, &mut sent).await {
-                Ok(answered) => break answered,
-                Err(_) => look_again(edge, site).await,
-            }
+        let answered = tokio::select! {
+            answered = edge.upstream.send(&site.id, run, request) => answered,
+            () = look_again(edge, site) => unreachable!("it goes on until there is an answer"),
         };
         match answered {
-            Ok((answer, in_use)) => return answered_with(edge, answer, in_use, wish, going),
+            Ok((answer, in_use)) => return answered_with(edge, site, answer, in_use, wish, going),
             Err(Failed::Unsent(back, error)) if attempt < TRIES => {
                 tracing::debug!(id = %site.id, %error, "a claw was not where it was");
                 request = *back;
@@ -140,7 +155,11 @@ async fn send(
                     Ok(None) => return problem::of(&error, None),
                     Err(error) => return problem::of(&error, Some(RETRY_SECS)),
                 };
-                match awake(edge, &again, false, took).await {
+                match awake(edge, &again, who, false, took).await {
+                    // Whom it was let in by counts no more.
+                    Ok(again) if again.token.expose_secret() != site.token.expose_secret() => {
+                        return problem::unauthorized();
+                    }
                     Ok(again) => run = again.run,
                     Err(response) => return *response,
                 }
@@ -161,12 +180,28 @@ async fn send(
 }
 
 /// Wakes the claw of a request that it took and does not answer, should it have fallen asleep.
+/// Seldom and seldomer: most claws that do not answer are thinking.
 async fn look_again(edge: &Edge, site: &Site) {
-    if let Ok(Some(now)) = edge.directory.look_again(&site.id).await
+    let mut pause = LOOK_AGAIN;
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN * 16);
+        wake_frozen(edge, &site.id).await;
+    }
+}
+
+/// Wakes a claw that was frozen with connections open.
+async fn wake_frozen(edge: &Edge, id: &ClawId) {
+    if let Ok(Some(now)) = edge.directory.look_up(id).await
         && matches!(now.state, SiteState::Asleep { warm: true })
     {
-        edge.wakes.wake(&site.id, edge.config.hold).await;
+        edge.wakes.wake(id, edge.config.hold).await;
     }
+}
+
+fn wish_has_body(headers: &http::HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
+    length || headers.contains_key(TRANSFER_ENCODING)
 }
 
 /// The request as the claw gets it.
@@ -210,6 +245,9 @@ fn to_claw(
     if let Some(wish) = wish {
         wish.ask(headers);
         parts.method = Method::GET;
+    } else if !body.is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+        // Said here, because for a GET hyper would take it that there is none.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if let Ok(host) = HeaderValue::from_str(&asked.host) {
         headers.insert(HOST, host);
@@ -235,7 +273,8 @@ impl AtEnd for Kept {
 
 /// The answer as the caller gets it.
 fn answered_with(
-    edge: &Edge,
+    edge: &Arc<Edge>,
+    site: &Site,
     mut answer: Response<Incoming>,
     in_use: InUse,
     wish: Option<Wish>,
@@ -244,8 +283,18 @@ fn answered_with(
     headers::clean_answer(answer.headers_mut());
     match (answer.status(), wish) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(wish)) => {
-            wish.join(answer, going, &edge.tunnels, edge.cut.clone())
+            let heard = Arc::new(Notify::new());
+            let response = wish.join(answer, going, &edge.tunnels, edge.cut.clone(), Arc::clone(&heard));
+            edge.attend(site.id.clone(), &heard);
+            response
         }
+        // Over HTTP/2 the client would take any success for an open connection.
+        (status, Some(wish)) if wish.is_extended() && status.is_success() => problem::problem(
+            StatusCode::BAD_GATEWAY,
+            "claw_failed",
+            "the claw did not open the WebSocket",
+            None,
+        ),
         // Nobody asked it to.
         (StatusCode::SWITCHING_PROTOCOLS, None) => problem::problem(
             StatusCode::BAD_GATEWAY,
@@ -255,10 +304,36 @@ fn answered_with(
         ),
         _ => {
             let (parts, body) = answer.into_parts();
-            let body = Passing::new(body, Kept { in_use, _going: going });
-            let mut response = Response::from_parts(parts, body.map_err(Into::into).boxed_unsync());
+            let body = if body.is_end_stream() {
+                // Nobody reads a body that is none.
+                in_use.whole();
+                crate::body::empty()
+            } else {
+                Passing::new(body, Kept { in_use, _going: going }).map_err(Into::into).boxed_unsync()
+            };
+            let mut response = Response::from_parts(parts, body);
             *response.version_mut() = Version::HTTP_11;
             response
         }
+    }
+}
+
+impl Edge {
+    /// Wakes a claw that was frozen under a WebSocket when its client says something; until the
+    /// WebSocket has ended.
+    fn attend(self: &Arc<Self>, id: ClawId, heard: &Arc<Notify>) {
+        let (edge, heard) = (Arc::downgrade(self), Arc::downgrade(heard));
+        tokio::spawn(async move {
+            loop {
+                // What the WebSocket holds is the only other one.
+                let Some(told) = heard.upgrade().filter(|told| Arc::strong_count(told) > 1) else { return };
+                let heard = tokio::time::timeout(ATTEND, told.notified()).await.is_ok();
+                let Some(edge) = edge.upgrade() else { return };
+                if heard {
+                    wake_frozen(&edge, &id).await;
+                    sleep(ATTEND / 30).await;
+                }
+            }
+        });
     }
 }

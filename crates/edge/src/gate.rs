@@ -6,7 +6,8 @@ use http::{HeaderMap, Method};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
-use crate::directory::Site;
+use crate::directory::{Person, Site};
+use crate::edge::Asked;
 use crate::headers;
 use crate::paths::Kind;
 use crate::session::{self, Passes, Purpose};
@@ -31,24 +32,27 @@ pub(crate) enum Refused {
     CrossSite,
 }
 
-/// Whether a request may pass to a claw.
+/// Whether a request may pass to a claw. `person` is who its session says it is of, if it has one
+/// and there is such a person.
 pub(crate) fn check(
     parts: &Parts,
     kind: Kind,
     site: &Site,
     passes: &Passes,
-    origin: &str,
-    tls: bool,
+    person: Option<&Person>,
+    asked: &Asked,
 ) -> Result<Who, Refused> {
+    let (origin, tls) = (asked.origin.as_str(), asked.caller.tls);
     let headers = &parts.headers;
-    if kind == Kind::Inbox {
+    if kind == Kind::Inbox && parts.method == Method::POST && !is_upgrade(parts) {
         return Ok(Who::Messenger);
     }
     if let Some(token) = headers::bearer(headers) {
         return if same(token, &site.token) { Ok(Who::Bearer) } else { Err(Refused::Unknown) };
     }
     let pass = session::cookie(headers, tls).ok_or(Refused::Unknown)?;
-    let user = passes.check(Purpose::Session, site.id.as_str(), pass, &site.token).ok_or(Refused::Unknown)?;
+    let bound = person.map(|person| session::bound(&site.token, &person.bound)).ok_or(Refused::Unknown)?;
+    let user = passes.check(Purpose::Session, site.id.as_str(), pass, &bound).ok_or(Refused::Unknown)?;
     if !is_own(parts, origin) {
         return Err(Refused::CrossSite);
     }

@@ -76,22 +76,13 @@ pub(crate) fn drop_forged(headers: &mut HeaderMap) {
 
 /// Removes the caller's credentials for the edge: the claw has no use for them.
 pub(crate) fn drop_session(headers: &mut HeaderMap) {
-    let kept: Vec<HeaderValue> = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| {
-            let text = value.to_str().ok()?;
-            let rest: Vec<&str> = text
-                .split(';')
-                .map(str::trim)
-                .filter(|pair| !session::is_ours(pair.split('=').next().unwrap_or_default().trim()))
-                .collect();
-            (!rest.is_empty()).then(|| HeaderValue::from_str(&rest.join("; ")).ok()).flatten()
-        })
-        .collect();
+    let kept: Vec<&[u8]> =
+        session::cookies(headers).filter(|pair| !session::is_ours(session::name_of(pair))).collect();
+    // One line: over HTTP/2 each may have come by itself (RFC 9113, 8.2.3).
+    let line = HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok().filter(|line| !line.is_empty());
     headers.remove(COOKIE);
-    for value in kept {
-        headers.append(COOKIE, value);
+    if let Some(line) = line {
+        headers.insert(COOKIE, line);
     }
 }
 
@@ -132,6 +123,8 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(crate) fn clean_answer(headers: &mut HeaderMap) {
     drop_hop_by_hop(headers);
     headers.remove(ALT_SVC);
+    // It would clear the cookies of all names below the domain.
+    headers.remove("clear-site-data");
     let kept: Vec<HeaderValue> =
         headers.get_all(SET_COOKIE).iter().filter(|value| own_cookie(value)).cloned().collect();
     headers.remove(SET_COOKIE);
@@ -142,12 +135,9 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap) {
 
 /// Whether a cookie is for the claw's own name alone, and does not stand in for one of the edge's.
 fn own_cookie(value: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str() else { return false };
-    let mut parts = text.split(';');
-    let name = parts.next().and_then(|pair| pair.split('=').next()).unwrap_or_default().trim();
-    let for_others = parts.any(|attribute| {
-        attribute.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case("domain")
-    });
+    let mut parts = value.as_bytes().split(|b| *b == b';');
+    let name = session::name_of(parts.next().unwrap_or_default());
+    let for_others = parts.any(|attribute| session::name_of(attribute).eq_ignore_ascii_case(b"domain"));
     !for_others && !session::is_ours(name)
 }
 

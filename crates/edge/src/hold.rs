@@ -74,17 +74,28 @@ impl Wakes {
         let Some(_all) = Waiting::begin(&self.waiting, ALL_WAITERS_MAX) else { return Waited::Full };
         let (mut outcome, waiters) = self.join(id);
         let Some(_one) = Waiting::begin(&waiters, WAITERS_MAX) else { return Waited::Full };
-        let ended = timeout(patience, outcome.wait_for(Option::is_some)).await;
-        match ended {
-            Ok(Ok(outcome)) => match outcome.as_ref() {
-                Some(Ok(site)) => Waited::Awake(Arc::clone(site)),
-                Some(Err(error)) => Waited::Failed(Arc::clone(error)),
-                None => Waited::Later,
-            },
-            // The task was dropped: the server ends.
-            Ok(Err(_)) => Waited::Later,
-            Err(_) => Waited::Later,
+        // Too long, or the wake was dropped because the server ends.
+        let Ok(Ok(outcome)) = timeout(patience, outcome.wait_for(Option::is_some)).await else {
+            return Waited::Later;
+        };
+        match outcome.as_ref() {
+            Some(Ok(site)) => Waited::Awake(Arc::clone(site)),
+            Some(Err(error)) => Waited::Failed(Arc::clone(error)),
+            None => Waited::Later,
         }
+    }
+
+    /// Why the last wake of a claw failed, when that was a moment ago.
+    pub(crate) fn failed(&self, id: &ClawId) -> Option<Arc<Error>> {
+        let wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = wakes.get(id)?.outcome.borrow();
+        outcome.as_ref()?.as_ref().err().cloned()
+    }
+
+    /// Whether a wake of a claw is under way.
+    pub(crate) fn is_under_way(&self, id: &ClawId) -> bool {
+        let wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        wakes.get(id).is_some_and(|wake| wake.ended.is_none())
     }
 
     /// The wake that is under way, or a new one.
@@ -99,26 +110,38 @@ impl Wakes {
         let wake = Wake { outcome: outcome.clone(), waiters: Arc::clone(&waiters), ended: None };
         wakes.insert(id.clone(), wake);
         drop(wakes);
-        let (directory, wakes, id) = (Arc::clone(&self.directory), Arc::clone(&self.wakes), id.clone());
+        let directory = Arc::clone(&self.directory);
+        let mut entry = Entry { wakes: Arc::clone(&self.wakes), id: id.clone(), failed: false };
         tokio::spawn(async move {
-            let woken = directory.wake(&id).await;
-            let mut wakes = wakes.lock().unwrap_or_else(PoisonError::into_inner);
-            // A success is not remembered: the claw may be asleep again the next moment.
-            match &woken {
-                Ok(_) => {
-                    wakes.remove(&id);
-                }
-                Err(error) => {
-                    tracing::warn!(%id, %error, "a claw could not be woken");
-                    if let Some(wake) = wakes.get_mut(&id) {
-                        wake.ended = Some(Instant::now());
-                    }
-                }
+            let woken = directory.wake(&entry.id).await;
+            if let Err(error) = &woken {
+                tracing::warn!(id = %entry.id, %error, "a claw could not be woken");
+                entry.failed = true;
             }
-            drop(wakes);
+            // Told before the entry goes, so that who finds no entry finds the claw awake.
             tell.send_replace(Some(woken.map_err(Arc::new)));
+            drop(entry);
         });
         (outcome, waiters)
+    }
+}
+
+/// A wake's place in the map, given up at its end however it ends.
+struct Entry {
+    wakes: Arc<Mutex<HashMap<ClawId, Wake>>>,
+    id: ClawId,
+    failed: bool,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut wakes = self.wakes.lock().unwrap_or_else(PoisonError::into_inner);
+        // A success is not remembered: the claw may be asleep again the next moment.
+        if !self.failed {
+            wakes.remove(&self.id);
+        } else if let Some(wake) = wakes.get_mut(&self.id) {
+            wake.ended = Some(Instant::now());
+        }
     }
 }
 

@@ -13,6 +13,8 @@ const HOST_MAX: usize = 253;
 pub enum Place {
     /// The base domain: its own page.
     Base,
+    /// The base domain, whose page is at another name.
+    AtPage,
     /// A claw.
     Claw(ClawId),
     /// No name of ours.
@@ -21,7 +23,15 @@ pub enum Place {
 
 /// The base domain: claws are one label below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BaseDomain(String);
+pub struct BaseDomain {
+    name: String,
+    /// Where its own page is: the domain itself, as a rule.
+    page: String,
+}
+
+/// The page below `localhost`: a cookie of `localhost` itself would go to whatever else of this
+/// machine is opened under that name. No claw can be called so: their ids have a suffix.
+const LOCAL_PAGE: &str = "clawfarm.localhost";
 
 impl BaseDomain {
     /// Checks and takes a domain (`claws.example.com`, `localhost`).
@@ -42,13 +52,20 @@ impl BaseDomain {
             return Err(Error::invalid("base_domain", format!("'{shown}' is no domain name"))
                 .fix("give a name of letters, digits, '-' and '.', such as claws.example.com"));
         }
-        Ok(Self(name))
+        let page = if name == "localhost" { LOCAL_PAGE.to_owned() } else { name.clone() };
+        Ok(Self { name, page })
+    }
+
+    /// The name of its own page.
+    #[must_use]
+    pub fn page(&self) -> &str {
+        &self.page
     }
 
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 
     /// What a host stands for; `host` may have a port, a trailing dot, and capitals.
@@ -59,14 +76,17 @@ impl BaseDomain {
             return Place::Unknown;
         }
         let name = name.strip_suffix('.').unwrap_or(name);
-        if name.eq_ignore_ascii_case(&self.0) {
+        if name.eq_ignore_ascii_case(&self.page) {
             return Place::Base;
+        }
+        if name.eq_ignore_ascii_case(&self.name) {
+            return Place::AtPage;
         }
         let below = name
             .len()
-            .checked_sub(self.0.len() + 1)
+            .checked_sub(self.name.len() + 1)
             .filter(|at| name.is_char_boundary(*at) && name.as_bytes()[*at] == b'.')
-            .filter(|at| name[at + 1..].eq_ignore_ascii_case(&self.0));
+            .filter(|at| name[at + 1..].eq_ignore_ascii_case(&self.name));
         match below.map(|at| ClawId::new(name[..at].to_ascii_lowercase())) {
             Some(Ok(id)) => Place::Claw(id),
             _ => Place::Unknown,
@@ -148,6 +168,14 @@ mod tests {
         }
         let long = format!("{}.claws.example.com", "a".repeat(41));
         assert_eq!(base.place(&long), Place::Unknown);
+    }
+
+    #[test]
+    fn the_page_of_localhost_has_a_name_of_its_own() {
+        let base = BaseDomain::new("localhost").unwrap();
+        assert_eq!(base.place("localhost:8421"), Place::AtPage);
+        assert_eq!(base.place("clawfarm.localhost:8421"), Place::Base);
+        assert_eq!(base.page(), "clawfarm.localhost");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawfarm_model::{Code, Error, Result};
@@ -19,8 +20,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::edge::{Caller, Edge};
 
-/// Connections at a time; the rest wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 20_000;
+/// Connections at a time; the rest wait in the kernel's queue. With one to a claw for each, they
+/// fit into the open files that a server asks for (32,768).
+const CONNECTIONS_MAX: usize = 8192;
 /// How long the head of a request may take to arrive, and an idle connection is kept.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// The largest head, in bytes: nginx takes 32 KiB.
@@ -31,6 +33,11 @@ const HEADERS_MAX: usize = 100;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Streams at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
+/// What may be under way to the edge on one HTTP/2 connection, in bytes: one upload that has to wait
+/// must not use up what the others share.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// The same of one request.
+const STREAM_WINDOW: u32 = 256 << 10;
 /// How often connections to claws that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
 /// How long to wait when no connection can be accepted (too many open files).
@@ -86,6 +93,8 @@ pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationTo
         };
         // Answers are written as they come; a delay for fuller packets only costs.
         let _ = stream.set_nodelay(true);
+        // Who vanished without a word must not keep a claw awake.
+        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
         let ends = Ends { stopping: stopping.clone(), cut: cut.clone() };
         let caller = Caller { address: address.ip(), tls: listener.tls.is_some() };
         let (edge, tls) = (Arc::clone(&edge), listener.tls.clone());
@@ -102,12 +111,18 @@ pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationTo
         });
     }
     drop(listener);
+    edge.stopping.cancel();
     tasks.close();
-    edge.tunnels.close();
-    let all = async { tokio::join!(tasks.wait(), edge.tunnels.wait()) };
+    // A request may become a WebSocket until all have ended.
+    let all = async {
+        tasks.wait().await;
+        edge.tunnels.close();
+        edge.tunnels.wait().await;
+    };
     if timeout(grace, all).await.is_err() {
         edge.cut.cancel();
         cut.cancel();
+        edge.tunnels.close();
         tokio::join!(tasks.wait(), edge.tunnels.wait());
     }
 }
@@ -151,17 +166,25 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
         .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
         .keep_alive_interval(HEAD_LIMIT)
         .keep_alive_timeout(HEAD_LIMIT)
         .enable_connect_protocol();
+    let began = AtomicBool::new(false);
     let service = service_fn(|request| {
+        began.store(true, Ordering::Relaxed);
         let edge = Arc::clone(edge);
         async move { Ok::<_, std::convert::Infallible>(edge.handle(caller, request).await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut asked = false;
+    // Which HTTP it is to be is found out without a limit of its own.
+    let first = sleep(HEAD_LIMIT);
+    tokio::pin!(first);
+    let mut waiting = true;
     loop {
         tokio::select! {
             outcome = connection.as_mut() => {
@@ -173,6 +196,12 @@ where
             () = ends.stopping.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = first.as_mut(), if waiting => {
+                if !began.load(Ordering::Relaxed) {
+                    return;
+                }
+                waiting = false;
             }
             () = ends.cut.cancelled() => return,
         }

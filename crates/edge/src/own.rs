@@ -7,13 +7,14 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 
 use crate::body::{Body, full};
-use crate::directory::{Site, SiteState};
+use crate::directory::{Person, Site, SiteState};
 use crate::edge::{Asked, Edge};
 use crate::session::{self, Purpose, SESSION_LIFE, TICKET_LIFE};
 use crate::{gate, pages, problem};
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Enter {
+    #[serde(default)]
     ticket: String,
     #[serde(default)]
     to: String,
@@ -27,44 +28,63 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let site = match edge.directory.look_up(id).await {
-        Ok(Some(site)) => site,
-        Ok(None) => return problem::unauthorized(),
+        Ok(site) => site,
         Err(error) => return problem::of(&error, Some(1)),
     };
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/_clawfarm/enter") => enter(edge, asked, &site, request.uri().query()),
-        (&Method::GET, "/_clawfarm/state") => state(edge, asked, &site, request),
-        (&Method::POST, "/_clawfarm/sign-out") => sign_out(edge, asked, &site, request),
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if (&method, path.as_str()) == (&Method::GET, "/_clawfarm/enter") {
+        return enter(edge, asked, id, site.as_deref(), request.uri().query()).await;
+    }
+    // Strangers are told the same whether or not there is such a claw.
+    let Some(site) = site else { return problem::unauthorized() };
+    if !signed_in(edge, asked, &site, request).await {
+        return problem::unauthorized();
+    }
+    match (&method, path.as_str()) {
+        (&Method::GET, "/_clawfarm/state") => state(edge, &site),
+        (&Method::POST, "/_clawfarm/sign-out") => sign_out(asked),
         _ => pages::nothing("This path is the edge's, and there is nothing at it."),
     }
 }
 
 /// An address that opens a claw's pages, relative to its name.
-pub(crate) fn ticket(edge: &Edge, site: &Site, user: &str) -> clawfarm_model::Result<String> {
-    let ticket = edge.passes.issue(Purpose::Ticket, site.id.as_str(), user, &site.token, TICKET_LIFE)?;
+pub(crate) fn ticket(edge: &Edge, site: &Site, person: &Person) -> clawfarm_model::Result<String> {
+    let bound = session::bound(&site.token, &person.bound);
+    let ticket = edge.passes.issue(Purpose::Ticket, site.id.as_str(), &person.name, &bound, TICKET_LIFE)?;
     Ok(format!("/_clawfarm/enter?ticket={ticket}"))
 }
 
-fn enter(edge: &Edge, asked: &Asked, site: &Site, query: Option<&str>) -> Response<Body> {
-    let Ok(asks) = serde_html_form::from_str::<Enter>(query.unwrap_or_default()) else {
-        return problem::bad_request("the address has no ticket");
-    };
+async fn enter(
+    edge: &Edge,
+    asked: &Asked,
+    id: &ClawId,
+    site: Option<&Site>,
+    query: Option<&str>,
+) -> Response<Body> {
+    let asks = serde_html_form::from_str::<Enter>(query.unwrap_or_default()).unwrap_or_default();
     let to = own_path(&asks.to);
-    let Some(user) = edge.passes.check(Purpose::Ticket, site.id.as_str(), &asks.ticket, &site.token) else {
-        // Used, or too old: the way in leads past the base domain's door.
-        return pages::redirect(&crate::base::go_address(edge, asked, &site.id, to));
+    let entered = match site {
+        Some(site) => session_for(edge, site, &asks.ticket).await,
+        None => None,
     };
-    match edge.passes.issue(Purpose::Session, site.id.as_str(), &user, &site.token, SESSION_LIFE) {
-        Ok(pass) => {
-            let mut response = pages::redirect(to);
-            let cookie = session::set_cookie(&pass, asked.caller.tls, SESSION_LIFE);
-            if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-                response.headers_mut().append(SET_COOKIE, cookie);
-            }
-            response
-        }
-        Err(error) => problem::of(&error, None),
+    let Some(pass) = entered else {
+        // Used, too old, or for nobody: the way in leads past the base domain's door.
+        return pages::redirect(&crate::base::go_address(edge, asked, id, to));
+    };
+    let mut response = pages::redirect(to);
+    let cookie = session::set_cookie(&pass, asked.caller.tls, SESSION_LIFE);
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        response.headers_mut().append(SET_COOKIE, cookie);
     }
+    response
+}
+
+/// The session that a ticket becomes.
+async fn session_for(edge: &Edge, site: &Site, ticket: &str) -> Option<String> {
+    let person = edge.claimed(ticket).await?;
+    let bound = session::bound(&site.token, &person.bound);
+    let user = edge.passes.check(Purpose::Ticket, site.id.as_str(), ticket, &bound)?;
+    edge.passes.issue(Purpose::Session, site.id.as_str(), &user, &bound, SESSION_LIFE).ok()
 }
 
 /// A path of this very name: never an address elsewhere.
@@ -76,23 +96,25 @@ pub(crate) fn own_path(to: &str) -> &str {
     if plain { to } else { "/" }
 }
 
-fn signed_in(edge: &Edge, asked: &Asked, site: &Site, request: Request<Incoming>) -> bool {
+async fn signed_in(edge: &Edge, asked: &Asked, site: &Site, request: Request<Incoming>) -> bool {
     let (parts, _) = request.into_parts();
-    session::cookie(&parts.headers, asked.caller.tls)
-        .and_then(|pass| edge.passes.check(Purpose::Session, site.id.as_str(), pass, &site.token))
-        .is_some_and(|_| gate::is_own(&parts, &asked.origin))
+    let Some(pass) = session::cookie(&parts.headers, asked.caller.tls) else { return false };
+    let Some(person) = edge.claimed(pass).await else { return false };
+    let bound = session::bound(&site.token, &person.bound);
+    edge.passes.check(Purpose::Session, site.id.as_str(), pass, &bound).is_some()
+        && gate::is_own(&parts, &asked.origin)
 }
 
-fn state(edge: &Edge, asked: &Asked, site: &Site, request: Request<Incoming>) -> Response<Body> {
-    if !signed_in(edge, asked, site, request) {
-        return problem::unauthorized();
-    }
-    let document = match &site.state {
-        SiteState::Awake => serde_json::json!({ "state": "awake" }),
-        SiteState::Asleep { .. } | SiteState::Starting => serde_json::json!({ "state": "waking" }),
-        SiteState::Down(error) => {
-            serde_json::json!({ "state": "down", "message": error.message(), "fix": error.fix_text() })
+fn state(edge: &Edge, site: &Site) -> Response<Body> {
+    let down = |error: &clawfarm_model::Error| serde_json::json!({ "state": "down", "message": error.message(), "fix": error.fix_text() });
+    let document = match (&site.state, edge.wakes.failed(&site.id)) {
+        (SiteState::Awake, _) => serde_json::json!({ "state": "awake" }),
+        (SiteState::Down(error), _) => down(error),
+        (_, Some(error)) => down(&error),
+        (SiteState::Asleep { .. }, None) if !edge.wakes.is_under_way(&site.id) => {
+            serde_json::json!({ "state": "asleep" })
         }
+        _ => serde_json::json!({ "state": "waking" }),
     };
     let mut response = Response::new(full(document.to_string()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -100,10 +122,7 @@ fn state(edge: &Edge, asked: &Asked, site: &Site, request: Request<Incoming>) ->
     response
 }
 
-fn sign_out(edge: &Edge, asked: &Asked, site: &Site, request: Request<Incoming>) -> Response<Body> {
-    if !signed_in(edge, asked, site, request) {
-        return problem::unauthorized();
-    }
+fn sign_out(asked: &Asked) -> Response<Body> {
     let mut response = pages::nothing("You are signed out here.");
     *response.status_mut() = StatusCode::OK;
     if let Ok(cookie) = HeaderValue::from_str(&session::end_cookie(asked.caller.tls)) {

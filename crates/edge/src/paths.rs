@@ -44,11 +44,19 @@ fn is_plain(path: &str) -> bool {
         && !path.contains("//")
 }
 
+/// Whether any reading of a path leads below a root. Claws rewrite beginnings (OpenClaw serves
+/// `/__openclaw__/cap/…/api/…` as `/api/…`, and takes `//host/path` for a path on a host), so it
+/// counts wherever it stands; and where dots, encodings or doubled slashes leave doubt, its parts
+/// count even with others between them.
 fn is_any_reading_below(path: &str, root: &str) -> bool {
-    let root: Vec<&str> = root.split('/').filter(|part| !part.is_empty()).collect();
+    let root: Vec<&[u8]> = root.split('/').filter(|part| !part.is_empty()).map(str::as_bytes).collect();
+    if is_plain(path) {
+        let parts = parts_of(path.as_bytes());
+        return parts.windows(root.len()).any(|run| run.iter().zip(&root).all(|(part, root)| part == root));
+    }
     let mut text = path.as_bytes().to_vec();
     for _ in 0..=DECODINGS {
-        if begins_with(&text, &root) {
+        if has_in_order(&parts_of(&text), &root) {
             return true;
         }
         let decoded = decode(&text);
@@ -61,34 +69,26 @@ fn is_any_reading_below(path: &str, root: &str) -> bool {
     true
 }
 
-/// Whether a path, with and without its `.` and `..` and parameters taken for what they may
-/// mean, begins with these parts.
-fn begins_with(path: &[u8], root: &[&str]) -> bool {
-    let mut kept: Vec<Vec<u8>> = Vec::new();
-    let mut resolved: Vec<Vec<u8>> = Vec::new();
-    for part in path.split(|b| matches!(b, b'/' | b'\\')) {
-        let part = part.split(|b| *b == b';').next().unwrap_or_default();
-        let part: Vec<u8> = part
-            .iter()
-            .filter(|b| !b.is_ascii_control() && **b != b' ')
-            .map(u8::to_ascii_lowercase)
-            .collect();
-        match part.as_slice() {
-            b"" | b"." => {}
-            b".." => {
-                resolved.pop();
-            }
-            _ => {
-                kept.push(part.clone());
-                resolved.push(part);
-            }
+/// The parts of a path as the most careless reader has them: without case, parameters, blanks.
+fn parts_of(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|b| matches!(b, b'/' | b'\\' | b'?' | b'#'))
+        .map(|part| {
+            let part = part.split(|b| *b == b';').next().unwrap_or_default();
+            part.iter().filter(|b| !b.is_ascii_control() && **b != b' ').map(u8::to_ascii_lowercase).collect()
+        })
+        .filter(|part: &Vec<u8>| !part.is_empty() && part != b".")
+        .collect()
+}
+
+/// Whether `parts` has all of `root` in this order, whatever is between.
+fn has_in_order(parts: &[Vec<u8>], root: &[&[u8]]) -> bool {
+    let mut wanted = root.iter().peekable();
+    for part in parts {
+        if wanted.peek().is_some_and(|root| part == *root) {
+            wanted.next();
         }
     }
-    let starts = |parts: &[Vec<u8>]| {
-        parts.len() >= root.len()
-            && parts.iter().zip(root).all(|(part, root)| root.as_bytes().eq_ignore_ascii_case(part))
-    };
-    starts(&kept) || starts(&resolved)
+    wanted.peek().is_none()
 }
 
 fn decode(text: &[u8]) -> Vec<u8> {
@@ -145,12 +145,26 @@ mod tests {
             "/api/v1/admin%00/rpc",
             "/api/v1/admin%20",
             "/api/v1/ad%09min",
+            // What OpenClaw makes of these was tried: all are its admin interface.
+            "/__openclaw__/cap/x/api/v1/admin/rpc",
+            "//evil/api/v1/admin/rpc",
+            "/\\evil/api/v1/admin/rpc",
+            "/a%2fb/%2e%2e/api/v1/admin/rpc",
+            "/api%3f/v1/x/%2e%2e/admin",
         ] {
             assert_eq!(kind(&rules(), path), Kind::Closed, "{path}");
         }
-        for path in
-            ["/", "/api/v1/administrator", "/api/v1", "/api/v2/admin", "/v1/models", "/%zz", "/a%2Fb", "*"]
-        {
+        for path in [
+            "/",
+            "/api/v1/administrator",
+            "/api/v1",
+            "/api/v2/admin",
+            "/api/x/v1/admin",
+            "/v1/models",
+            "/%zz",
+            "/a%2Fb",
+            "*",
+        ] {
             assert_eq!(kind(&rules(), path), Kind::Usual, "{path}");
         }
     }
@@ -178,7 +192,7 @@ mod tests {
         /// parts may be put in.
         #[test]
         fn no_writing_of_a_closed_path_gets_through(
-            how in proptest::collection::vec(0_u8..7, 14),
+            how in proptest::collection::vec(0_u8..9, 14),
         ) {
             let mut path = String::new();
             for (letter, how) in "/api/v1/admin/".chars().zip(how) {
@@ -190,6 +204,8 @@ mod tests {
                     4 if letter == '/' => path.push_str("//"),
                     5 if letter == '/' => path.push_str("/./"),
                     6 if letter == '/' => path.push_str("/x/../"),
+                    7 if letter == '/' => path.push_str("/a%2fb/%2e%2e/"),
+                    8 if letter == '/' => path.push_str("/\\"),
                     _ => path.push(letter),
                 }
             }

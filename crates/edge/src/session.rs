@@ -20,6 +20,9 @@ use sha2::{Digest as _, Sha256};
 
 /// How long a browser stays signed in.
 pub const SESSION_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a browser stays signed in at the base domain without TLS: its cookie goes to every
+/// port of this machine, whoever listens there.
+pub(crate) const PLAIN_BASE_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// How long an address with a ticket in it works.
 pub const TICKET_LIFE: Duration = Duration::from_secs(60);
 /// The longest pass that is read.
@@ -147,25 +150,40 @@ pub(crate) fn claimed(text: &str) -> Option<String> {
     serde_json::from_slice::<Pass>(&URL_SAFE_NO_PAD.decode(body).ok()?).ok().map(|pass| pass.u)
 }
 
+/// What a session at a claw depends on: it ends when the claw's token or the person's changes.
+pub(crate) fn bound(claw: &SecretString, person: &SecretString) -> SecretString {
+    SecretString::from(format!("{}\0{}", claw.expose_secret(), person.expose_secret()))
+}
+
 /// Whether a cookie of this name is the edge's.
-pub(crate) fn is_ours(name: &str) -> bool {
-    [SECURE_COOKIE, PLAIN_COOKIE].iter().any(|ours| name.eq_ignore_ascii_case(ours))
+pub(crate) fn is_ours(name: &[u8]) -> bool {
+    [SECURE_COOKIE, PLAIN_COOKIE].iter().any(|ours| name.eq_ignore_ascii_case(ours.as_bytes()))
+}
+
+/// The cookies of a request, each whole. Bytes, because a claw's page may set what is no text; that
+/// must cost nobody the session.
+pub(crate) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b';'))
+        .map(<[u8]>::trim_ascii)
+        .filter(|pair| !pair.is_empty())
+}
+
+/// The name of a cookie.
+pub(crate) fn name_of(pair: &[u8]) -> &[u8] {
+    pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii()
 }
 
 /// The pass in a request's cookies. One that is there twice is none: a sibling's page may have
 /// put the other there.
 pub(crate) fn cookie(headers: &HeaderMap, tls: bool) -> Option<&str> {
     let name = if tls { SECURE_COOKIE } else { PLAIN_COOKIE };
-    let mut found = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(key, _)| *key == name)
-        .map(|(_, value)| value);
+    let mut found = cookies(headers).filter(|pair| name_of(pair) == name.as_bytes());
     let one = found.next()?;
-    found.next().is_none().then_some(one)
+    let value = one.get(name.len() + 1..)?;
+    found.next().is_none().then(|| std::str::from_utf8(value).ok()).flatten()
 }
 
 /// The header value that gives a browser its session.
@@ -229,5 +247,8 @@ mod tests {
         assert_eq!(cookie(&headers(&["__Host-clawfarm-session=y"]), true), Some("y"));
         assert_eq!(cookie(&headers(&["clawfarm-session=x; clawfarm-session=y"]), false), None);
         assert_eq!(cookie(&headers(&["clawfarm-session=x", "clawfarm-session=y"]), false), None);
+        let mut odd = HeaderMap::new();
+        odd.insert(COOKIE, http::HeaderValue::from_bytes(b"x=\xe9; clawfarm-session=x").unwrap());
+        assert_eq!(cookie(&odd, false), Some("x"), "a cookie that is no text");
     }
 }

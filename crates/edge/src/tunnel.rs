@@ -1,5 +1,10 @@
 //! WebSockets and whatever else HTTP becomes: bytes both ways until one side ends.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, UPGRADE};
@@ -8,7 +13,8 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +51,7 @@ pub(crate) fn wish(request: &mut Request<Incoming>) -> Option<Wish> {
 impl Wish {
     /// What the claw is asked: HTTP/1.1, whatever the client speaks.
     pub(crate) fn ask(&self, headers: &mut HeaderMap) {
+        headers.remove(CONTENT_LENGTH);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, self.protocol.clone());
         if self.extended {
@@ -57,13 +64,20 @@ impl Wish {
         }
     }
 
-    /// Joins the two sides, when the claw agreed.
+    /// Whether it came over HTTP/2, where any success means that the connection is open.
+    pub(crate) const fn is_extended(&self) -> bool {
+        self.extended
+    }
+
+    /// Joins the two sides, when the claw agreed. `heard` is told when the client has said
+    /// something: its claw may have been frozen meanwhile.
     pub(crate) fn join(
         self,
         mut answer: Response<Incoming>,
         going: Going,
         tasks: &TaskTracker,
         cut: CancellationToken,
+        heard: Arc<Notify>,
     ) -> Response<Body> {
         let claw = hyper::upgrade::on(&mut answer);
         let (mut parts, _) = answer.into_parts();
@@ -87,7 +101,7 @@ impl Wish {
                     return;
                 }
             };
-            let (mut client, mut claw) = (TokioIo::new(client), TokioIo::new(claw));
+            let (mut client, mut claw) = (Heard { inner: TokioIo::new(client), heard }, TokioIo::new(claw));
             tokio::select! {
                 ended = copy_bidirectional(&mut client, &mut claw) => {
                     if let Err(error) = ended {
@@ -98,5 +112,40 @@ impl Wish {
             }
         });
         Response::from_parts(parts, empty())
+    }
+}
+
+/// Tells when something was read.
+struct Heard<S> {
+    inner: S,
+    heard: Arc<Notify>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.heard.notify_one();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

@@ -73,13 +73,16 @@ impl Upstream {
         // One that was kept may be closed by the claw in this very moment. Either the request comes
         // back, or it is lost with the connection; then it goes out again when doing it twice is
         // doing it once.
-        while let Some(mut sender) = self.idle.take(id, run) {
+        let mut lost = false;
+        while let Some(mut sender) = self.idle.take(id, run).filter(|_| !lost) {
             let again = repeated(&request);
             match sender.try_send_request(request).await {
                 Ok(answer) => return Ok((answer, self.in_use(id, run, sender))),
-                Err(mut failed) => match failed.take_message().or(again) {
-                    Some(back) => request = back,
-                    None => return Err(Failed::Broken(broken(id, failed.into_error()))),
+                Err(mut failed) => match (failed.take_message(), again) {
+                    (Some(back), _) => request = back,
+                    // Once: a claw that hangs up on this very request would do so on each.
+                    (None, Some(again)) => (request, lost) = (again, true),
+                    (None, None) => return Err(Failed::Broken(broken(id, failed.into_error()))),
                 },
             }
         }

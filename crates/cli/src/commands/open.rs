@@ -48,7 +48,9 @@ pub(crate) async fn run(app: &App, args: &OpenArgs) -> Outcome {
     }
     app.ui.line(clean_line(&view.dashboard_url))?;
     if app.ui.out_is_terminal {
-        app.ui.note("It signs one browser in, once and within a minute. Whoever uses it first controls the claw.");
+        app.ui.note(
+            "It signs one browser in, once and within a minute. Whoever uses it first controls the claw.",
+        );
     }
     Ok(OK)
 }

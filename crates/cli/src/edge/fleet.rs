@@ -26,8 +26,18 @@ impl Fleet {
     }
 
     fn admin(&self) -> Person {
-        Person { name: ADMIN.to_owned(), bound: self.admin.mark() }
+        admin(&self.admin)
     }
+}
+
+/// Who has the server's token.
+pub(super) fn admin(token: &AdminToken) -> Person {
+    Person { name: ADMIN.to_owned(), bound: token.mark() }
+}
+
+/// What a person may see.
+fn context(user: &str) -> Context {
+    Context::owner(user.to_owned(), TenantName::default_tenant(), "edge".to_owned())
 }
 
 fn system() -> Context {
@@ -57,8 +67,11 @@ fn state(instance: &Instance) -> SiteState {
         Phase::Suspended => SiteState::Asleep { warm: false },
         // On its way to sleep it takes nothing any more.
         Phase::Stopping if wanted_asleep => SiteState::Asleep { warm: false },
-        Phase::Ready | Phase::Running | Phase::Unhealthy => SiteState::Awake,
-        Phase::Creating | Phase::Booting | Phase::Waking => SiteState::Starting,
+        // One that is up but not well is what its person wants to look at.
+        Phase::Ready | Phase::Unhealthy => SiteState::Awake,
+        Phase::Creating | Phase::Booting | Phase::Waking | Phase::Running => SiteState::Starting,
+        // It is being started again, because somebody asked or because it ended by itself.
+        Phase::Stopping | Phase::Exited if instance.intent.desired == Desired::Running => SiteState::Starting,
         phase => SiteState::Down(down(instance, phase)),
     }
 }
@@ -110,9 +123,12 @@ impl Directory for Fleet {
         Ok((name == ADMIN).then(|| self.admin()))
     }
 
+    async fn site_of(&self, user: &str, id: &ClawId) -> Result<Option<Arc<Site>>> {
+        Ok(self.control.entrance_now(&context(user), id).await?.map(|entrance| Arc::new(site(&entrance))))
+    }
+
     async fn sites(&self, user: &str) -> Result<Vec<Arc<Site>>> {
-        let context = Context::owner(user.to_owned(), TenantName::default_tenant(), "edge".to_owned());
-        let entrances = self.control.entrances(&context).await?;
+        let entrances = self.control.entrances(&context(user)).await?;
         Ok(entrances.iter().map(|entrance| Arc::new(site(entrance))).collect())
     }
 }

@@ -13,6 +13,7 @@ use clawfarm_control::{Control, Doors, Entrance};
 use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Listener};
 use clawfarm_model::{ClawId, Error, Result};
 use clawfarm_server::{AdminToken, Tls};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use fleet::{Fleet, site};
@@ -111,13 +112,13 @@ pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) ->
 }
 
 impl Bound {
-    /// Serves until `shutdown` is cancelled.
+    /// Serves until `shutdown` is cancelled; the handle ends when all that was under way has.
     pub(crate) async fn serve(
         self,
         control: Control,
         admin: AdminToken,
         shutdown: CancellationToken,
-    ) -> Result<()> {
+    ) -> Result<JoinHandle<()>> {
         let key = control.edge_key().await?;
         let config = EdgeConfig {
             base: self.base.clone(),
@@ -125,13 +126,12 @@ impl Bound {
             hold: EdgeConfig::HOLD,
             page_after: EdgeConfig::PAGE_AFTER,
         };
-        let edge = Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin)), config));
+        let edge = Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin.clone())), config));
         let doors =
-            PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls };
+            PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls, admin };
         tracing::info!(address = ?self.listener.address(), at = doors.of("CLAWID"), "the edge listens");
         control.set_doors(Arc::new(doors));
-        tokio::spawn(clawfarm_edge::serve(edge, self.listener, shutdown, GRACE));
-        Ok(())
+        Ok(tokio::spawn(clawfarm_edge::serve(edge, self.listener, shutdown, GRACE)))
     }
 }
 
@@ -141,6 +141,7 @@ struct PublicDoors {
     base: BaseDomain,
     port: u16,
     tls: bool,
+    admin: AdminToken,
 }
 
 impl PublicDoors {
@@ -156,9 +157,11 @@ impl Doors for PublicDoors {
         format!("{}/", self.of(id.as_str()))
     }
 
-    fn open(&self, entrance: &Entrance, user: &str) -> Result<String> {
+    fn open(&self, entrance: &Entrance) -> Result<String> {
         let site = site(entrance);
-        Ok(format!("{}{}", self.of(site.id.as_str()), self.edge.ticket(&site, user)?))
+        // Whoever may ask for this has the server's token.
+        let person = fleet::admin(&self.admin);
+        Ok(format!("{}{}", self.of(site.id.as_str()), self.edge.ticket(&site, &person)?))
     }
 }
 

@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use clawfarm_model::edge::{Identity, PathRules};
-use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result};
+use clawfarm_model::{ClawId, Code, Context, Desired, Error, Instance, Phase, Result};
 use clawfarm_runtime::Connection;
 use clawfarm_store::{InstanceFilter, PageRequest};
 use secrecy::SecretString;
+use tokio::time::{Instant, sleep};
 
 use crate::Control;
 use crate::keys::GATEWAY_TOKEN;
 use crate::reconcile::queue::Priority;
+
+/// How often a claw that is being started again is looked at.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// A claw, with all that the edge needs to pass requests on to it.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ pub trait Doors: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it can't be made.
-    fn open(&self, entrance: &Entrance, user: &str) -> Result<String>;
+    fn open(&self, entrance: &Entrance) -> Result<String>;
 }
 
 /// What the edge was told, until something of it changes.
@@ -110,7 +115,12 @@ impl Control {
             self.core.store.instances(context, &filter, &PageRequest::after(None, PageRequest::MAX)).await?;
         let mut found = Vec::with_capacity(page.items.len());
         for instance in page.items {
-            found.push(Arc::new(self.entrance_of(instance).await?));
+            let id = instance.id.clone();
+            match self.entrance_of(instance).await {
+                Ok(entrance) => found.push(Arc::new(entrance)),
+                // One that can't be read keeps nobody from the others.
+                Err(error) => tracing::warn!(%id, ?error, "a claw can't be shown at the door"),
+            }
         }
         Ok(found)
     }
@@ -132,13 +142,28 @@ impl Control {
     /// As for [`Self::send`].
     pub async fn wake_at_door(&self, context: &Context, id: &ClawId) -> Result<Arc<Entrance>> {
         let instance = self.core.store.instance(context, id).await?;
+        let instance = self.settled(context, instance).await?;
         let instance = match instance.phase {
-            Phase::Running | Phase::Unhealthy => instance,
+            Phase::Unhealthy => instance,
             _ => self.awake(context, instance).await?,
         };
         // What this server knew was of before it woke; the event that tells so may be on its way.
         self.core.entrances.forget(id);
         Ok(Arc::new(self.entrance_of(instance).await?))
+    }
+
+    /// Waits until a claw that is being started again is on its way up.
+    async fn settled(&self, context: &Context, instance: Instance) -> Result<Instance> {
+        let until = Instant::now() + Duration::from_secs(u64::from(instance.spec.ready_timeout_secs));
+        let mut now = instance;
+        while matches!(now.phase, Phase::Stopping | Phase::Exited)
+            && now.intent.desired == Desired::Running
+            && Instant::now() < until
+        {
+            sleep(SETTLE).await;
+            now = self.core.store.instance(context, &now.id).await?;
+        }
+        Ok(now)
     }
 
     /// Opens a connection to a claw's gateway, for the edge.

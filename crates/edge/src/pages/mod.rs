@@ -17,6 +17,8 @@ struct Page<'a> {
     title: &'a str,
     body: String,
     script: &'a str,
+    /// Where its form may lead, beside its own name: a browser holds redirects to it, too.
+    leads_to: &'a str,
 }
 
 impl Page<'_> {
@@ -36,7 +38,8 @@ impl Page<'_> {
             self.body,
         );
         let policy = format!(
-            "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+            "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; form-action 'self' {}; frame-ancestors 'none'; base-uri 'none'",
+            self.leads_to
         );
         let mut response = Response::new(full(html));
         *response.status_mut() = status;
@@ -45,7 +48,8 @@ impl Page<'_> {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers
             .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-        headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("no-referrer"));
+        // `no-referrer` would make a browser send its forms from the origin `null`.
+        headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));
         if let Ok(policy) = HeaderValue::from_str(&policy) {
             headers.insert(CONTENT_SECURITY_POLICY, policy);
         }
@@ -62,6 +66,7 @@ pub(crate) fn waiting(site: &Site, seconds: u32) -> Response<Body> {
             escape(&site.name)
         ),
         script: WAIT_SCRIPT,
+        leads_to: "",
     };
     let mut response = page.answer(StatusCode::SERVICE_UNAVAILABLE);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -71,7 +76,7 @@ pub(crate) fn waiting(site: &Site, seconds: u32) -> Response<Body> {
 const WAIT_SCRIPT: &str = "const began=Date.now(),f=document.getElementById('for'),s=document.getElementById('say');\
 async function look(){f.textContent=Math.round((Date.now()-began)/1000)+' s';\
 try{const a=await fetch('/_clawfarm/state',{cache:'no-store'});if(a.status===401||a.status===403){location.reload();return}\
-const it=await a.json();if(it.state==='awake'){location.reload();return}\
+const it=await a.json();if(it.state==='awake'||it.state==='asleep'){location.reload();return}\
 if(it.state==='down'){document.querySelector('.bar').remove();s.textContent=it.message;return}}catch(e){}\
 setTimeout(look,700)}look();";
 
@@ -82,12 +87,13 @@ pub(crate) fn down(name: &str, message: &str, fix: Option<&str>) -> Response<Bod
         title: &format!("{name} does not answer"),
         body: format!("<h1>{} does not answer</h1><p>{}</p>{fix}", escape(name), escape(message)),
         script: "",
+        leads_to: "",
     }
     .answer(StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// Asks who is there.
-pub(crate) fn sign_in(to: &str, wrong: bool) -> Response<Body> {
+pub(crate) fn sign_in(to: &str, wrong: bool, leads_to: &str) -> Response<Body> {
     let wrong = if wrong { "<p class=\"wrong\">That token is nobody's here.</p>" } else { "" };
     Page {
         title: "Sign in",
@@ -96,6 +102,7 @@ pub(crate) fn sign_in(to: &str, wrong: bool) -> Response<Body> {
             escape(to)
         ),
         script: "",
+        leads_to,
     }
     .answer(if wrong.is_empty() { StatusCode::OK } else { StatusCode::FORBIDDEN })
 }
@@ -130,14 +137,20 @@ pub(crate) fn claws(sites: &[std::sync::Arc<Site>]) -> Response<Body> {
             "<h1>Your claws</h1>{list}<form method=\"post\" action=\"/_clawfarm/sign-out\"><button class=\"quiet\">Sign out</button></form>"
         ),
         script: "",
+        leads_to: "",
     }
     .answer(StatusCode::OK)
 }
 
 /// Nothing is here.
 pub(crate) fn nothing(what: &str) -> Response<Body> {
-    Page { title: "Nothing here", body: format!("<h1>Nothing here</h1><p>{}</p>", escape(what)), script: "" }
-        .answer(StatusCode::NOT_FOUND)
+    Page {
+        title: "Nothing here",
+        body: format!("<h1>Nothing here</h1><p>{}</p>", escape(what)),
+        script: "",
+        leads_to: "",
+    }
+    .answer(StatusCode::NOT_FOUND)
 }
 
 /// Leads a browser elsewhere.

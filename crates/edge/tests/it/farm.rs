@@ -125,6 +125,10 @@ impl Directory for Fleet {
         Ok((name == "ann").then(|| Person { name: "ann".into(), bound: "b".into() }))
     }
 
+    async fn site_of(&self, user: &str, id: &ClawId) -> Result<Option<Arc<Site>>> {
+        Ok(self.site(id).filter(|_| user == "ann"))
+    }
+
     async fn sites(&self, _user: &str) -> Result<Vec<Arc<Site>>> {
         let ids: Vec<String> = self.claws.lock().unwrap().keys().cloned().collect();
         Ok(ids.iter().filter_map(|id| self.site(&ClawId::new(id.clone()).unwrap())).collect())
@@ -210,7 +214,8 @@ impl Farm {
     /// A session at a claw, as its cookie.
     pub(crate) async fn session(&self, id: &str) -> String {
         let site = self.fleet.look_up(&ClawId::new(id).unwrap()).await.unwrap().unwrap();
-        let ticket = self.edge.ticket(&site, "ann").unwrap();
+        let ann = self.fleet.person("ann").await.unwrap().unwrap();
+        let ticket = self.edge.ticket(&site, &ann).unwrap();
         let request = self.request("GET", id, &ticket).body(Full::default()).unwrap();
         let answer = self.ask(request).await;
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
