@@ -1,7 +1,9 @@
 //! The edge's port when nobody chose one: the same at every start, so that addresses stay.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use clawfarm_edge::Listener;
@@ -31,9 +33,15 @@ fn remembered(path: &Path, last: Option<u16>, listener: Listener) -> Listener {
     let port = listener.address().map(|address| address.port());
     if port != last
         && let Some(port) = port
-        && let Err(error) = fs::write(path, format!("{port}\n"))
+        && let Err(error) = write(path, port)
     {
         tracing::warn!(%error, "the edge's port could not be written down");
     }
     listener
+}
+
+fn write(path: &Path, port: u16) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    writeln!(options.open(path)?, "{port}")
 }
