@@ -14,6 +14,9 @@ use sha2::{Digest as _, Sha256};
 /// Where the edge says that the dashboard's WebSocket is opened from. It has checked the real
 /// origin; a claw need not know its own public address, which may change while it runs.
 pub(super) const ORIGIN: &str = "http://clawfarm.internal";
+/// Whom the server's own requests are for: an address of the documentation's (RFC 5737), since
+/// OpenClaw takes none of its own machine for anybody's.
+pub(super) const CALLER: &str = "192.0.2.1";
 /// The one person that a claw knows.
 const OWNER: &str = "owner";
 
@@ -30,6 +33,11 @@ fn header(token: &SecretString) -> String {
 /// How the edge tells a claw with this token who a request is from.
 pub(super) fn identity(token: &SecretString) -> Identity {
     Identity::Header { name: header(token), user: OWNER.to_owned(), origin: ORIGIN.to_owned() }
+}
+
+/// The header with which the server speaks to a claw with this token as its owner.
+pub(super) fn owner(token: &SecretString) -> (String, &'static str) {
+    (header(token), OWNER)
 }
 
 /// `gateway.auth.trustedProxy`.

@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::entrance;
 use crate::{Connection, Dial};
 
 /// How long opening a connection may take.
@@ -111,6 +112,10 @@ pub(super) fn request(
         .uri(path)
         // A name of the loopback device: the gateway checks what it is called by.
         .header(http::header::HOST, "127.0.0.1")
+        // What comes from an address of the edge's must say whom it is for; from any but the
+        // loopback device it is refused otherwise, probes too.
+        .header("x-forwarded-for", entrance::CALLER)
+        .header("x-forwarded-proto", "http")
         .header(http::header::ACCEPT, "application/json, text/event-stream");
     if let Some(token) = token {
         let mut value =
@@ -121,7 +126,8 @@ pub(super) fn request(
                 )
             })?;
         value.set_sensitive(true);
-        builder = builder.header(http::header::AUTHORIZATION, value);
+        let (name, owner) = entrance::owner(token);
+        builder = builder.header(http::header::AUTHORIZATION, value).header(name, owner);
     }
     let bytes = match body {
         Some(body) => {

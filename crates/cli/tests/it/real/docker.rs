@@ -41,7 +41,7 @@ fn a_container_s_life_from_new_to_its_last_trace() {
     keeps_its_secrets(&farm, &engine, &id);
     let answer = farm.send(&id, "hello from the test");
     assert!(answer.contains("[clawfarm demo model]") && answer.contains("hello from the test"), "{answer}");
-    asks_for_its_token(&farm, &engine, &id);
+    asks_who_it_is(&farm, &engine, &id);
     let version = farm.run(&["exec", &id, "--", "openclaw", "--version"]).ends(0).out;
     assert!(version.contains("2026.9.6"), "{version}");
     assert!(farm.run(&["logs", &id]).ends(0).out.contains("gateway"));
@@ -94,8 +94,9 @@ fn makes(farm: &Farm) -> String {
     id
 }
 
-/// Its admin interface is on loopback alone, and there for whoever has its token.
-fn asks_for_its_token(farm: &Farm, engine: &Engine, id: &str) {
+/// Its admin interface is on loopback alone, and there for whoever knows the secret name of its
+/// person's header, which is made of its token.
+fn asks_who_it_is(farm: &Farm, engine: &Engine, id: &str) {
     use std::io::{Read, Write};
     let port = farm.status(id)["port"].as_u64().expect("a port");
     let body = r#"{"id":"x","method":"health","params":{}}"#;
@@ -113,12 +114,21 @@ fn asks_for_its_token(farm: &Farm, engine: &Engine, id: &str) {
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
     };
-    for wrong in ["", "authorization: Bearer 0000\r\n"] {
-        let answer = asked(wrong);
+    // What the edge says of a person, but for the name of the header in which it says so.
+    let forwarded = "x-forwarded-for: 192.0.2.1\r\nx-forwarded-proto: http\r\n";
+    for wrong in [
+        String::new(),
+        "authorization: Bearer 0000\r\n".to_owned(),
+        forwarded.to_owned(),
+        format!("{forwarded}x-forwarded-user: owner\r\nx-clawfarm-user: owner\r\n"),
+    ] {
+        let answer = asked(&wrong);
         assert!(answer.contains(" 401 ") || answer.contains(" 403 "), "{wrong}: {answer}");
     }
-    let token = farm.run(&["token", "reveal", id]).ends(0).out.trim().to_owned();
-    let answer = asked(&format!("authorization: Bearer {token}\r\n"));
+    let config = std::fs::read(farm.claw_folder(id).join("config/openclaw.json")).expect("it is there");
+    let config: Value = serde_json::from_slice(&config).expect("it is JSON");
+    let header = config["gateway"]["auth"]["trustedProxy"]["userHeader"].as_str().expect("a name");
+    let answer = asked(&format!("{forwarded}{header}: owner\r\n"));
     assert!(answer.contains(" 200 ") || answer.contains(" 400 "), "with it, it is let in: {answer}");
     let bound = engine.docker(&["port", &format!("clawfarm-{id}")]);
     assert_eq!(bound, format!("18789/tcp -> 127.0.0.1:{port}"));
