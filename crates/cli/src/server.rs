@@ -179,6 +179,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         let own = Client::new(Endpoint::Unix(connect::socket(&folder)), admin_token);
         tokio::spawn(manager.attend(own, shutdown.clone()));
     }
+    let ended = shutdown.clone();
     let served = clawfarm_server::serve(ServerConfig {
         control,
         socket: connect::socket(&folder),
@@ -193,6 +194,8 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         shutdown,
     })
     .await;
+    // Where the API could not be served, nobody has asked for an end yet.
+    ended.cancel();
     if let Some(edge) = edge {
         // It limits itself.
         let _ = edge.await;

@@ -21,6 +21,9 @@ use fleet::{Fleet, site};
 /// How long requests and WebSockets may go on when the server ends.
 const GRACE: Duration = Duration::from_secs(8);
 
+/// The domain that leads to this machine in every browser.
+const BASE_DOMAIN: &str = "localhost";
+
 /// Options of `serve` about the edge.
 #[derive(Debug, Args)]
 pub(crate) struct EdgeArgs {
@@ -28,7 +31,7 @@ pub(crate) struct EdgeArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     edge: Option<SocketAddr>,
     /// The domain below which each claw has its name: CLAWID.DOMAIN
-    #[arg(long, value_name = "DOMAIN", default_value = "localhost")]
+    #[arg(long, value_name = "DOMAIN", default_value = BASE_DOMAIN)]
     base_domain: String,
     /// The certificate chain for --edge, as PEM: for the domain and for all names below it
     #[arg(long, value_name = "FILE", requires = "edge", requires = "edge_tls_key")]
@@ -51,7 +54,10 @@ impl EdgeArgs {
         if let Some(address) = self.edge {
             arguments.extend(["--edge".into(), address.to_string().into()]);
         }
-        arguments.extend(["--base-domain".into(), self.base_domain.as_str().into()]);
+        // What is said of nothing is an option that nobody gave: a service manager's server has none.
+        if self.base_domain != BASE_DOMAIN {
+            arguments.extend(["--base-domain".into(), self.base_domain.as_str().into()]);
+        }
         for (option, file) in
             [("--edge-tls-cert", &self.edge_tls_cert), ("--edge-tls-key", &self.edge_tls_key)]
         {
