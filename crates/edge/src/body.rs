@@ -51,10 +51,10 @@ impl<G: AtEnd> HttpBody for Passing<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None)) || self.body.is_end_stream() {
-            if let Some(guard) = self.guard.take() {
-                guard.whole();
-            }
+        if (matches!(polled, Poll::Ready(None)) || self.body.is_end_stream())
+            && let Some(guard) = self.guard.take()
+        {
+            guard.whole();
         }
         polled
     }

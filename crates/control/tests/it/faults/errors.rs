@@ -113,7 +113,7 @@ async fn undone_from_every_point(name: &str) {
             }
         }
         clawfarm_failpoint::disarm();
-        undo_twice(&server, &what).await;
+        Box::pin(undo_twice(&server, &what)).await;
         server.end().await;
     }
 }
