@@ -17,6 +17,7 @@ use crate::directory::Person;
 use crate::edge::{Asked, Edge};
 use crate::own::own_path;
 use crate::session::{self, PLAIN_BASE_LIFE, Purpose, SESSION_LIFE};
+use crate::told::{self, Reason};
 use crate::{gate, own, pages, problem};
 
 /// How long a form may take to arrive.
@@ -42,9 +43,20 @@ struct Go {
 pub(crate) async fn handle(edge: &Edge, asked: &Asked, request: Request<Incoming>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default();
-    match (&parts.method, parts.uri.path()) {
-        (&Method::GET | &Method::HEAD, "/healthz") => Response::new(full("ok\n")),
-        (&Method::GET | &Method::HEAD, "/") => match who(edge, asked, &parts.headers).await {
+    let (method, path) = (&parts.method, parts.uri.path());
+    let Some(allowed) = methods(path) else { return pages::nothing("There is nothing at this address.") };
+    if !allowed.split(", ").any(|it| it == method.as_str()) {
+        return problem::not_allowed(allowed);
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if !reads && !gate::is_own(&parts, &asked.origin) {
+        told::refused(Reason::CrossSite);
+        let detail = "another site's page can't sign anybody in or out here";
+        return problem::problem(StatusCode::FORBIDDEN, "forbidden", detail, None);
+    }
+    match path {
+        "/healthz" => Response::new(full("ok\n")),
+        "/" => match who(edge, asked, &parts.headers).await {
             Ok(Some(person)) => match edge.directory.sites(&person.name).await {
                 Ok(sites) => pages::claws(&sites),
                 Err(error) => problem::of(&error, Some(1)),
@@ -52,21 +64,28 @@ pub(crate) async fn handle(edge: &Edge, asked: &Asked, request: Request<Incoming
             Ok(None) => pages::sign_in("/", false, &claws(edge, asked)),
             Err(error) => problem::of(&error, Some(1)),
         },
-        (&Method::GET, "/_clawfarm/go") => {
-            let Ok(asks) = serde_html_form::from_str::<Go>(query) else {
-                return problem::bad_request("the address names no claw");
-            };
-            go(edge, asked, &parts.headers, &asks).await
-        }
-        (&Method::POST, "/_clawfarm/sign-in") if gate::is_own(&parts, &asked.origin) => {
-            sign_in(edge, asked, body).await
-        }
-        (&Method::POST, "/_clawfarm/sign-out") if gate::is_own(&parts, &asked.origin) => {
+        "/_clawfarm/go" => match serde_html_form::from_str::<Go>(query) {
+            Ok(asks) => go(edge, asked, &parts.headers, &asks).await,
+            Err(_) => problem::bad_request("the address names no claw"),
+        },
+        "/_clawfarm/sign-in" => match edge.meter.sign_in(asked.caller.address) {
+            Ok(()) => sign_in(edge, asked, body).await,
+            Err(refused) => *refused,
+        },
+        _ => {
             let mut response = pages::redirect("/");
             give(&mut response, &session::end_cookie(asked.caller.tls));
             response
         }
-        _ => pages::nothing("There is nothing at this address."),
+    }
+}
+
+/// The methods that a path takes; `None` where there is nothing.
+fn methods(path: &str) -> Option<&'static str> {
+    match path {
+        "/healthz" | "/" | "/_clawfarm/go" => Some("GET, HEAD"),
+        "/_clawfarm/sign-in" | "/_clawfarm/sign-out" => Some("POST"),
+        _ => None,
     }
 }
 
@@ -102,7 +121,7 @@ async fn who(edge: &Edge, asked: &Asked, headers: &HeaderMap) -> clawfarm_model:
     let Some(name) = session::claimed(pass) else { return Ok(None) };
     let Some(person) = edge.directory.person(&name).await? else { return Ok(None) };
     let good = edge.passes.check(Purpose::Base, "", pass, &person.bound);
-    Ok(good.filter(|user| *user == person.name).map(|_| person))
+    Ok(good.filter(|good| good.user == person.name).map(|_| person))
 }
 
 async fn go(edge: &Edge, asked: &Asked, headers: &HeaderMap, asks: &Go) -> Response<Body> {

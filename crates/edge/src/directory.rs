@@ -49,6 +49,13 @@ pub trait Directory: Send + Sync + 'static {
     /// `Unauthenticated` for a token that is nobody's.
     async fn sign_in(&self, token: &SecretString) -> Result<Person>;
 
+    /// Marks a ticket as used, and returns whether it had not been: for all servers of the fleet.
+    /// `until` is when it ends by itself, in seconds of the epoch; it may be forgotten then.
+    ///
+    /// # Errors
+    /// `Unavailable` when that can't be told now: the ticket is not used then.
+    async fn spend(&self, ticket: &str, until: u64) -> Result<bool>;
+
     /// A person that was signed in before; `None` when there is none of that name any more.
     ///
     /// # Errors

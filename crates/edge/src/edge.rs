@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_model::ClawId;
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use secrecy::SecretString;
@@ -16,11 +17,14 @@ use crate::directory::{Directory, Person, Site};
 use crate::gate::{self, Refused, Who};
 use crate::hold::Wakes;
 use crate::host::{BaseDomain, Place};
+use crate::limits::{Limits, Meter};
 use crate::load::{Load, Loads};
 use crate::paths::{self, Kind};
+use crate::proxied::Proxies;
 use crate::session::{self, Passes};
+use crate::told::{self, Reason};
 use crate::upstream::Upstream;
-use crate::{base, forward, headers, host, own, pages, problem};
+use crate::{base, below, forward, headers, host, own, pages, problem};
 
 /// The edge's own paths at every name.
 pub(crate) const OWN: &str = "/_clawfarm/";
@@ -35,6 +39,12 @@ pub struct EdgeConfig {
     pub hold: Duration,
     /// How long a browser waits until it is shown that the claw wakes.
     pub page_after: Duration,
+    /// How much callers and claws may have of it.
+    pub limits: Limits,
+    /// Proxies before it, whose word about a caller counts.
+    pub proxies: Option<Proxies>,
+    /// Whether claws are at `/c/CLAWID/` of the base domain, too, for programs.
+    pub paths: bool,
 }
 
 impl EdgeConfig {
@@ -68,6 +78,7 @@ pub struct Edge {
     pub(crate) upstream: Upstream,
     pub(crate) wakes: Wakes,
     pub(crate) loads: Loads,
+    pub(crate) meter: Meter,
     /// WebSockets.
     pub(crate) tunnels: TaskTracker,
     /// Cancelled when they are to end.
@@ -83,6 +94,10 @@ pub(crate) struct Asked {
     pub(crate) host: String,
     /// `scheme://host:port`, as a browser would say in `Origin`.
     pub(crate) origin: String,
+    /// What it is called in logs.
+    pub(crate) id: String,
+    /// `/c/CLAWID`, when the claw was named by a path and not by the host.
+    pub(crate) prefix: Option<String>,
 }
 
 impl Edge {
@@ -94,6 +109,7 @@ impl Edge {
             upstream: Upstream::new(Arc::clone(&directory)),
             wakes: Wakes::new(Arc::clone(&directory)),
             loads: Loads::default(),
+            meter: Meter::new(config.limits.clone()),
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -128,23 +144,53 @@ impl Edge {
         self.directory.person(&name).await.ok().flatten()
     }
 
-    /// Answers a request.
-    pub async fn handle(self: &Arc<Self>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let host = match host::of(&parts) {
-            Ok(host) => host,
-            Err(why) => return problem::bad_request(why),
+    /// Answers a request. `peer` is who the connection is from.
+    pub async fn handle(self: &Arc<Self>, peer: Caller, request: Request<Incoming>) -> Response<Body> {
+        let proxies = self.config.proxies.as_ref().filter(|it| it.are_at(peer.address));
+        let given = proxies.and(request.headers().get(headers::REQUEST_ID));
+        let id = headers::request_id(given);
+        let mut response = match self.asked(peer, proxies, &id, &request) {
+            Ok(asked) => self.answer(asked, request).await,
+            Err(response) => *response,
         };
-        if let Err(why) = headers::check_lengths(&parts.headers) {
-            return problem::bad_request(why);
+        headers::tell_request(response.headers_mut(), &id);
+        response
+    }
+
+    /// What a request asks for and who sent it, when it can be read in one way only and its sender
+    /// has not sent too many.
+    fn asked(
+        &self,
+        peer: Caller,
+        proxies: Option<&Proxies>,
+        id: &str,
+        request: &Request<Incoming>,
+    ) -> Result<Asked, Box<Response<Body>>> {
+        let malformed = |why| {
+            told::refused(Reason::Malformed);
+            Box::new(problem::bad_request(why))
+        };
+        let mut host = host::of(request).map_err(malformed)?;
+        headers::check_lengths(request.headers()).map_err(malformed)?;
+        let mut caller = peer;
+        if let Some(proxies) = proxies {
+            let seen = proxies.seen(peer, request.headers(), &host).map_err(malformed)?;
+            caller = seen.caller;
+            host = seen.host.unwrap_or(host);
         }
-        let request = Request::from_parts(parts, body);
+        self.meter.request(caller.address)?;
         let origin = format!("{}://{}", caller.scheme(), host.to_ascii_lowercase());
-        let place = self.config.base.place(&host);
-        let asked = Asked { caller, host, origin };
-        match place {
+        Ok(Asked { caller, host, origin, id: id.to_owned(), prefix: None })
+    }
+
+    async fn answer(self: &Arc<Self>, mut asked: Asked, mut request: Request<Incoming>) -> Response<Body> {
+        match self.config.base.place(&asked.host) {
             Place::AtPage => pages::redirect(&format!("{}/", base::page_address(self, &asked))),
-            Place::Base => base::handle(self, &asked, request).await,
+            Place::Base => match below::claw(self, &mut asked, &mut request) {
+                Ok(None) => base::handle(self, &asked, request).await,
+                Ok(Some(id)) => below::clean(&asked, Box::pin(self.at_claw(&asked, &id, request)).await),
+                Err(refused) => *refused,
+            },
             Place::Claw(id) => Box::pin(self.at_claw(&asked, &id, request)).await,
             Place::Unknown => pages::nothing("No claw has this address."),
         }
@@ -156,50 +202,52 @@ impl Edge {
         id: &ClawId,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let path = request.uri().path();
-        if path.starts_with(OWN) {
+        if request.uri().path().starts_with(OWN) {
             return own::handle(self, asked, id, request).await;
+        }
+        let (parts, body) = request.into_parts();
+        if gate::shows_nothing(&parts, asked.caller.tls) {
+            return self.refuse(asked, id, &parts, Refused::Unknown);
         }
         let site = match self.directory.look_up(id).await {
             Ok(site) => site,
             Err(error) => return problem::of(&error, Some(forward::RETRY_SECS)),
         };
         // A stranger is told the same of a claw that there is and of one that there is not.
-        let Some(site) = site else { return self.refuse(asked, id, &request, Refused::Unknown) };
-        let kind = paths::kind(&site.rules, path);
-        let person = match session::cookie(request.headers(), asked.caller.tls) {
+        let Some(site) = site else { return self.refuse(asked, id, &parts, Refused::Unknown) };
+        let kind = paths::kind(&site.rules, parts.uri.path());
+        let person = match session::cookie(&parts.headers, asked.caller.tls) {
             Some(pass) => self.claimed(pass).await,
             None => None,
         };
-        let (parts, body) = request.into_parts();
-        let who = gate::check(&parts, kind, &site, &self.passes, person.as_ref(), asked);
-        let request = Request::from_parts(parts, body);
-        let who = match who {
+        let who = match gate::check(&parts, kind, &site, &self.passes, person.as_ref(), asked) {
             Ok(who) => who,
-            Err(refused) => return self.refuse(asked, id, &request, refused),
+            Err(refused) => return self.refuse(asked, id, &parts, refused),
         };
         if kind == Kind::Closed {
+            told::refused(Reason::ClosedPath);
             let status = StatusCode::NOT_FOUND;
             return problem::problem(status, "not_found", "this path is closed to the outside", None);
         }
-        if *request.method() == Method::TRACE {
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            return problem::problem(status, "unsupported", "TRACE is not passed on", None);
+        if parts.method == Method::TRACE {
+            return problem::not_allowed(forward::METHODS);
         }
-        forward::forward(self, asked, site, who, request).await
+        forward::forward(self, asked, site, who, Request::from_parts(parts, body)).await
     }
 
     /// Answers one who may not pass.
-    fn refuse(
-        &self,
-        asked: &Asked,
-        id: &ClawId,
-        request: &Request<Incoming>,
-        refused: Refused,
-    ) -> Response<Body> {
+    fn refuse(&self, asked: &Asked, id: &ClawId, parts: &Parts, refused: Refused) -> Response<Body> {
+        told::refused(match refused {
+            Refused::Unknown => Reason::Stranger,
+            Refused::CrossSite => Reason::CrossSite,
+        });
+        tracing::debug!(
+            target: "clawfarm::access",
+            request = asked.id, instance = %id, caller = %asked.caller.address, why = ?refused, "refused"
+        );
         match refused {
-            Refused::Unknown if gate::wants_page(request.method(), request.headers()) => {
-                let to = request.uri().path_and_query().map_or("/", |it| it.as_str());
+            Refused::Unknown if asked.prefix.is_none() && gate::wants_page(&parts.method, &parts.headers) => {
+                let to = parts.uri.path_and_query().map_or("/", |it| it.as_str());
                 pages::redirect(&base::go_address(self, asked, id, to))
             }
             Refused::Unknown => problem::unauthorized(),

@@ -1,6 +1,7 @@
 //! Passing a request on to its claw, which is woken first when it sleeps.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawfarm_model::edge::Identity;
@@ -18,7 +19,10 @@ use crate::directory::{Site, SiteState};
 use crate::edge::{Asked, Edge};
 use crate::gate::{self, Who};
 use crate::hold::{Waited, may_pass};
+use crate::limits::Place;
 use crate::load::Going;
+use crate::patient::Arriving;
+use crate::told::{Line, Told};
 use crate::tunnel::{self, Wish};
 use crate::upstream::{Failed, InUse};
 use crate::{headers, pages, problem};
@@ -32,13 +36,25 @@ const TRIES: usize = 3;
 /// that was frozen in the same moment takes the request and says nothing.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// The methods that are passed on; others are, too, but these a claw may well have.
+pub(crate) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// How often it is looked whether a WebSocket is still there.
 const ATTEND: Duration = Duration::from_secs(30);
 
-/// What a request's way took, for the log.
-#[derive(Default)]
+/// What a request's way took and is told of, for the log.
 struct Took {
     woke: Option<Duration>,
+    /// What becomes the log's line; a WebSocket takes it along.
+    line: Option<Line>,
+    /// Set when the caller fell silent.
+    silent: Arc<AtomicBool>,
+}
+
+/// What is counted of a request until all of it is over.
+pub(crate) struct Held {
+    _going: Going,
+    _place: Place<ClawId>,
 }
 
 /// Passes a request on.
@@ -49,38 +65,35 @@ pub(crate) async fn forward(
     who: Who,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
-    let began = Instant::now();
-    let going = edge.loads.begin(&site.id);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let wish = tunnel::wish(&mut request);
     if wish.is_none() && *request.method() == Method::CONNECT {
-        return problem::problem(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "unsupported",
-            "CONNECT is not passed on",
-            None,
-        );
+        return problem::not_allowed(METHODS);
     }
+    let place = match edge.meter.to_claw(&site.id, wish.is_some(), matches!(who, Who::Messenger)) {
+        Ok(place) => place,
+        Err(refused) => return *refused,
+    };
+    let held = Held { _going: edge.loads.begin(&site.id), _place: place };
+    let line = Line::new(asked, &site, Edge::who(&who), &request, wish.is_some());
+    let mut took = Took { woke: None, line: Some(line), silent: Arc::default() };
     let page = matches!(who, Who::Person(_)) && gate::wants_page(request.method(), request.headers());
     if let Some(wish) = &wish
         && (wish_has_body(request.headers()) && !wish.is_extended())
     {
         return problem::bad_request("a request to become a WebSocket has a body");
     }
-    let mut took = Took::default();
     let response = match awake(edge, &site, &who, page, &mut took).await {
         Ok(now) if now.token.expose_secret() != site.token.expose_secret() => problem::unauthorized(),
-        Ok(site) => send(edge, asked, &site, &who, request, wish, going, &mut took).await,
+        Ok(site) => send(edge, asked, &site, &who, request, wish, held, &mut took).await,
         Err(response) => *response,
     };
-    tracing::info!(
-        target: "clawfarm::access",
-        instance = %site.id, tenant = site.tenant, caller = %asked.caller.address, who = Edge::who(&who),
-        %method, path, status = response.status().as_u16(),
-        ms = began.elapsed().as_millis(), woke_ms = took.woke.map(|woke| woke.as_millis()),
-        "request"
-    );
-    response
+    match took.line {
+        Some(mut line) => {
+            line.answered(response.status(), took.woke);
+            response.map(|body| Told::new(body, line).boxed_unsync())
+        }
+        None => response,
+    }
 }
 
 /// The claw, up. What it has to say to the caller otherwise.
@@ -134,10 +147,13 @@ async fn send(
     who: &Who,
     request: Request<Incoming>,
     wish: Option<Wish>,
-    going: Going,
+    held: Held,
     took: &mut Took,
 ) -> Response<Body> {
     let mut run = site.run;
+    let received = took.line.as_ref().map_or_else(Arc::default, |line| Arc::clone(&line.received));
+    let (silence, silent) = (edge.config.limits.silence, Arc::clone(&took.silent));
+    let request = request.map(|body| Arriving::new(body, silence, received, silent));
     let mut request = to_claw(asked, site, who, request, wish.as_ref());
     for attempt in 1..=TRIES {
         let answered = tokio::select! {
@@ -145,7 +161,7 @@ async fn send(
             () = look_again(edge, site) => unreachable!("it goes on until there is an answer"),
         };
         match answered {
-            Ok((answer, in_use)) => return answered_with(edge, site, answer, in_use, wish, going),
+            Ok((answer, in_use)) => return answered_with(edge, site, answer, in_use, wish, held, took),
             Err(Failed::Unsent(back, error)) if attempt < TRIES => {
                 tracing::debug!(id = %site.id, %error, "a claw was not where it was");
                 request = *back;
@@ -166,6 +182,14 @@ async fn send(
                 took.woke = Some(took.woke.unwrap_or_default() + began.elapsed());
             }
             Err(Failed::Unsent(_, error)) => return problem::of(&error, Some(RETRY_SECS)),
+            Err(Failed::Broken(_)) if took.silent.load(Ordering::Relaxed) => {
+                return problem::problem(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "timeout",
+                    "the rest of the request's body did not come",
+                    None,
+                );
+            }
             Err(Failed::Broken(error)) => {
                 tracing::info!(id = %site.id, ?error, "a claw broke off");
                 return problem::of(
@@ -209,7 +233,7 @@ fn to_claw(
     asked: &Asked,
     site: &Site,
     who: &Who,
-    request: Request<Incoming>,
+    request: Request<Arriving>,
     wish: Option<&Wish>,
 ) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
@@ -217,6 +241,7 @@ fn to_claw(
     headers::drop_hop_by_hop(headers);
     headers::drop_forged(headers);
     headers::drop_session(headers);
+    headers::tell_request(headers, &asked.id);
     match &site.identity {
         Identity::Token => {
             if !matches!(who, Who::Messenger) {
@@ -226,6 +251,9 @@ fn to_claw(
         Identity::Header { name, user, origin } => {
             headers.remove(name.as_str());
             headers::tell_caller(headers, asked.caller.address, asked.caller.scheme(), &asked.host);
+            if let Some(Ok(prefix)) = asked.prefix.as_deref().map(HeaderValue::from_str) {
+                headers.insert("x-forwarded-prefix", prefix);
+            }
             if !matches!(who, Who::Messenger) {
                 headers.remove(AUTHORIZATION);
                 let pair = (name.parse::<HeaderName>(), HeaderValue::from_str(user));
@@ -256,13 +284,13 @@ fn to_claw(
     // The claw is asked by path, as an origin is; the host is in its header.
     parts.uri = parts.uri.path_and_query().map_or_else(http::Uri::default, |path| path.clone().into());
     parts.extensions.clear();
-    let body = if wish.is_some() { crate::body::empty() } else { body.map_err(Into::into).boxed_unsync() };
+    let body = if wish.is_some() { crate::body::empty() } else { body.boxed_unsync() };
     Request::from_parts(parts, body)
 }
 
 struct Kept {
     in_use: InUse,
-    _going: Going,
+    _held: Held,
 }
 
 impl AtEnd for Kept {
@@ -278,13 +306,19 @@ fn answered_with(
     mut answer: Response<Incoming>,
     in_use: InUse,
     wish: Option<Wish>,
-    going: Going,
+    held: Held,
+    took: &mut Took,
 ) -> Response<Body> {
     headers::clean_answer(answer.headers_mut());
     match (answer.status(), wish) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(wish)) => {
             let heard = Arc::new(Notify::new());
-            let response = wish.join(answer, going, &edge.tunnels, edge.cut.clone(), Arc::clone(&heard));
+            let mut line = took.line.take();
+            if let Some(line) = &mut line {
+                line.answered(answer.status(), took.woke);
+            }
+            let (cut, told) = (edge.cut.clone(), Arc::clone(&heard));
+            let response = wish.join(answer, held, line, &edge.tunnels, cut, told);
             edge.attend(site.id.clone(), &heard);
             response
         }
@@ -309,7 +343,7 @@ fn answered_with(
                 in_use.whole();
                 crate::body::empty()
             } else {
-                Passing::new(body, Kept { in_use, _going: going }).map_err(Into::into).boxed_unsync()
+                Passing::new(body, Kept { in_use, _held: held }).map_err(Into::into).boxed_unsync()
             };
             let mut response = Response::from_parts(parts, body);
             *response.version_mut() = Version::HTTP_11;

@@ -52,11 +52,19 @@ pub(crate) fn check(
     }
     let pass = session::cookie(headers, tls).ok_or(Refused::Unknown)?;
     let bound = person.map(|person| session::bound(&site.token, &person.bound)).ok_or(Refused::Unknown)?;
-    let user = passes.check(Purpose::Session, site.id.as_str(), pass, &bound).ok_or(Refused::Unknown)?;
+    let good = passes.check(Purpose::Session, site.id.as_str(), pass, &bound).ok_or(Refused::Unknown)?;
     if !is_own(parts, origin) {
         return Err(Refused::CrossSite);
     }
-    Ok(Who::Person(user))
+    Ok(Who::Person(good.user))
+}
+
+/// Whether a request can't be let in at any claw: it shows nothing, and is no message. It is
+/// answered without a look, so that it costs and tells nothing, whichever claw it names.
+pub(crate) fn shows_nothing(parts: &Parts, tls: bool) -> bool {
+    parts.method != Method::POST
+        && headers::bearer(&parts.headers).is_none()
+        && session::cookie(&parts.headers, tls).is_none()
 }
 
 /// Compares in constant time.

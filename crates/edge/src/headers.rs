@@ -105,6 +105,32 @@ pub(crate) fn tell_caller(headers: &mut HeaderMap, caller: IpAddr, proto: &'stat
     headers.insert("x-forwarded-proto", HeaderValue::from_static(proto));
 }
 
+/// By which a request is found again in the claw's log and in ours.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request's number: the one that a proxy of ours gave it when it can stand in a log as it is,
+/// else a new one.
+pub(crate) fn request_id(given: Option<&HeaderValue>) -> String {
+    let given = given.and_then(|value| value.to_str().ok()).filter(|id| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    });
+    if let Some(id) = given {
+        return id.to_owned();
+    }
+    let mut bytes = [0_u8; 16];
+    // It only tells requests apart; without randomness they are not told apart.
+    let _ = getrandom::fill(&mut bytes);
+    format!("{:032x}", u128::from_be_bytes(bytes))
+}
+
+/// Says what a request is called.
+pub(crate) fn tell_request(headers: &mut HeaderMap, id: &str) {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(REQUEST_ID, id);
+    }
+}
+
 /// Says who the person is by a bearer token.
 pub(crate) fn bear(headers: &mut HeaderMap, token: &str) {
     if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {token}")) {

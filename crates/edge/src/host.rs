@@ -1,9 +1,8 @@
 //! Which claw a request is for, by its host name.
 
 use clawfarm_model::{ClawId, Error, Result};
-use http::Uri;
 use http::header::HOST;
-use http::request::Parts;
+use http::{Request, Uri};
 
 /// The longest host name there can be (RFC 1035).
 const HOST_MAX: usize = 253;
@@ -107,15 +106,15 @@ pub(crate) fn name_of(host: &str) -> &str {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn of(parts: &Parts) -> Result<String, &'static str> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
+pub(crate) fn of<B>(request: &Request<B>) -> Result<String, &'static str> {
+    let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
         return Err("the request has more than one Host");
     }
     let header =
         header.map(|value| value.to_str().map_err(|_| "the request's Host is no text")).transpose()?;
-    let target = authority(&parts.uri)?;
+    let target = authority(request.uri())?;
     let host = match (target, header) {
         (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
             return Err("the request names two hosts");
@@ -123,11 +122,16 @@ pub(crate) fn of(parts: &Parts) -> Result<String, &'static str> {
         (Some(host), _) | (None, Some(host)) => host,
         (None, None) => return Err("the request names no host"),
     };
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'[' | b']');
-    if host.is_empty() || !host.bytes().all(plain) {
+    if !is_plain(host) {
         return Err("the request's Host is no host name");
     }
     Ok(host.to_owned())
+}
+
+/// Whether a text can be a host with a port, and nothing else.
+pub(crate) fn is_plain(host: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':' | b'[' | b']');
+    !host.is_empty() && host.bytes().all(plain)
 }
 
 fn authority(uri: &Uri) -> Result<Option<&str>, &'static str> {
@@ -195,7 +199,7 @@ mod tests {
             for host in hosts {
                 request = request.header(HOST, *host);
             }
-            of(&request.body(()).unwrap().into_parts().0)
+            of(&request.body(()).unwrap())
         };
         assert_eq!(host("/", &["a.test"]), Ok("a.test".into()));
         assert_eq!(host("http://a.test/", &["A.test"]), Ok("a.test".into()));

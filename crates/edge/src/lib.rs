@@ -8,6 +8,7 @@
 //! Nobody wakes a claw who is not let in, and nobody is told which claws there are.
 
 mod base;
+mod below;
 mod body;
 mod directory;
 mod edge;
@@ -16,13 +17,17 @@ mod gate;
 mod headers;
 mod hold;
 mod host;
+mod limits;
 mod listener;
 mod load;
 mod own;
 mod pages;
 mod paths;
+mod patient;
 mod problem;
+mod proxied;
 mod session;
+mod told;
 mod tunnel;
 mod upstream;
 
@@ -30,6 +35,8 @@ pub use body::{Body, BoxError};
 pub use directory::{Connection, Directory, Person, Site, SiteState};
 pub use edge::{Caller, Edge, EdgeConfig};
 pub use host::BaseDomain;
+pub use limits::Limits;
 pub use listener::{Listener, serve};
 pub use load::Load;
+pub use proxied::Proxies;
 pub use session::{SESSION_LIFE, TICKET_LIFE};

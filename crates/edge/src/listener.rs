@@ -15,16 +15,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::edge::{Caller, Edge};
+use crate::patient::Patient;
+use crate::told::{self, Connected, Reason};
 
-/// Connections at a time; the rest wait in the kernel's queue. With one to a claw for each, they
-/// fit into the open files that a server asks for (32,768).
-const CONNECTIONS_MAX: usize = 8192;
-/// How long the head of a request may take to arrive, and an idle connection is kept.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// The largest head, in bytes: nginx takes 32 KiB.
 const HEAD_MAX: usize = 64 << 10;
 /// The most headers.
@@ -79,7 +77,8 @@ impl Listener {
 /// `grace`.
 pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationToken, grace: Duration) {
     let (tasks, cut) = (TaskTracker::new(), CancellationToken::new());
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let limits = &edge.config.limits;
+    let places = Arc::new(Semaphore::new(most(limits.connections)));
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -91,22 +90,34 @@ pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationTo
             }
             accepted = accept(&listener.tcp, &places) => accepted,
         };
+        // Proxies of ours are many callers.
+        let ours = edge.config.proxies.as_ref().is_some_and(|it| it.are_at(address.ip()));
+        let share = if ours { None } else { edge.meter.connection(address.ip()) };
+        if share.is_none() && !ours {
+            told::refused(Reason::AddressConnections);
+            continue;
+        }
+        if listener.tls.is_some() && !ours && !edge.meter.handshake(address.ip()) {
+            told::refused(Reason::Handshake);
+            continue;
+        }
         // Answers are written as they come; a delay for fuller packets only costs.
         let _ = stream.set_nodelay(true);
         // Who vanished without a word must not keep a claw awake.
         let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
         let ends = Ends { stopping: stopping.clone(), cut: cut.clone() };
         let caller = Caller { address: address.ip(), tls: listener.tls.is_some() };
+        let stream = Patient::new(stream, edge.config.limits.silence);
         let (edge, tls) = (Arc::clone(&edge), listener.tls.clone());
         tasks.spawn(async move {
-            let _place = place;
+            let _held = (place, share, Connected::new());
             match tls {
                 None => requests(stream, &edge, caller, ends).await,
-                Some(acceptor) => match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => requests(stream, &edge, caller, ends).await,
-                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-                    Err(_) => tracing::debug!("a TLS handshake took too long"),
-                },
+                Some(acceptor) => {
+                    if let Some(stream) = shake_hands(&acceptor, stream).await {
+                        requests(stream, &edge, caller, ends).await;
+                    }
+                }
             }
         });
     }
@@ -125,6 +136,27 @@ pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationTo
         edge.tunnels.close();
         tokio::join!(tasks.wait(), edge.tunnels.wait());
     }
+}
+
+/// A number of places; 0 is as many as there can be.
+fn most(limit: u32) -> usize {
+    match usize::try_from(limit) {
+        Ok(0) | Err(_) => Semaphore::MAX_PERMITS,
+        Ok(limit) => limit,
+    }
+}
+
+async fn shake_hands<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+    told::refused(Reason::Handshake);
+    None
 }
 
 struct Ends {
@@ -156,11 +188,12 @@ async fn requests<S>(stream: S, edge: &Arc<Edge>, caller: Caller, ends: Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let head = edge.config.limits.head;
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(head)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_MAX)
         .http2()
@@ -169,8 +202,8 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
         .max_header_list_size(u32::try_from(HEAD_MAX).unwrap_or(u32::MAX))
-        .keep_alive_interval(HEAD_LIMIT)
-        .keep_alive_timeout(HEAD_LIMIT)
+        .keep_alive_interval(head)
+        .keep_alive_timeout(head)
         .enable_connect_protocol();
     let began = AtomicBool::new(false);
     let service = service_fn(|request| {
@@ -182,7 +215,7 @@ where
     tokio::pin!(connection);
     let mut asked = false;
     // Which HTTP it is to be is found out without a limit of its own.
-    let first = sleep(HEAD_LIMIT);
+    let first = sleep(head);
     tokio::pin!(first);
     let mut waiting = true;
     loop {

@@ -2,6 +2,7 @@
 
 use clawfarm_model::ClawId;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, SET_COOKIE};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -27,23 +28,45 @@ pub(crate) async fn handle(
     id: &ClawId,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let site = match edge.directory.look_up(id).await {
-        Ok(site) => site,
-        Err(error) => return problem::of(&error, Some(1)),
-    };
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    if (&method, path.as_str()) == (&Method::GET, "/_clawfarm/enter") {
-        return enter(edge, asked, id, site.as_deref(), request.uri().query()).await;
+    let (parts, _) = request.into_parts();
+    let path = parts.uri.path();
+    if let Some(allowed) = methods(path)
+        && !allowed.split(", ").any(|it| it == parts.method.as_str())
+    {
+        return problem::not_allowed(allowed);
+    }
+    if path == ENTER {
+        // A look at the address must not use up the ticket.
+        let query = parts.uri.query().filter(|_| parts.method == Method::GET);
+        return enter(edge, asked, id, query).await;
     }
     // Strangers are told the same whether or not there is such a claw.
-    let Some(site) = site else { return problem::unauthorized() };
-    if !signed_in(edge, asked, &site, request).await {
-        return problem::unauthorized();
-    }
-    match (&method, path.as_str()) {
-        (&Method::GET, "/_clawfarm/state") => state(edge, &site),
-        (&Method::POST, "/_clawfarm/sign-out") => sign_out(asked),
+    let site = match session::cookie(&parts.headers, asked.caller.tls) {
+        Some(_) => edge.directory.look_up(id).await,
+        None => Ok(None),
+    };
+    let site = match site {
+        Ok(Some(site)) if signed_in(edge, asked, &site, &parts).await => site,
+        Ok(_) => return problem::unauthorized(),
+        Err(error) => return problem::of(&error, Some(1)),
+    };
+    match path {
+        STATE => state(edge, &site),
+        SIGN_OUT => sign_out(asked),
         _ => pages::nothing("This path is the edge's, and there is nothing at it."),
+    }
+}
+
+const ENTER: &str = "/_clawfarm/enter";
+const STATE: &str = "/_clawfarm/state";
+const SIGN_OUT: &str = "/_clawfarm/sign-out";
+
+/// The methods that a path takes; `None` where there is nothing.
+fn methods(path: &str) -> Option<&'static str> {
+    match path {
+        ENTER | STATE => Some("GET, HEAD"),
+        SIGN_OUT => Some("POST"),
+        _ => None,
     }
 }
 
@@ -54,18 +77,21 @@ pub(crate) fn ticket(edge: &Edge, site: &Site, person: &Person) -> clawfarm_mode
     Ok(format!("/_clawfarm/enter?ticket={ticket}"))
 }
 
-async fn enter(
-    edge: &Edge,
-    asked: &Asked,
-    id: &ClawId,
-    site: Option<&Site>,
-    query: Option<&str>,
-) -> Response<Body> {
+async fn enter(edge: &Edge, asked: &Asked, id: &ClawId, query: Option<&str>) -> Response<Body> {
     let asks = serde_html_form::from_str::<Enter>(query.unwrap_or_default()).unwrap_or_default();
     let to = own_path(&asks.to);
+    let site = match session::claimed(&asks.ticket) {
+        Some(_) => edge.directory.look_up(id).await,
+        None => Ok(None),
+    };
     let entered = match site {
-        Some(site) => session_for(edge, site, &asks.ticket).await,
-        None => None,
+        Ok(Some(site)) => session_for(edge, &site, &asks.ticket).await,
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let entered = match entered {
+        Ok(entered) => entered,
+        Err(error) => return problem::of(&error, Some(1)),
     };
     let Some(pass) = entered else {
         // Used, too old, or for nobody: the way in leads past the base domain's door.
@@ -79,12 +105,17 @@ async fn enter(
     response
 }
 
-/// The session that a ticket becomes.
-async fn session_for(edge: &Edge, site: &Site, ticket: &str) -> Option<String> {
-    let person = edge.claimed(ticket).await?;
+/// The session that a ticket becomes, once at whichever server of the fleet.
+async fn session_for(edge: &Edge, site: &Site, ticket: &str) -> clawfarm_model::Result<Option<String>> {
+    let Some(person) = edge.claimed(ticket).await else { return Ok(None) };
     let bound = session::bound(&site.token, &person.bound);
-    let user = edge.passes.check(Purpose::Ticket, site.id.as_str(), ticket, &bound)?;
-    edge.passes.issue(Purpose::Session, site.id.as_str(), &user, &bound, SESSION_LIFE).ok()
+    let Some(good) = edge.passes.check(Purpose::Ticket, site.id.as_str(), ticket, &bound) else {
+        return Ok(None);
+    };
+    if !edge.directory.spend(&good.number, good.until).await? {
+        return Ok(None);
+    }
+    edge.passes.issue(Purpose::Session, site.id.as_str(), &good.user, &bound, SESSION_LIFE).map(Some)
 }
 
 /// A path of this very name: never an address elsewhere.
@@ -96,13 +127,12 @@ pub(crate) fn own_path(to: &str) -> &str {
     if plain { to } else { "/" }
 }
 
-async fn signed_in(edge: &Edge, asked: &Asked, site: &Site, request: Request<Incoming>) -> bool {
-    let (parts, _) = request.into_parts();
+async fn signed_in(edge: &Edge, asked: &Asked, site: &Site, parts: &Parts) -> bool {
     let Some(pass) = session::cookie(&parts.headers, asked.caller.tls) else { return false };
     let Some(person) = edge.claimed(pass).await else { return false };
     let bound = session::bound(&site.token, &person.bound);
     edge.passes.check(Purpose::Session, site.id.as_str(), pass, &bound).is_some()
-        && gate::is_own(&parts, &asked.origin)
+        && gate::is_own(parts, &asked.origin)
 }
 
 fn state(edge: &Edge, site: &Site) -> Response<Body> {

@@ -1,7 +1,7 @@
 //! Answers for programs: problem details (RFC 9457), as the API gives them.
 
 use clawfarm_model::{Code, Error};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use crate::body::{Body, full};
@@ -50,7 +50,20 @@ pub(crate) fn later(detail: &str, seconds: u32) -> Response<Body> {
         detail,
         Some("try again after `Retry-After`"),
     );
+    retry_after(&mut response, seconds);
+    response
+}
+
+/// Says when to come again.
+pub(crate) fn retry_after(response: &mut Response<Body>, seconds: u32) {
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+}
+
+/// A method that a path does not have; `allowed` are those that it has (RFC 9110, 15.5.6).
+pub(crate) fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let detail = format!("this path takes {allowed}");
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "unsupported", &detail, None);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
 

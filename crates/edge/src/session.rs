@@ -4,8 +4,6 @@
 //! servers of a fleet share. Nothing is stored: a session ends by its time, or when the claw's
 //! gateway token is rotated, which is part of what is signed.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -62,13 +60,22 @@ struct Pass {
 /// Makes and checks passes.
 pub(crate) struct Passes {
     key: SecretString,
-    /// The tickets that were used, until they would have ended.
-    used: Mutex<HashMap<String, u64>>,
+}
+
+/// A pass that is good.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Good {
+    /// Whose it is.
+    pub(crate) user: String,
+    /// Its number.
+    pub(crate) number: String,
+    /// Until when, in seconds of the epoch.
+    pub(crate) until: u64,
 }
 
 impl Passes {
-    pub(crate) fn new(key: SecretString) -> Self {
-        Self { key, used: Mutex::default() }
+    pub(crate) const fn new(key: SecretString) -> Self {
+        Self { key }
     }
 
     /// A new pass. `bound` is what else it depends on: when that changes, it ends.
@@ -97,14 +104,14 @@ impl Passes {
         Ok(format!("{body}.{mac}"))
     }
 
-    /// Whose a pass is, when it is good. A ticket is good once.
+    /// What a pass says, when it is good. That a ticket is used once is for its taker to see to.
     pub(crate) fn check(
         &self,
         purpose: Purpose,
         claw: &str,
         text: &str,
         bound: &SecretString,
-    ) -> Option<String> {
+    ) -> Option<Good> {
         if text.len() > PASS_MAX {
             return None;
         }
@@ -117,14 +124,7 @@ impl Passes {
         if pass.p != purpose || pass.c != claw || pass.e <= now {
             return None;
         }
-        if purpose == Purpose::Ticket {
-            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-            used.retain(|_, until| *until > now);
-            if used.insert(pass.n, pass.e).is_some() {
-                return None;
-            }
-        }
-        Some(pass.u)
+        Some(Good { user: pass.u, number: pass.n, until: pass.e })
     }
 
     fn mac(&self, body: &str, bound: &SecretString) -> Hmac<Sha256> {
@@ -209,7 +209,7 @@ mod tests {
     fn a_pass_is_good_for_what_it_was_made_for_alone() {
         let (passes, token) = (passes(), SecretString::from("token-1"));
         let pass = passes.issue(Purpose::Session, "alice-1", "ann", &token, SESSION_LIFE).unwrap();
-        let check = |p, c, t: &str, b: &str| passes.check(p, c, t, &b.into());
+        let check = |p, c, t: &str, b: &str| passes.check(p, c, t, &b.into()).map(|good| good.user);
         assert_eq!(check(Purpose::Session, "alice-1", &pass, "token-1"), Some("ann".into()));
         assert_eq!(check(Purpose::Session, "alice-1", &pass, "token-1"), Some("ann".into()), "and again");
         assert_eq!(check(Purpose::Session, "bob-1", &pass, "token-1"), None);
@@ -226,11 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_is_good_once() {
+    fn no_two_passes_have_one_number() {
         let (passes, token) = (passes(), SecretString::from("t"));
-        let ticket = passes.issue(Purpose::Ticket, "a-1", "ann", &token, TICKET_LIFE).unwrap();
-        assert_eq!(passes.check(Purpose::Ticket, "a-1", &ticket, &token), Some("ann".into()));
-        assert_eq!(passes.check(Purpose::Ticket, "a-1", &ticket, &token), None);
+        let number = || {
+            let ticket = passes.issue(Purpose::Ticket, "a-1", "ann", &token, TICKET_LIFE).unwrap();
+            let good = passes.check(Purpose::Ticket, "a-1", &ticket, &token).unwrap();
+            assert!(good.until > now() && good.until <= now() + TICKET_LIFE.as_secs());
+            good.number
+        };
+        assert_ne!(number(), number());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use base64::Engine as _;
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::body::{Body, empty};
-use crate::load::Going;
+use crate::forward::Held;
+use crate::told::Line;
 
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const ACCEPTED: HeaderName = HeaderName::from_static("sec-websocket-accept");
@@ -74,7 +76,8 @@ impl Wish {
     pub(crate) fn join(
         self,
         mut answer: Response<Incoming>,
-        going: Going,
+        held: Held,
+        mut line: Option<Line>,
         tasks: &TaskTracker,
         cut: CancellationToken,
         heard: Arc<Notify>,
@@ -93,7 +96,7 @@ impl Wish {
         }
         let client = self.client;
         tasks.spawn(async move {
-            let _going = going;
+            let _held = held;
             let (client, claw) = match tokio::try_join!(client, claw) {
                 Ok(both) => both,
                 Err(error) => {
@@ -101,24 +104,31 @@ impl Wish {
                     return;
                 }
             };
-            let (mut client, mut claw) = (Heard { inner: TokioIo::new(client), heard }, TokioIo::new(claw));
+            let received = line.as_ref().map_or_else(Arc::default, |line| Arc::clone(&line.received));
+            let mut client = Heard { inner: TokioIo::new(client), heard, received, sent: 0 };
+            let mut claw = TokioIo::new(claw);
             tokio::select! {
-                ended = copy_bidirectional(&mut client, &mut claw) => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a WebSocket broke off");
-                    }
-                }
+                ended = copy_bidirectional(&mut client, &mut claw) => match (ended, &mut line) {
+                    (Ok(_), Some(line)) => line.whole(),
+                    (Ok(_), None) => {}
+                    (Err(error), _) => tracing::debug!(%error, "a WebSocket broke off"),
+                },
                 () = cut.cancelled() => {}
+            }
+            if let Some(line) = &mut line {
+                line.sent(client.sent);
             }
         });
         Response::from_parts(parts, empty())
     }
 }
 
-/// Tells when something was read.
+/// Tells when something was read, and counts.
 struct Heard<S> {
     inner: S,
     heard: Arc<Notify>,
+    received: Arc<AtomicU64>,
+    sent: u64,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
@@ -129,7 +139,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
+        let read = buffer.filled().len() - before;
+        if read > 0 {
+            self.received.fetch_add(read as u64, Ordering::Relaxed);
             self.heard.notify_one();
         }
         polled
@@ -138,7 +150,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(written)) = polled {
+            self.sent += written as u64;
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -39,6 +39,7 @@ mod servers;
 mod signals;
 mod store;
 mod targets;
+mod tickets;
 mod tx;
 
 pub use audit::{AuditEntry, Outcome};

@@ -7,7 +7,7 @@ use clawfarm_control::{Control, Entrance};
 use clawfarm_edge::{Connection, Directory, Person, Site, SiteState};
 use clawfarm_model::instance::Desired;
 use clawfarm_model::name::TenantName;
-use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result};
+use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result, Timestamp};
 use clawfarm_server::AdminToken;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -117,6 +117,11 @@ impl Directory for Fleet {
             return Ok(self.admin());
         }
         Err(Error::new(Code::Unauthenticated, "this token is nobody's here"))
+    }
+
+    async fn spend(&self, ticket: &str, until: u64) -> Result<bool> {
+        let until = i64::try_from(until).unwrap_or(i64::MAX).saturating_mul(1000);
+        self.control.spend_ticket(&system(), ticket, Timestamp::from_millis(until)).await
     }
 
     async fn person(&self, name: &str) -> Result<Option<Person>> {

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod port;
+mod reach;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,13 +11,14 @@ use std::time::Duration;
 
 use clap::Args;
 use clawfarm_control::{Control, Doors, Entrance};
-use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Listener};
+use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Proxies};
 use clawfarm_model::{ClawId, Error, Result};
 use clawfarm_server::{AdminToken, Tls};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use fleet::{Fleet, site};
+use reach::ReachArgs;
 
 /// How long requests and WebSockets may go on when the server ends.
 const GRACE: Duration = Duration::from_secs(8);
@@ -45,6 +47,8 @@ pub(crate) struct EdgeArgs {
     /// Have no edge: dashboards are not reachable then
     #[arg(long, conflicts_with = "edge")]
     no_edge: bool,
+    #[command(flatten)]
+    reach: ReachArgs,
 }
 
 impl EdgeArgs {
@@ -70,6 +74,7 @@ impl EdgeArgs {
         if let Some(port) = self.edge_public_port {
             arguments.extend(["--edge-public-port".into(), port.to_string().into()]);
         }
+        arguments.extend(self.reach.pass_on());
         if self.no_edge {
             arguments.push("--no-edge".into());
         }
@@ -88,6 +93,9 @@ pub(crate) struct Bound {
     base: BaseDomain,
     public: u16,
     tls: bool,
+    limits: Limits,
+    proxies: Option<Proxies>,
+    paths: bool,
 }
 
 /// Binds the edge; `None` when there is to be none.
@@ -96,6 +104,7 @@ pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) ->
         return Ok(None);
     }
     let base = BaseDomain::new(&args.base_domain)?;
+    let limits = args.reach.limits()?;
     let tls = args.tls();
     if let Some(address) = args.edge
         && !address.ip().is_loopback()
@@ -114,7 +123,13 @@ pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) ->
         None => port::bind(home, acceptor).await?,
     };
     let port = listener.address().map_or(0, |address| address.port());
-    Ok(Some(Bound { listener, base, public: args.edge_public_port.unwrap_or(port), tls: tls.is_some() }))
+    // People reach a proxy before it, or the edge itself.
+    let proxies = args.reach.proxies(args.edge_public_port);
+    let (public, tls) = match &proxies {
+        Some(proxies) => (proxies.port, proxies.tls),
+        None => (args.edge_public_port.unwrap_or(port), tls.is_some()),
+    };
+    Ok(Some(Bound { listener, base, public, tls, limits, proxies, paths: args.reach.paths() }))
 }
 
 impl Bound {
@@ -131,6 +146,9 @@ impl Bound {
             key,
             hold: EdgeConfig::HOLD,
             page_after: EdgeConfig::PAGE_AFTER,
+            limits: self.limits,
+            proxies: self.proxies,
+            paths: self.paths,
         };
         let edge = Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin.clone())), config));
         let doors =

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clawfarm_model::edge::{Identity, PathRules};
-use clawfarm_model::{ClawId, Code, Context, Desired, Error, Instance, Phase, Result};
+use clawfarm_model::{ClawId, Code, Context, Desired, Error, Instance, Phase, Result, Timestamp};
 use clawfarm_runtime::Connection;
 use clawfarm_store::{InstanceFilter, PageRequest};
 use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
 
+use super::ids::Ids;
 use crate::Control;
 use crate::keys::GATEWAY_TOKEN;
 use crate::reconcile::queue::Priority;
@@ -47,6 +48,8 @@ pub trait Doors: Send + Sync + 'static {
 /// What the edge was told, until something of it changes.
 #[derive(Default)]
 pub(crate) struct Entrances {
+    /// Which claws there are.
+    ids: Ids,
     known: Mutex<HashMap<ClawId, Arc<Entrance>>>,
     /// Counts what was forgotten: what was read before that may be old.
     forgotten: AtomicU64,
@@ -81,6 +84,10 @@ impl Control {
         self.follow_entrances();
         if let Some(known) = self.core.entrances.lock().get(id) {
             return Ok(Some(Arc::clone(known)));
+        }
+        // Names of nobody's come by the thousand; the store is not asked for each.
+        if !self.core.entrances.ids.may_have(id) {
+            return Ok(None);
         }
         self.entrance_now(context, id).await
     }
@@ -189,6 +196,15 @@ impl Control {
         self.core.reconciler.queue.push(id, Priority::Person);
     }
 
+    /// Marks a ticket of the edge as used, and returns whether it had not been: for all servers of
+    /// a store.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn spend_ticket(&self, context: &Context, number: &str, until: Timestamp) -> Result<bool> {
+        self.core.store.spend_ticket(context, number, until).await
+    }
+
     /// What the sessions of the edge are signed with: the same on all servers of a store.
     ///
     /// # Errors
@@ -206,6 +222,8 @@ impl Control {
         let core = Arc::clone(&self.core);
         let mut events = core.feed.subscribe(&Context::system("edge"), None);
         tokio::spawn(async move {
+            // Read after the subscription, so that none is missed in between.
+            core.entrances.ids.read(&core.store).await;
             loop {
                 let told = tokio::select! {
                     () = core.stopping.cancelled() => return,
@@ -214,10 +232,15 @@ impl Control {
                 match told {
                     Ok(told) => {
                         if let Some(id) = &told.event.instance {
+                            core.entrances.ids.add(id);
                             core.entrances.forget(id);
                         }
                     }
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => core.entrances.forget_all(),
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {
+                        core.entrances.forget_all();
+                        core.entrances.ids.forget();
+                        core.entrances.ids.read(&core.store).await;
+                    }
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }
             }

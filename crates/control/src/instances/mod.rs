@@ -4,6 +4,7 @@ pub(crate) mod change;
 pub(crate) mod create;
 pub(crate) mod edge;
 mod forward;
+mod ids;
 mod lifecycle;
 mod read;
 mod send;

@@ -1,6 +1,6 @@
 //! A fleet for the edge, an edge before it, and a client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use clawfarm_edge::{
-    BaseDomain, Connection, Directory, Edge, EdgeConfig, Listener, Person, Site, SiteState, serve,
+    BaseDomain, Connection, Directory, Edge, EdgeConfig, Limits, Listener, Person, Site, SiteState, serve,
 };
 use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::{ClawId, Code, Error, Result};
@@ -20,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// As long as anything may take on a busy machine.
@@ -52,6 +53,10 @@ pub(crate) struct Fleet {
     pub(crate) wakes: AtomicU64,
     /// A wake takes one.
     pub(crate) may_wake: Semaphore,
+    /// Tickets that were used.
+    pub(crate) spent: Mutex<HashSet<String>>,
+    /// How often it was asked for a claw.
+    pub(crate) looks: AtomicU64,
 }
 
 impl Fleet {
@@ -86,6 +91,7 @@ pub(crate) fn token_of(id: &str) -> String {
 #[async_trait]
 impl Directory for Fleet {
     async fn look_up(&self, id: &ClawId) -> Result<Option<Arc<Site>>> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         Ok(self.site(id))
     }
 
@@ -121,6 +127,10 @@ impl Directory for Fleet {
         }
     }
 
+    async fn spend(&self, ticket: &str, _until: u64) -> Result<bool> {
+        Ok(self.spent.lock().unwrap().insert(ticket.to_owned()))
+    }
+
     async fn person(&self, name: &str) -> Result<Option<Person>> {
         Ok((name == "ann").then(|| Person { name: "ann".into(), bound: "b".into() }))
     }
@@ -149,20 +159,42 @@ impl Farm {
         Self::with(|config| config).await
     }
 
+    /// With other limits.
+    pub(crate) async fn limited(change: impl FnOnce(&mut Limits)) -> Self {
+        Self::with(|mut config| {
+            change(&mut config.limits);
+            config
+        })
+        .await
+    }
+
     pub(crate) async fn with(change: impl FnOnce(EdgeConfig) -> EdgeConfig) -> Self {
+        Self::over(None, change).await
+    }
+
+    /// Over TLS, when there is an acceptor.
+    pub(crate) async fn over(
+        tls: Option<TlsAcceptor>,
+        change: impl FnOnce(EdgeConfig) -> EdgeConfig,
+    ) -> Self {
         let fleet = Arc::new(Fleet {
             claws: Mutex::default(),
             wakes: AtomicU64::new(0),
             may_wake: Semaphore::new(0),
+            spent: Mutex::default(),
+            looks: AtomicU64::new(0),
         });
         let config = change(EdgeConfig {
             base: BaseDomain::new("claws.test").unwrap(),
             key: "a key".into(),
             hold: LIMIT,
             page_after: Duration::from_millis(200),
+            limits: Limits::default(),
+            proxies: None,
+            paths: false,
         });
         let edge = Arc::new(Edge::new(fleet.clone(), config));
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).await.unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), tls).await.unwrap();
         let address = listener.address().unwrap();
         let stopping = CancellationToken::new();
         tokio::spawn(serve(edge.clone(), listener, stopping.clone(), LIMIT));
@@ -182,6 +214,10 @@ impl Farm {
 
     pub(crate) fn change(&self, id: &str, change: impl FnOnce(&mut Known)) {
         change(self.fleet.claws.lock().unwrap().get_mut(id).unwrap());
+    }
+
+    pub(crate) fn looks(&self) -> u64 {
+        self.fleet.looks.load(Ordering::Relaxed)
     }
 
     pub(crate) fn wakes(&self) -> u64 {

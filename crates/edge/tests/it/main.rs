@@ -4,6 +4,8 @@ mod claw;
 mod door;
 mod farm;
 mod hostile;
+mod limits;
 mod passing;
+mod proxied;
 mod waking;
 mod websocket;

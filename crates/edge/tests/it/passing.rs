@@ -28,8 +28,12 @@ async fn a_claw_is_told_who_asks_by_the_edge_alone() {
         .header("forwarded", "for=6.6.6.6")
         .header("connection", "x-gone")
         .header("x-gone", "1")
+        .header("x-request-id", "forged")
         .header("accept", "*/*");
-    let told = Answer::of(farm.ask(request.body(Full::from("hello")).unwrap()).await).await.json();
+    let answer = Answer::of(farm.ask(request.body(Full::from("hello")).unwrap()).await).await;
+    let told = answer.json();
+    let number = answer.headers["x-request-id"].to_str().unwrap();
+    assert!(number.len() == 32 && told["headers"]["x-request-id"] == number, "{number}");
     assert_eq!((told["method"].as_str(), told["target"].as_str()), (Some("POST"), Some("/x/y?z=%2F")));
     assert_eq!(told["body"], "hello");
     let headers = told["headers"].as_object().unwrap();
@@ -46,7 +50,8 @@ async fn a_claw_is_told_who_asks_by_the_edge_alone() {
             USER_HEADER,
             "x-forwarded-for",
             "x-forwarded-host",
-            "x-forwarded-proto"
+            "x-forwarded-proto",
+            "x-request-id"
         ]
     );
     assert_eq!(headers[USER_HEADER], "owner");
@@ -60,7 +65,7 @@ async fn a_claw_is_told_who_asks_by_the_edge_alone() {
     let request = farm.request("GET", "a-1", "/").header("cookie", cookie).header("x-real-ip", "1");
     let told = Answer::of(farm.ask(request.body(Full::default()).unwrap()).await).await.json();
     let headers = told["headers"].as_object().unwrap();
-    assert_eq!(headers.keys().collect::<Vec<_>>(), ["authorization", "host"]);
+    assert_eq!(headers.keys().collect::<Vec<_>>(), ["authorization", "host", "x-request-id"]);
     assert_eq!(headers["authorization"], bearer("a-1"));
 }
 

@@ -17,3 +17,4 @@ pub mod secret;
 pub mod server;
 pub mod target;
 pub mod tenant;
+pub mod ticket;

@@ -7,6 +7,7 @@ mod m0001_first;
 mod m0002_servers;
 mod m0003_retention;
 mod m0004_updates;
+mod m0005_tickets;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_servers::Migration),
             Box::new(m0003_retention::Migration),
             Box::new(m0004_updates::Migration),
+            Box::new(m0005_tickets::Migration),
         ]
     }
 }

@@ -55,6 +55,7 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
         4 => vec![
             "UPDATE instances SET software_update = '{\"from\":\"1\",\"to\":\"2\",\"stage\":\"trying\",\"copy\":3}'",
         ],
+        5 => vec!["INSERT INTO edge_tickets VALUES ('t-1', 5)"],
         _ => Vec::new(),
     }
 }

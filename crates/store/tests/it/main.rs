@@ -15,4 +15,5 @@ mod removal;
 mod retention;
 mod secrets;
 mod support;
+mod tickets;
 mod tls;
