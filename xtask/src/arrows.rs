@@ -51,6 +51,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-test-postgres", &[]),
     // The same with a container engine.
     ("clawfarm-test-docker", &[]),
+    // The same with a browser.
+    ("clawfarm-test-browser", &[]),
     ("clawfarm-fuzz", &[]),
 ];
 
@@ -63,6 +65,7 @@ const FOR_TESTS: &[&str] = &[
     "clawfarm-fuzz",
     "clawfarm-test-postgres",
     "clawfarm-test-docker",
+    "clawfarm-test-browser",
 ];
 
 pub(crate) fn problems(packages: &[Package]) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! The edge before claws made for the purpose, over real sockets.
 
+mod browser;
 mod claw;
 mod door;
 mod farm;
