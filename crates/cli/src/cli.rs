@@ -6,8 +6,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     backup, completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs,
-    new, open, ps, recover, rm, secret, send, serve, server, service, shell, status, support, target, token,
-    update, version,
+    new, nginx, open, ps, recover, rm, secret, send, serve, server, service, shell, status, support, target,
+    token, update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -173,6 +173,8 @@ pub(crate) enum Command {
     /// Have systemd run the server
     #[command(subcommand, after_help = service::EXAMPLES)]
     Service(service::ServiceCommand),
+    /// Have nginx stand before the edge
+    Nginx(Box<nginx::NginxArgs>),
     /// Save the server's state to a file, and put it back
     #[command(subcommand, after_help = db::EXAMPLES)]
     Db(db::DbCommand),

@@ -15,6 +15,7 @@ mod docs;
 mod edge;
 mod errors;
 mod kept_targets;
+mod nginx;
 mod node;
 mod output;
 mod peers;

@@ -155,7 +155,7 @@ impl Browser {
             asks["sessionId"] = self.session.as_str().into();
         }
         let (socket, number) = (&mut self.socket, self.asked);
-        let answer = self.runtime.block_on(timeout(LIMIT, async move {
+        let asked = async move {
             socket.send(Message::text(asks.to_string())).await.expect("it listens");
             // What it tells beside is of no interest.
             loop {
@@ -166,7 +166,8 @@ impl Browser {
                     return told;
                 }
             }
-        }));
+        };
+        let answer = self.runtime.block_on(async { timeout(LIMIT, asked).await });
         let answer = answer.unwrap_or_else(|_| panic!("{method} was not answered within {LIMIT:?}"));
         assert!(answer["error"].is_null(), "{method} {parameters}: {answer}");
         answer["result"].clone()

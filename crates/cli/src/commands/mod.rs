@@ -14,6 +14,7 @@ pub(crate) mod image;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod new;
+pub(crate) mod nginx;
 pub(crate) mod open;
 pub(crate) mod ps;
 pub(crate) mod recover;
@@ -73,6 +74,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Server(command) => server::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,
         Command::Service(command) => Box::pin(service::run(app, &command)).await,
+        Command::Nginx(args) => Box::pin(nginx::run(app, &args)).await,
         Command::Down(args) => down::run(app, &args).await,
         Command::Doctor(args) => doctor::run(app, &args).await,
         Command::SupportBundle(args) => support::run(app, &args).await,

@@ -14,6 +14,7 @@ mod forward;
 mod handshake;
 mod hostile;
 mod many;
+mod nginx;
 mod overload;
 mod pages;
 mod real;

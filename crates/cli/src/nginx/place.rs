@@ -1,0 +1,165 @@
+//! Putting a configuration in place: tried first, replaced by rename, tried as a whole, and taken
+//! back when nginx does not like it.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use clawfarm_model::{Code, Error, Result};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::text::MARK;
+
+/// How long nginx may take to read its configuration.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The nginx that a configuration is for.
+#[derive(Debug)]
+pub(crate) struct Nginx {
+    /// Its program.
+    pub(crate) program: PathBuf,
+    /// Its own configuration, when it is not where nginx was built to look.
+    pub(crate) config: Option<PathBuf>,
+    /// The file that its configuration includes, which is ours.
+    pub(crate) file: PathBuf,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// It was so already.
+    Unchanged,
+    /// It is in place, and nginx has read it.
+    Reloaded,
+    /// It is in place; nginx does not run.
+    NotRunning,
+}
+
+impl Nginx {
+    /// Puts a text in place of ours.
+    ///
+    /// # Errors
+    /// `Conflict` when there is a file of somebody else's, `InvalidInput` with nginx's own words when
+    /// it refuses it; what was there before is there again then.
+    pub(crate) async fn place(&self, text: &str) -> Result<Placed> {
+        let before = self.before()?;
+        if before.as_deref() == Some(text.as_bytes()) {
+            return Ok(Placed::Unchanged);
+        }
+        self.try_alone(text).await?;
+        self.replace(text.as_bytes())?;
+        // The whole may refuse what is right by itself: another server of the same name.
+        if let Err(refused) = self.test(self.config.as_deref()).await {
+            match before {
+                Some(before) => self.replace(&before)?,
+                None => fs::remove_file(&self.file).map_err(|e| self.failed(e))?,
+            }
+            return Err(refused);
+        }
+        self.reload().await
+    }
+
+    /// What is there now, when it is ours.
+    fn before(&self) -> Result<Option<Vec<u8>>> {
+        match fs::read(&self.file) {
+            Ok(bytes) if bytes.starts_with(MARK.as_bytes()) => Ok(Some(bytes)),
+            Ok(_) => Err(Error::new(
+                Code::Conflict,
+                format!("{} is there already, and was not written by clawfarm", self.file.display()),
+            )
+            .field("--to")
+            .fix("give another file, or move it away")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// Has nginx read it with nothing beside it, before anything is changed.
+    async fn try_alone(&self, text: &str) -> Result<()> {
+        let folder = tempfile::Builder::new().prefix("cfn").tempdir().map_err(|e| self.failed(e))?;
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("clawfarm.conf"), text).map_err(|e| self.failed(e))?;
+        let around = format!(
+            "pid {0}/pid;\nerror_log {0}/log;\nevents {{}}\nhttp {{\n    access_log off;\n    include {0}/clawfarm.conf;\n}}\n",
+            folder.path().display()
+        );
+        fs::write(at("nginx.conf"), around).map_err(|e| self.failed(e))?;
+        self.test(Some(&at("nginx.conf"))).await
+    }
+
+    async fn test(&self, config: Option<&Path>) -> Result<()> {
+        let output = self.run(config, "-t", &[]).await?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said: Vec<&str> =
+            said.lines().filter(|line| line.contains("[emerg]") || line.contains("[alert]")).collect();
+        Err(Error::invalid("--to", format!("nginx refuses the configuration: {}", said.join("; ")))
+            .fix("mend what it names; what was in place before is in place"))
+    }
+
+    async fn reload(&self) -> Result<Placed> {
+        let output = self.run(self.config.as_deref(), "-s", &["reload"]).await?;
+        if output.status.success() {
+            return Ok(Placed::Reloaded);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        // No file of its number, or nobody of that number (nginx's own words, 1.22).
+        if said.contains("invalid PID number")
+            || said.contains(".pid\" failed")
+            || said.contains("No such process")
+        {
+            return Ok(Placed::NotRunning);
+        }
+        let last = said.lines().last().unwrap_or("it says nothing");
+        Err(Error::new(Code::Unavailable, format!("nginx could not be told to read it again: {last}"))
+            .field("--nginx")
+            .fix("run this as the user that nginx was started by, or reload it by hand"))
+    }
+
+    async fn run(&self, config: Option<&Path>, what: &str, more: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.program);
+        if let Some(config) = config {
+            command.arg("-c").arg(config);
+        }
+        command.arg(what).args(more).stdin(Stdio::null()).kill_on_drop(true);
+        let missing = |why: String| {
+            Error::new(Code::Unavailable, format!("{} can't be run: {why}", self.program.display()))
+                .field("--nginx")
+                .fix("install nginx, or say where it is with --nginx")
+        };
+        match timeout(LIMIT, command.output()).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(missing(error.to_string())),
+            Err(_) => Err(missing(format!("it did not end within {} s", LIMIT.as_secs()))),
+        }
+    }
+
+    /// Replaces the file: the old one or the new one, whatever happens.
+    fn replace(&self, bytes: &[u8]) -> Result<()> {
+        // Not one that nginx includes: it takes what ends in `.conf`.
+        let new = self.file.with_extension("conf.new");
+        let write = || {
+            let mut options = fs::OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.file)
+        };
+        write().map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        let code =
+            if error.kind() == io::ErrorKind::PermissionDenied { Code::Forbidden } else { Code::Internal };
+        Error::new(code, format!("{} can't be written: {error}", self.file.display()))
+            .source(error)
+            .field("--to")
+            .fix("check the folder and whose it is, and that the disk is not full")
+    }
+}
