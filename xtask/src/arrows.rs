@@ -9,7 +9,13 @@ use crate::metadata::Package;
 const TABLE: &[(&str, &[&str])] = &[
     (
         "clawfarm-bench",
-        &["clawfarm-client", "clawfarm-api", "clawfarm-test-postgres", "clawfarm-test-docker"],
+        &[
+            "clawfarm-client",
+            "clawfarm-api",
+            "clawfarm-edge",
+            "clawfarm-test-postgres",
+            "clawfarm-test-docker",
+        ],
     ),
     (
         "clawfarm",

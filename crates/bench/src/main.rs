@@ -7,6 +7,7 @@ mod by_hand;
 mod compare;
 mod database;
 mod docker;
+mod edge;
 mod farm;
 mod figures;
 mod scale;
@@ -14,6 +15,7 @@ mod served;
 mod sizes;
 mod start;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,6 +69,31 @@ enum What {
         #[arg(long, default_value_t = 2)]
         real: usize,
     },
+    /// The edge beside nginx
+    Edge {
+        /// How often each is measured
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// For how many seconds each time
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Connections at a time
+        #[arg(long, default_value_t = 32)]
+        connections: u32,
+        /// WebSockets that are open and idle
+        #[arg(long, default_value_t = 1000)]
+        sockets: usize,
+    },
+    /// An edge before an upstream; 'edge' starts it
+    #[command(hide = true)]
+    EdgeServe {
+        /// What stands for a claw
+        upstream: SocketAddr,
+        /// A certificate
+        certificate: PathBuf,
+        /// Its key
+        key: PathBuf,
+    },
     /// Two binaries in turn, and the ratio of what they need
     Compare {
         /// The binary to compare with
@@ -104,6 +131,10 @@ fn main() -> Result<()> {
             })
         }
         What::Docker { rounds, at_once, real } => docker::run(&docker::Plan { rounds, at_once, real }),
+        What::Edge { rounds, seconds, connections, sockets } => {
+            edge::run(&edge::Plan { rounds, seconds, connections, sockets })
+        }
+        What::EdgeServe { upstream, certificate, key } => edge::serve(upstream, &certificate, &key),
         What::Compare { a, b, rounds, size, database } => {
             let plan = scale::Plan { rate: 200, length: Duration::from_secs(5), streams: 50 };
             let settings = compare::Settings { rounds, size, plan };

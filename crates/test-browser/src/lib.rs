@@ -96,8 +96,8 @@ impl Browser {
                 return;
             }
             if begun.elapsed() > LIMIT {
-                let text = self.text();
-                panic!("waited {LIMIT:?} until {what}: {told}; {} shows: {text}", self.address());
+                let (text, address) = (self.text(), self.address());
+                panic!("waited {LIMIT:?} until {what}: {told}; {address} shows: {text}");
             }
             std::thread::park_timeout(PAUSE);
         }
@@ -108,7 +108,7 @@ impl Browser {
         self.eval("location.href").as_str().unwrap_or_default().to_owned()
     }
 
-    /// The text that is to be seen, what components keep in a tree of their own included.
+    /// The text that is to be seen.
     pub fn text(&mut self) -> String {
         self.eval(TEXT).as_str().unwrap_or_default().to_owned()
     }
@@ -174,10 +174,8 @@ impl Browser {
     }
 }
 
-/// The text of a page: `innerText` leaves out what is in shadow trees.
-const TEXT: &str = "(function f(n){let t='';const r=n.shadowRoot||n;for(const c of r.childNodes){\
-if(c.nodeType===3)t+=c.data+' ';else if(c.nodeType===1&&!/^(SCRIPT|STYLE)$/.test(c.tagName))t+=f(c)}\
-return t})(document.body||document.documentElement)";
+/// The text of a page, as it is to be seen.
+const TEXT: &str = "(document.body || document.documentElement).innerText";
 
 fn start(profile: &Path, more: &[&str]) -> Child {
     let log = fs::File::create(profile.join("log")).expect("a file");

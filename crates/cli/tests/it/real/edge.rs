@@ -111,7 +111,8 @@ fn says(browser: &mut Browser, text: &str) {
     browser.eval(&format!("({FIELD}).focus()"));
     browser.type_text(text);
     browser.press_enter();
-    browser.until_text(&format!("You said: {text}"));
+    // The demo model says back what it was told.
+    browser.until_text(&format!("[clawfarm demo model] You said: {text}"));
 }
 
 /// The field of the chat, wherever its components have it.
@@ -124,7 +125,7 @@ fn wakes(farm: &Farm, id: &str, ask: &dyn Fn() -> String) {
         until("it is idle", || farm.run(how).code == Some(0));
         assert_eq!(farm.phase(id), phase);
         let answer = ask();
-        assert!(answer.contains("200 OK") && answer.contains("are you there?"), "{phase}: {answer}");
+        assert!(answer.contains("200 OK") && answer.contains("data: [DONE]"), "{phase}: {answer}");
         farm.until_phase(id, "ready");
     }
 }
