@@ -1,5 +1,6 @@
 //! The fleet of this server, as the edge sees it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,6 +12,8 @@ use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result, Time
 use clawfarm_server::AdminToken;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::elsewhere;
+
 /// Who has the server's token.
 const ADMIN: &str = "admin";
 
@@ -18,11 +21,12 @@ const ADMIN: &str = "admin";
 pub(super) struct Fleet {
     control: Control,
     admin: AdminToken,
+    home: PathBuf,
 }
 
 impl Fleet {
-    pub(super) const fn new(control: Control, admin: AdminToken) -> Self {
-        Self { control, admin }
+    pub(super) const fn new(control: Control, admin: AdminToken, home: PathBuf) -> Self {
+        Self { control, admin, home }
     }
 
     fn admin(&self) -> Person {
@@ -105,6 +109,9 @@ impl Directory for Fleet {
     async fn dial(&self, id: &ClawId) -> Result<Box<dyn Connection>> {
         let entrance =
             self.control.entrance(&system(), id).await?.ok_or_else(|| Error::not_found("instance", id))?;
+        if !self.control.reaches(&entrance.instance) {
+            return elsewhere::dial(&self.home, id).await;
+        }
         let connection = self.control.dial_gateway(&entrance).await;
         if connection.is_err() {
             self.control.look_at(id);

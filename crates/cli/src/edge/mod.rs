@@ -1,5 +1,6 @@
 //! The edge of a server: where it listens, and how it sees the server's fleet.
 
+mod elsewhere;
 mod fleet;
 mod port;
 mod reach;
@@ -96,6 +97,7 @@ pub(crate) struct Bound {
     limits: Limits,
     proxies: Option<Proxies>,
     paths: bool,
+    home: PathBuf,
 }
 
 /// Binds the edge; `None` when there is to be none.
@@ -129,7 +131,16 @@ pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) ->
         Some(proxies) => (proxies.port, proxies.tls),
         None => (args.edge_public_port.unwrap_or(port), tls.is_some()),
     };
-    Ok(Some(Bound { listener, base, public, tls, limits, proxies, paths: args.reach.paths() }))
+    Ok(Some(Bound {
+        listener,
+        base,
+        public,
+        tls,
+        limits,
+        proxies,
+        paths: args.reach.paths(),
+        home: home.to_owned(),
+    }))
 }
 
 impl Bound {
@@ -150,7 +161,8 @@ impl Bound {
             proxies: self.proxies,
             paths: self.paths,
         };
-        let edge = Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin.clone())), config));
+        let edge =
+            Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin.clone(), self.home)), config));
         let doors =
             PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls, admin };
         tracing::info!(address = ?self.listener.address(), at = doors.of("CLAWID"), "the edge listens");

@@ -185,6 +185,12 @@ impl Control {
         self.core.runtime(&instance.spec.target)?.dial(&instance.id, port).await
     }
 
+    /// Whether this server reaches an instance's target itself; another of its database may.
+    #[must_use]
+    pub fn reaches(&self, instance: &Instance) -> bool {
+        self.core.runtime(&instance.spec.target).is_ok()
+    }
+
     /// Says where people come in; once, when the edge listens.
     pub fn set_doors(&self, doors: Arc<dyn Doors>) {
         // A second edge of one server there is not.

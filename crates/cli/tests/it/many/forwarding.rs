@@ -44,6 +44,13 @@ async fn e2e_what_another_server_reaches_is_passed_on_to_it() {
     let forward = crate::forward::Forward::open(home, &[id], 1);
     assert!(forward.get(0, "/healthz").starts_with("HTTP/1.1 200"), "over two hops");
     drop(forward);
+    // The edge of a server that does not reach it leads there, too, and wakes it.
+    let token = home.run(&["token", "reveal", id]).ends(0).out;
+    let through = || at_the_edge(home, id, token.trim());
+    assert!(through().starts_with("HTTP/1.1 200"), "{}", through());
+    home.run(&["suspend", id]).ends(0);
+    assert!(through().starts_with("HTTP/1.1 200"), "{}", through());
+    assert_eq!(home.run(&["ps", "-q", "--filter", "phase=ready"]).ends(0).out.trim(), id);
     home.run(&["new", "openclaw", "bob", "--runtime", "sim"]).ends(0);
     let kept = home.run(&["rm", "bob", "--force", "--json"]).ends(0).json();
     let kept = kept[0]["instance"]["id"].as_str().expect("an id").to_owned();
@@ -75,6 +82,22 @@ async fn e2e_what_another_server_reaches_is_passed_on_to_it() {
     reaches.run(&farm).await;
     let waited = home.run(&["start", id]).ends(0).out;
     assert_eq!(waited, format!("{id} is ready\n"));
+}
+
+/// What a claw answers through the edge of a server.
+fn at_the_edge(home: &crate::support::Home, id: &str, token: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let port = std::fs::read_to_string(home.farm().join("edge.port")).expect("an edge");
+    let port: u16 = port.trim().parse().expect("a port");
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    stream.set_read_timeout(Some(crate::support::LIMIT)).expect("set");
+    let ask = format!(
+        "GET /healthz HTTP/1.1\r\nhost: {id}.localhost:{port}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(ask.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
