@@ -127,7 +127,9 @@ impl Drop for Nginx {
 fn serve(home: &Home, domain: &str) -> u16 {
     let arguments = ["serve", "--base-domain", domain, "--edge-trusted-proxy", "127.0.0.1"];
     let mut command = home.command(&arguments);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    let mut server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    // It ends with its home.
+    std::thread::spawn(move || server.wait());
     let port = home.farm().join("edge.port");
     eventually("the edge to listen", || {
         let port = fs::read_to_string(&port).ok()?.trim().parse().ok()?;
