@@ -122,6 +122,18 @@ impl Browser {
         self.until(&format!("'{text}' is to be seen"), &format!("({TEXT}).includes({wanted})"));
     }
 
+    /// Whether a text comes to be seen within a time.
+    pub fn comes(&mut self, text: &str, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < limit {
+            if self.text().contains(text) {
+                return true;
+            }
+            std::thread::park_timeout(PAUSE);
+        }
+        false
+    }
+
     /// Types where the cursor is.
     pub fn type_text(&mut self, text: &str) {
         self.call("Input.insertText", &json!({ "text": text }));
