@@ -6,6 +6,7 @@ mod backup;
 mod contained;
 mod containers;
 mod docker;
+mod edge;
 mod farm;
 mod forward;
 mod hostile;
