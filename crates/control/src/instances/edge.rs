@@ -20,6 +20,9 @@ use crate::reconcile::queue::Priority;
 /// How often a claw that is being started again is looked at.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How far apart a claw is looked at because somebody did not reach it.
+const LOOKS_APART: Duration = Duration::from_secs(5);
+
 /// A claw, with all that the edge needs to pass requests on to it.
 #[derive(Debug)]
 pub struct Entrance {
@@ -51,6 +54,8 @@ pub(crate) struct Entrances {
     /// Which claws there are.
     ids: Ids,
     known: Mutex<HashMap<ClawId, Arc<Entrance>>>,
+    /// When the edge had claws looked at, not long ago.
+    looks: Mutex<HashMap<ClawId, Instant>>,
     /// Counts what was forgotten: what was read before that may be old.
     forgotten: AtomicU64,
     following: OnceLock<()>,
@@ -59,6 +64,17 @@ pub(crate) struct Entrances {
 impl Entrances {
     fn lock(&self) -> MutexGuard<'_, HashMap<ClawId, Arc<Entrance>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a claw may be looked at again because of what somebody met at its door.
+    fn may_look(&self, id: &ClawId, now: Instant) -> bool {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.retain(|_, last| now.duration_since(*last) < LOOKS_APART);
+        if looks.contains_key(id) {
+            return false;
+        }
+        looks.insert(id.clone(), now);
+        true
     }
 
     pub(crate) fn forget(&self, id: &ClawId) {
@@ -197,9 +213,13 @@ impl Control {
         let _ = self.core.doors.set(doors);
     }
 
-    /// Has somebody look at a claw soon: what the edge saw of it does not fit what is known.
+    /// Has somebody look at a claw soon: what the edge saw of it does not fit what is known. Many
+    /// who come at once have it looked at once: each look is a probe, and a claw that was ready has
+    /// the patience of three, which are not to be used up in a moment.
     pub fn look_at(&self, id: &ClawId) {
-        self.core.reconciler.queue.push(id, Priority::Person);
+        if self.core.entrances.may_look(id, Instant::now()) {
+            self.core.reconciler.queue.push(id, Priority::Person);
+        }
     }
 
     /// Marks a ticket of the edge as used, and returns whether it had not been: for all servers of
@@ -251,5 +271,21 @@ impl Control {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_who_do_not_reach_a_claw_have_it_looked_at_once() {
+        let (entrances, began) = (Entrances::default(), Instant::now());
+        let id = |text: &str| ClawId::new(text).unwrap();
+        let look =
+            |name: &str, millis: u64| entrances.may_look(&id(name), began + Duration::from_millis(millis));
+        assert_eq!((0..1000).filter(|n| look("a-1", *n)).count(), 1);
+        assert!(look("b-1", 1000), "another has its own");
+        assert!(!look("a-1", 4999) && look("a-1", 5000) && !look("a-1", 5001));
     }
 }
