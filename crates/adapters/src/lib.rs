@@ -20,7 +20,7 @@ use clawfarm_model::launch::{ImageMark, ImageRecipe, Launch, Place, Software, So
 use clawfarm_model::name::ClawType;
 use clawfarm_model::resources::Resources;
 use clawfarm_model::secret::SecretName;
-use clawfarm_model::{ClawId, Result};
+use clawfarm_model::{ClawId, Result, Timestamp};
 use futures::stream::BoxStream;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -105,6 +105,33 @@ pub trait ClawAdapter: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when it does not answer.
     async fn activity(&self, access: &Access<'_>) -> Result<Activity>;
+
+    /// Asks all that tells whether it may sleep, changing nothing that lasts: what it is working
+    /// on, when it was last used, and when it has to be up next. Asking is no use of it. The
+    /// default knows no more than [`Self::activity`].
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn rest(&self, access: &Access<'_>) -> Result<Rest> {
+        Ok(Rest { activity: self.activity(access).await?, last_active: None, next_wake: None })
+    }
+
+    /// Asks when it has to be up next by itself: for its next cron job or heartbeat. `None` for a
+    /// type that has no such thing, and for a claw that has nothing planned.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn next_wake(&self, access: &Access<'_>) -> Result<Option<Timestamp>> {
+        let _ = access;
+        Ok(None)
+    }
+
+    /// What of its specification keeps it from sleeping by itself, each in words that go on after
+    /// "it stays up: ": a channel that only it can fetch messages from. Empty when nothing does.
+    fn keeps_awake(&self, spec: &InstanceSpec) -> Vec<String> {
+        let _ = spec;
+        Vec::new()
+    }
 
     /// Asks it to take no further work and to finish what it has. With `wait` zero a busy
     /// claw answers at once with what it works on, and goes on working.
@@ -280,6 +307,17 @@ pub enum Activity {
     Idle,
     /// It works; in its own words, on what.
     Busy(Vec<String>),
+}
+
+/// What a claw says of itself that tells whether it may sleep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// Whether it is working.
+    pub activity: Activity,
+    /// When one of its sessions was last used, where it says.
+    pub last_active: Option<Timestamp>,
+    /// When its next cron job or heartbeat is due, where it says.
+    pub next_wake: Option<Timestamp>,
 }
 
 /// A piece of an answer.

@@ -11,7 +11,9 @@ use clawfarm_model::observed::{Confinement, Exit};
 use clawfarm_model::resources::{Resources, Usage};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::target::RuntimeKind;
-use clawfarm_model::{ClawId, Desired, Health, Instance, Operation, Phase, SoftwareUpdate, Timestamp};
+use clawfarm_model::{
+    ClawId, Desired, Health, Instance, Operation, Phase, RuntimePolicy, SoftwareUpdate, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,6 +55,8 @@ pub struct CreateInstance {
     /// Labels, to select it by.
     #[schema(schema_with = clawfarm_model::schema::labels)]
     pub labels: BTreeMap<String, String>,
+    /// When it sleeps by itself; what is left out is as a broader policy says.
+    pub policy: RuntimePolicy,
     /// A dataset to start from.
     pub dataset: Option<ClawId>,
     /// An existing home of this claw type on the server's machine, to be copied in.
@@ -95,6 +99,8 @@ pub struct UpdateInstance {
     /// Labels, to select it by.
     #[schema(schema_with = clawfarm_model::schema::labels)]
     pub labels: BTreeMap<String, String>,
+    /// When it sleeps by itself; the present policy when absent.
+    pub policy: Option<RuntimePolicy>,
 }
 
 /// `POST /instances/{id}/stop`.
@@ -237,6 +243,9 @@ pub struct InstanceView {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Its own sleep policy; see `GET /instances/{id}/sleep` for what holds.
+    #[serde(default)]
+    pub policy: RuntimePolicy,
     /// Times it was started again since it last stayed up.
     pub restarts: u32,
     /// Times it was started again in all.
@@ -293,6 +302,7 @@ impl From<&Instance> for InstanceView {
             restart: instance.spec.restart,
             ready_timeout_secs: instance.spec.ready_timeout_secs,
             labels: instance.spec.labels.clone(),
+            policy: instance.spec.policy.clone(),
             restarts: instance.restarts,
             restarts_total: instance.restarts_total,
             next_attempt_at: instance.not_before,

@@ -9,6 +9,7 @@ pub mod instance;
 pub mod problem;
 pub mod query;
 pub mod server;
+pub mod sleep;
 pub mod stored;
 pub mod stream;
 pub mod target;
@@ -25,6 +26,7 @@ pub use query::{
     RestoreQuery, SecretQuery,
 };
 pub use server::{Doctor, ServerInfo, ServerList, ServerView, Shutdown, SupportRequest};
+pub use sleep::{ChangePolicy, SleepView};
 pub use stored::{
     DatasetList, EventList, LogEntry, LogList, OperationList, SecretList, SetSecret, TargetList, TargetView,
 };

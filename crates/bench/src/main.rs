@@ -14,6 +14,7 @@ mod scale;
 mod served;
 mod sizes;
 mod start;
+mod wake;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +39,15 @@ enum What {
         /// How often each is measured
         #[arg(default_value_t = 3)]
         rounds: usize,
+    },
+    /// Waking by a request, beside starting by hand; and what sleepers cost
+    Wake {
+        /// How often each is measured
+        #[arg(default_value_t = 3)]
+        rounds: usize,
+        /// How many sleepers the cost is measured with
+        #[arg(long, default_value_t = 200)]
+        sleepers: usize,
     },
     /// Fleets of simulated claws under load
     Scale {
@@ -119,6 +129,12 @@ fn main() -> Result<()> {
             println!("|---|---|---|---|");
             sizes::run()?;
             start::run(rounds)
+        }
+        What::Wake { rounds, sleepers } => {
+            println!("| what | figure | beside it | ratio |");
+            println!("|---|---|---|---|");
+            block_on(wake::cost(&binary()?, sleepers))?;
+            wake::run(rounds)
         }
         What::Scale { sizes, databases, seconds, rate, streams } => {
             let plan = scale::Plan { rate, length: Duration::from_secs(seconds), streams };

@@ -6,8 +6,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     backup, completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs,
-    new, nginx, open, ps, recover, rm, secret, send, serve, server, service, shell, status, support, target,
-    token, update, version,
+    new, nginx, open, policy, ps, recover, rm, secret, send, serve, server, service, shell, status, support,
+    target, token, update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -125,6 +125,9 @@ pub(crate) enum Command {
     Suspend(lifecycle::SuspendArgs),
     /// Wake sleeping instances
     Resume(lifecycle::ResumeArgs),
+    /// Show or change when instances sleep by themselves
+    #[command(subcommand, after_help = policy::EXAMPLES)]
+    Policy(policy::PolicyCommand),
     /// Have instances run another version of their software
     Update(update::UpdateArgs),
     /// Save an instance with its data to a file

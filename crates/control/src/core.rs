@@ -24,6 +24,8 @@ use crate::reconcile::queue::Priority;
 use crate::reserve::Reserve;
 use crate::sharing::Shares;
 use crate::sharing::held::{Hold, not_reached};
+use crate::sleep::{InUse, Sleeper};
+use crate::starts::Starts;
 use crate::targets::OpenTarget;
 
 /// Targets, each with its runtime.
@@ -38,6 +40,9 @@ pub(crate) struct Core {
     pub(crate) board: Board,
     pub(crate) feed: Feed,
     pub(crate) admission: Admission,
+    pub(crate) starts: Starts,
+    /// Who sleeps when.
+    pub(crate) sleeper: Sleeper,
     /// One generation of keys at a time, so that two launches agree on an instance's token.
     pub(crate) keys: tokio::sync::Mutex<()>,
     /// One change of the targets at a time.
@@ -72,6 +77,8 @@ impl Core {
             opener: parts.opener,
             reconciler: Reconciler::default(),
             admission: Admission::default(),
+            starts: Starts::default(),
+            sleeper: Sleeper::default(),
             keys: tokio::sync::Mutex::default(),
             adding: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
@@ -191,6 +198,8 @@ impl Core {
         let outcome = write.await;
         if outcome.is_ok() {
             self.reconciler.let_up(id);
+            // The edge must not send anybody to a claw that is about to sleep.
+            self.entrances.forget(id);
         }
         wake.due = outcome.as_ref().err().is_none_or(|e| e.code().class() != Class::User);
         outcome
@@ -201,6 +210,11 @@ impl Core {
     fn wanted(&self, id: &ClawId) {
         self.reconciler.interrupt(id);
         self.reconciler.queue.push(id, Priority::Person);
+    }
+
+    /// Somebody uses a claw: it is kept up for as long as what is returned lives.
+    pub(crate) fn using(&self, id: &ClawId) -> InUse {
+        self.sleeper.in_use(id)
     }
 
     /// The lock that makes many callers who wake one instance one wake.

@@ -21,6 +21,8 @@ mod recover;
 mod reserve;
 mod secrets;
 mod sharing;
+mod sleep;
+mod starts;
 mod stored;
 mod support;
 mod targets;
@@ -38,7 +40,7 @@ use clawfarm_store::Store;
 use tokio_util::sync::CancellationToken;
 
 pub use backups::{Archive, ArchiveBytes, NewRestore};
-pub use clawfarm_store::{Idempotency, InstanceFilter, Page, Retention};
+pub use clawfarm_store::{Idempotency, InstanceFilter, Page, PolicyOf, Retention};
 pub use events::Follower;
 pub use images::{AllImages, BuildNews, NewImage, PullImage};
 pub use instances::change::Change;
@@ -48,6 +50,7 @@ pub use instances::token::GatewayToken;
 pub use recover::{Finding, Findings, LostInstance, Verdict};
 pub use reserve::Reserve;
 pub use sharing::{LEASE_TTL, Place, Sharing};
+pub use sleep::{InUse, LastBusy, PolicyChange, SleepOutlook, Traffic};
 pub use support::SupportLeave;
 pub use targets::{NewTarget, OpenTarget};
 
@@ -102,6 +105,7 @@ impl Control {
         tokio::spawn(async move { telling.feed.run(&telling.store, &telling.stopping).await });
         reconcile::begin(&core).await?;
         core.join().await?;
+        core.turns.spawn(sleep::run(Arc::clone(&core)));
         backups::keep_tidy(&core);
         Ok(Self { core })
     }

@@ -161,6 +161,12 @@ impl Control {
     pub fn queue_length(&self) -> usize {
         self.core.reconciler.queue.waiting()
     }
+
+    /// Instances waiting for their turn to start, for the metrics.
+    #[must_use]
+    pub fn starts_waiting(&self) -> usize {
+        self.core.starts.waiting()
+    }
 }
 
 /// Refuses a target whose runtime can't be used.

@@ -29,6 +29,7 @@ pub(crate) fn instance() -> Instance {
             run: 1,
             urgency: Urgency::Graceful,
             purge: false,
+            cause: clawfarm_model::Cause::Asked,
         },
         phase: Phase::Creating,
         observed: None,

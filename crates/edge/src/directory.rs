@@ -95,6 +95,8 @@ pub struct Site {
     pub tenant: String,
     /// The claw type, to be shown.
     pub claw_type: String,
+    /// How it runs, for the measurements.
+    pub runtime: &'static str,
     /// Which of its runs this is: connections to an earlier one are of no use.
     pub run: i64,
     /// Whether it takes requests.

@@ -124,6 +124,12 @@ impl Edge {
         self.loads.of(id)
     }
 
+    /// The same of every claw that was used.
+    #[must_use]
+    pub fn loads(&self) -> Vec<(ClawId, Load)> {
+        self.loads.all()
+    }
+
     /// Forgets a claw that has gone.
     pub fn forget(&self, id: &ClawId) {
         self.upstream.forget(id);

@@ -49,12 +49,21 @@ struct Took {
     line: Option<Line>,
     /// Set when the caller fell silent.
     silent: Arc<AtomicBool>,
+    /// The claw itself answered.
+    answered: bool,
 }
 
 /// What is counted of a request until all of it is over.
 pub(crate) struct Held {
-    _going: Going,
+    going: Going,
     _place: Place<ClawId>,
+}
+
+impl Held {
+    /// What is counted as going to the claw.
+    pub(crate) fn going(&mut self) -> &mut Going {
+        &mut self.going
+    }
 }
 
 /// Passes a request on.
@@ -65,6 +74,8 @@ pub(crate) async fn forward(
     who: Who,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
+    let began = Instant::now();
+    let found = Arc::clone(&site);
     let wish = tunnel::wish(&mut request);
     if wish.is_none() && *request.method() == Method::CONNECT {
         return problem::not_allowed(METHODS);
@@ -73,9 +84,9 @@ pub(crate) async fn forward(
         Ok(place) => place,
         Err(refused) => return *refused,
     };
-    let held = Held { _going: edge.loads.begin(&site.id), _place: place };
+    let held = Held { going: edge.loads.begin(&site.id), _place: place };
     let line = Line::new(asked, &site, Edge::who(&who), &request, wish.is_some());
-    let mut took = Took { woke: None, line: Some(line), silent: Arc::default() };
+    let mut took = Took { woke: None, line: Some(line), silent: Arc::default(), answered: false };
     let page = matches!(who, Who::Person(_)) && gate::wants_page(request.method(), request.headers());
     if let Some(wish) = &wish
         && (wish_has_body(request.headers()) && !wish.is_extended())
@@ -87,6 +98,7 @@ pub(crate) async fn forward(
         Ok(site) => send(edge, asked, &site, &who, request, wish, held, &mut took).await,
         Err(response) => *response,
     };
+    measure(&found, took.woke.filter(|_| took.answered), began.elapsed());
     match took.line {
         Some(mut line) => {
             line.answered(response.status(), took.woke);
@@ -94,6 +106,19 @@ pub(crate) async fn forward(
         }
         None => response,
     }
+}
+
+/// Measures the last part of a wake: from the claw being up until its answer began.
+fn measure(found: &Site, woke: Option<Duration>, all: Duration) {
+    let (SiteState::Asleep { warm }, Some(woke)) = (&found.state, woke) else { return };
+    metrics::histogram!(
+        "clawfarm_wake_seconds",
+        "part" => "first_byte",
+        "from" => if *warm { "warm" } else { "suspended" },
+        "runtime" => found.runtime,
+        "claw_type" => found.claw_type.clone()
+    )
+    .record(all.saturating_sub(woke).as_secs_f64());
 }
 
 /// The claw, up. What it has to say to the caller otherwise.
@@ -161,7 +186,10 @@ async fn send(
             () = look_again(edge, site) => unreachable!("it goes on until there is an answer"),
         };
         match answered {
-            Ok((answer, in_use)) => return answered_with(edge, site, answer, in_use, wish, held, took),
+            Ok((answer, in_use)) => {
+                took.answered = true;
+                return answered_with(edge, site, answer, in_use, wish, held, took);
+            }
             Err(Failed::Unsent(back, error)) if attempt < TRIES => {
                 tracing::debug!(id = %site.id, %error, "a claw was not where it was");
                 request = *back;

@@ -13,6 +13,7 @@ mod body;
 mod directory;
 mod edge;
 mod forward;
+mod frames;
 mod gate;
 mod headers;
 mod hold;

@@ -10,9 +10,11 @@ use tokio::time::Instant;
 /// What goes to a claw.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Requests under way and connections that are open.
-    pub open: usize,
-    /// When the last of them began or ended.
+    /// Requests under way.
+    pub requests: usize,
+    /// WebSockets that are open.
+    pub sockets: usize,
+    /// When the last of them began or ended, or a client last said something on a WebSocket.
     pub last: Instant,
 }
 
@@ -21,19 +23,43 @@ pub struct Load {
 pub(crate) struct Loads(Arc<Mutex<HashMap<ClawId, Arc<Counts>>>>);
 
 struct Counts {
+    /// Requests and WebSockets.
     open: AtomicUsize,
+    /// The WebSockets among them.
+    sockets: AtomicUsize,
     last: Mutex<Instant>,
 }
 
 /// One that goes to a claw, for as long as it lives.
-pub(crate) struct Going(Arc<Counts>);
+pub(crate) struct Going {
+    counts: Arc<Counts>,
+    socket: bool,
+}
+
+impl Going {
+    /// It has become a WebSocket.
+    pub(crate) fn becomes_socket(&mut self) {
+        if !std::mem::replace(&mut self.socket, true) {
+            self.counts.sockets.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Its client has said something.
+    pub(crate) fn talks(&self) {
+        self.counts.touch();
+    }
+}
 
 impl Loads {
     /// Counts one more.
     pub(crate) fn begin(&self, id: &ClawId) -> Going {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = map.get(id).cloned().unwrap_or_else(|| {
-            let new = Arc::new(Counts { open: AtomicUsize::new(0), last: Mutex::new(Instant::now()) });
+            let new = Arc::new(Counts {
+                open: AtomicUsize::new(0),
+                sockets: AtomicUsize::new(0),
+                last: Mutex::new(Instant::now()),
+            });
             map.insert(id.clone(), Arc::clone(&new));
             new
         });
@@ -41,12 +67,17 @@ impl Loads {
         counts.open.fetch_add(1, Ordering::Relaxed);
         drop(map);
         counts.touch();
-        Going(counts)
+        Going { counts, socket: false }
     }
 
     pub(crate) fn of(&self, id: &ClawId) -> Option<Load> {
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.get(id).map(|counts| Load { open: counts.open.load(Ordering::Relaxed), last: counts.last() })
+        map.get(id).map(|counts| counts.load())
+    }
+
+    pub(crate) fn all(&self) -> Vec<(ClawId, Load)> {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|(id, counts)| (id.clone(), counts.load())).collect()
     }
 
     pub(crate) fn forget(&self, id: &ClawId) {
@@ -58,6 +89,12 @@ impl Loads {
 }
 
 impl Counts {
+    fn load(&self) -> Load {
+        let sockets = self.sockets.load(Ordering::Relaxed);
+        let requests = self.open.load(Ordering::Relaxed).saturating_sub(sockets);
+        Load { requests, sockets, last: self.last() }
+    }
+
     fn touch(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -69,7 +106,10 @@ impl Counts {
 
 impl Drop for Going {
     fn drop(&mut self) {
-        self.0.touch();
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.counts.touch();
+        if self.socket {
+            self.counts.sockets.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.counts.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::body::{Body, empty};
 use crate::forward::Held;
+use crate::frames::Frames;
 use crate::told::Line;
 
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -76,7 +77,7 @@ impl Wish {
     pub(crate) fn join(
         self,
         mut answer: Response<Incoming>,
-        held: Held,
+        mut held: Held,
         mut line: Option<Line>,
         tasks: &TaskTracker,
         cut: CancellationToken,
@@ -95,8 +96,8 @@ impl Wish {
             parts.headers.insert(UPGRADE, self.protocol.clone());
         }
         let client = self.client;
+        held.going().becomes_socket();
         tasks.spawn(async move {
-            let _held = held;
             let (client, claw) = match tokio::try_join!(client, claw) {
                 Ok(both) => both,
                 Err(error) => {
@@ -105,7 +106,8 @@ impl Wish {
                 }
             };
             let received = line.as_ref().map_or_else(Arc::default, |line| Arc::clone(&line.received));
-            let mut client = Heard { inner: TokioIo::new(client), heard, received, sent: 0 };
+            let frames = Frames::default();
+            let mut client = Heard { inner: TokioIo::new(client), heard, received, sent: 0, frames, held };
             let mut claw = TokioIo::new(claw);
             tokio::select! {
                 ended = copy_bidirectional(&mut client, &mut claw) => match (ended, &mut line) {
@@ -123,12 +125,14 @@ impl Wish {
     }
 }
 
-/// Tells when something was read, and counts.
+/// Tells when the client has said something, and counts.
 struct Heard<S> {
     inner: S,
     heard: Arc<Notify>,
     received: Arc<AtomicU64>,
     sent: u64,
+    frames: Frames,
+    held: Held,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
@@ -139,9 +143,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        let read = buffer.filled().len() - before;
-        if read > 0 {
-            self.received.fetch_add(read as u64, Ordering::Relaxed);
+        let read = &buffer.filled()[before..];
+        self.received.fetch_add(read.len() as u64, Ordering::Relaxed);
+        if self.frames.talk(read) {
+            self.held.going().talks();
             self.heard.notify_one();
         }
         polled

@@ -103,6 +103,7 @@ points! {
     TurnBegins Reconcile "failpoint.reconcile.turn-begins"
     BeforeAct Reconcile "failpoint.reconcile.before-act"
     AfterAct Reconcile "failpoint.reconcile.after-act"
+    NextRunKept Reconcile "failpoint.reconcile.next-run-kept"
     BackupCopied Reconcile "failpoint.reconcile.backup-copied"
     BackupGoesOn Reconcile "failpoint.reconcile.backup-goes-on"
     RestoreUnpacked Reconcile "failpoint.reconcile.restore-unpacked"

@@ -118,6 +118,8 @@ pub enum Action {
     TokenReveal,
     /// Set or remove secrets.
     SecretWrite,
+    /// Change the sleep policy of a project, a tenant or the server.
+    PolicyWrite,
     /// Change targets.
     TargetWrite,
     /// Record what was observed (the server's own tasks).
@@ -139,6 +141,7 @@ impl Action {
             Self::DataRead => "data.read",
             Self::TokenReveal => "token.reveal",
             Self::SecretWrite => "secret.write",
+            Self::PolicyWrite => "policy.write",
             Self::TargetWrite => "target.write",
             Self::Observe => "observe",
             Self::ServerAdmin => "server.admin",

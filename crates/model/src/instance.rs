@@ -13,10 +13,12 @@ use crate::image::ImageReference;
 use crate::name::{ClawType, InstanceName, ProjectName, TargetName, TenantName};
 use crate::observed::{Health, Observation};
 use crate::phase::{Phase, Signal};
+use crate::policy::RuntimePolicy;
 use crate::resources::Resources;
 use crate::target::RuntimeKind;
 use crate::time::Timestamp;
 use crate::update::SoftwareUpdate;
+use crate::wake::Cause;
 
 /// What somebody asked an instance to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -66,6 +68,9 @@ pub struct InstanceSpec {
     /// Labels, to select instances by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// When it sleeps, as far as it is said for this instance.
+    #[serde(default, skip_serializing_if = "RuntimePolicy::is_empty")]
+    pub policy: RuntimePolicy,
 }
 
 impl InstanceSpec {
@@ -82,6 +87,7 @@ impl InstanceSpec {
     /// Names the field and the range.
     pub fn check(&self) -> Result<()> {
         self.resources.check()?;
+        self.policy.check()?;
         if self.port.is_some_and(|p| p < 1024) {
             return Err(Error::invalid("port", format!("{} is a privileged port", self.port.unwrap_or(0)))
                 .fix("give a port from 1024 to 65535, or none to have one chosen"));
@@ -239,6 +245,9 @@ pub struct Intent {
     /// With `desired: destroyed`: remove the data too.
     #[serde(default)]
     pub purge: bool,
+    /// Why it is wanted.
+    #[serde(default)]
+    pub cause: Cause,
 }
 
 /// Everything known of one instance.

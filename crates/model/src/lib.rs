@@ -19,6 +19,7 @@ pub mod name;
 pub mod observed;
 pub mod operation;
 pub mod phase;
+pub mod policy;
 pub mod resources;
 pub mod schema;
 pub mod secret;
@@ -26,6 +27,7 @@ pub mod server;
 pub mod target;
 pub mod time;
 pub mod update;
+pub mod wake;
 
 pub use authz::{Action, Actor, Context, Granted, Resource, authorize};
 pub use clawid::ClawId;
@@ -36,6 +38,8 @@ pub use launch::{DataFate, Launch, LaunchFile, NpmInstall, Place, Placement, Sof
 pub use observed::{Health, Observation, ObservedState};
 pub use operation::{Operation, OperationKind, OperationState};
 pub use phase::{Phase, Signal};
+pub use policy::{EffectivePolicy, RuntimePolicy};
 pub use resources::Resources;
 pub use time::Timestamp;
 pub use update::{SoftwareUpdate, UpdateStage};
+pub use wake::{Cause, LastWake, WokenFrom};

@@ -52,7 +52,7 @@ impl Timestamp {
             .map_err(|_| format!("'{text}' is no RFC 3339 time such as 2026-11-21T07:36:40Z"))
     }
 
-    fn to_jiff(self) -> jiff::Timestamp {
+    pub(crate) fn to_jiff(self) -> jiff::Timestamp {
         let edge = if self.0 < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         // At the very edge the library does not take its own milliseconds back.
         jiff::Timestamp::from_millisecond(self.0).unwrap_or(edge)

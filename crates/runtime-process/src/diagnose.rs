@@ -17,7 +17,7 @@ const MEMORY_MIB: u64 = 1024;
 /// Looks at everything.
 pub(crate) async fn diagnose(inner: &Inner) -> Diagnosis {
     let mut checks = vec![npm(inner).await, landlock(), users(inner)];
-    checks.extend([cgroups(&host::cgroups()), mounts(), memory()]);
+    checks.extend([cgroups(&host::cgroups()), mounts(), memory(), warm(&host::cgroups())]);
     checks.push(disk("disk space (home)", &inner.paths.home));
     checks.push(disk("disk space (cache)", &inner.paths.cache));
     let usable = checks.iter().all(|check| check.level != CheckLevel::Error);
@@ -130,6 +130,29 @@ fn memory() -> Check {
         }
         Err(error) => check("memory", CheckLevel::Warning, error.message(), error.fix_text()),
     }
+}
+
+/// What becomes of the memory of a claw that is frozen.
+fn warm(found: &[Hierarchy]) -> Check {
+    let name = "memory of warm claws";
+    let by_v2 = found
+        .iter()
+        .any(|h| h.version == 2 && h.controllers.iter().any(|c| c == "memory") && host::may_make_groups(h));
+    let kernel = by_v2 && found.iter().any(|h| h.version == 2 && host::can_reclaim(h));
+    if kernel {
+        return check(
+            name,
+            CheckLevel::Ok,
+            "given back to the machine where there is swap (memory.reclaim)",
+            None,
+        );
+    }
+    check(
+        name,
+        CheckLevel::Ok,
+        "stays taken while they are frozen: the kernel has no memory.reclaim for them (cgroup v2, Linux 5.19). Suspended claws hold none",
+        None,
+    )
 }
 
 fn disk(name: &str, path: &Path) -> Check {

@@ -72,6 +72,11 @@ pub(crate) fn may_make_groups(found: &Hierarchy) -> bool {
         .is_some_and(|path| !path.contains("..") && writable(&found.point.join(path)))
 }
 
+/// Whether the kernel gives the memory of a group back on request: a file that every group has.
+pub(crate) fn can_reclaim(found: &Hierarchy) -> bool {
+    found.point.join("memory.reclaim").exists()
+}
+
 fn writable(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
 }

@@ -269,6 +269,12 @@ pub struct ClawBehaviour {
     /// It takes connections and never answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub silent: Option<bool>,
+    /// When its scheduled jobs are due, in milliseconds since the epoch; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<Vec<i64>>,
+    /// When its latest session was used, in milliseconds since the epoch; it says none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used_at: Option<i64>,
     /// What is said to confine it. By default nothing is, because nothing runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confinement: Option<Confinement>,
@@ -394,6 +400,8 @@ impl ClawBehaviour {
         set(&mut self.answer_ms, &other.answer_ms);
         set(&mut self.unhealthy, &other.unhealthy);
         set(&mut self.silent, &other.silent);
+        set(&mut self.jobs, &other.jobs);
+        set(&mut self.used_at, &other.used_at);
         set(&mut self.confinement, &other.confinement);
     }
 }

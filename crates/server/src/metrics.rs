@@ -5,16 +5,22 @@ use std::time::Duration;
 
 use clawfarm_model::Phase;
 use http::{Method, StatusCode};
-use metrics::{Unit, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 const DURATION: &str = "clawfarm_http_request_duration_seconds";
 const INSTANCES: &str = "clawfarm_instances";
 const QUEUE: &str = "clawfarm_reconcile_queue_length";
+const STARTS: &str = "clawfarm_starts_waiting";
+const WAKE: &str = "clawfarm_wake_seconds";
+const PREWAKES: &str = "clawfarm_prewakes_total";
 const BUILD: &str = "clawfarm_build_info";
 
 /// From what a request over the socket takes to the limit of a plain one.
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// From what thawing takes to a slow start on a busy machine.
+const WAKE_BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 
 /// The process's recorder is global, so one is installed, however many servers a process has.
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
@@ -32,6 +38,7 @@ impl Metrics {
             .get_or_init(|| {
                 PrometheusBuilder::new()
                     .set_buckets_for_metric(Matcher::Full(DURATION.to_owned()), &BUCKETS)
+                    .and_then(|it| it.set_buckets_for_metric(Matcher::Full(WAKE.to_owned()), &WAKE_BUCKETS))
                     .and_then(PrometheusBuilder::install_recorder)
                     .inspect_err(
                         |error| tracing::warn!(%error, "no measurements: another recorder is in place"),
@@ -42,19 +49,23 @@ impl Metrics {
         describe_histogram!(DURATION, Unit::Seconds, "Requests by route, method and status");
         describe_gauge!(INSTANCES, "Live instances by phase");
         describe_gauge!(QUEUE, "Instances waiting for the reconciler");
+        describe_gauge!(STARTS, "Instances waiting for their turn to start");
+        describe_histogram!(WAKE, Unit::Seconds, "Parts of wakes");
+        describe_counter!(PREWAKES, "Wakes by habit, by whether somebody came");
         describe_gauge!(BUILD, "1, labelled with the version that runs");
         gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Self { handle }
     }
 
     /// Everything measured, as text.
-    pub(crate) fn render(&self, phases: &[(Phase, u64)], queue: usize) -> Option<String> {
+    pub(crate) fn render(&self, phases: &[(Phase, u64)], queue: usize, starts: usize) -> Option<String> {
         let handle = self.handle?;
         for phase in Phase::ALL {
             let count = phases.iter().find(|(p, _)| *p == phase).map_or(0, |(_, count)| *count);
             gauge!(INSTANCES, "phase" => phase.as_str()).set(lossless(count));
         }
         gauge!(QUEUE).set(lossless(queue as u64));
+        gauge!(STARTS).set(lossless(starts as u64));
         handle.run_upkeep();
         Some(in_order(&handle.render()))
     }

@@ -22,6 +22,7 @@ use crate::api::documented;
     tags(
         (name = "instances", description = "Claws: made, shown, changed, removed, talked to"),
         (name = "lifecycle", description = "Started, stopped, put to sleep, woken"),
+        (name = "sleep", description = "When they sleep by themselves, and when the clock wakes them"),
         (name = "console", description = "Commands and shells inside an instance"),
         (name = "events", description = "What happened"),
         (name = "operations", description = "What was asked for, and how far it is"),

@@ -187,6 +187,7 @@ fn stand_in(path: &str, name: &str) -> &'static str {
         (p, _) if p.contains("/datasets/") => "alice-x7k2m",
         (p, _) if p.contains("/consoles/") => "TICKET",
         (p, _) if p.contains("/secrets/") => "anthropic-key",
+        (p, _) if p.contains("/policies/projects/") => "default",
         _ => "alice",
     }
 }

@@ -12,6 +12,7 @@ mod merge;
 mod owned;
 mod probe;
 mod provider;
+mod rest;
 mod rpc;
 mod schema;
 mod secrets;
@@ -28,13 +29,13 @@ use clawfarm_model::launch::{ImageMark, ImageRecipe, SourceRecipe};
 use clawfarm_model::name::ClawType;
 use clawfarm_model::observed::Exit;
 use clawfarm_model::resources::Resources;
-use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software};
+use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software, Timestamp};
 use futures::stream::BoxStream;
 use secrecy::SecretString;
 
 use crate::{
-    Access, Activity, ClawAdapter, Dial, Imported, KeyVariables, Probe, RenderInput, Rendered, SendEvent,
-    SoftwareFile, Warning,
+    Access, Activity, ClawAdapter, Dial, Imported, KeyVariables, Probe, RenderInput, Rendered, Rest,
+    SendEvent, SoftwareFile, Warning,
 };
 
 /// The version that was tested with this clawfarm.
@@ -183,6 +184,18 @@ impl ClawAdapter for OpenClaw {
 
     async fn activity(&self, access: &Access<'_>) -> Result<Activity> {
         rpc::activity(access).await
+    }
+
+    async fn rest(&self, access: &Access<'_>) -> Result<Rest> {
+        rest::rest(access).await
+    }
+
+    async fn next_wake(&self, access: &Access<'_>) -> Result<Option<Timestamp>> {
+        rest::next_wake(access).await
+    }
+
+    fn keeps_awake(&self, spec: &InstanceSpec) -> Vec<String> {
+        rest::keeps_awake(spec)
     }
 
     async fn drain(&self, access: &Access<'_>, wait: Duration) -> Result<Activity> {

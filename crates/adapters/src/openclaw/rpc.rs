@@ -27,12 +27,17 @@ const REQUEST_ID: &str = "clawfarm";
 const POLL: Duration = Duration::from_millis(250);
 
 /// One answer of the RPC.
-enum Answer {
+pub(super) enum Answer {
     Ok(Value),
     Refused { code: String, message: String, reason: String },
 }
 
-async fn call(http: &mut Http, access: &Access<'_>, method: &str, params: Value) -> Result<Answer> {
+pub(super) async fn call(
+    http: &mut Http,
+    access: &Access<'_>,
+    method: &str,
+    params: Value,
+) -> Result<Answer> {
     let body = json!({ "method": method, "params": params });
     let response =
         http.whole(request(http::Method::POST, PATH, Some(access.token), Some(&body))?, LIMIT, MAX).await?;
@@ -80,6 +85,21 @@ async fn prepare(http: &mut Http, access: &Access<'_>) -> Result<Lease> {
     read_lease(call(http, access, "gateway.suspend.prepare", params).await?)
 }
 
+/// What it works on, asked without a drain: a busy claw goes on taking work all the while, an
+/// idle one answers new work for the 10 ms until it is let go again with "try again". `held`: a
+/// drain was under way before, and stays.
+pub(super) async fn idle(http: &mut Http, access: &Access<'_>, held: bool) -> Result<Activity> {
+    let params = json!({ "requestId": REQUEST_ID, "drain": held });
+    let lease = read_lease(call(http, access, "gateway.suspend.prepare", params).await?)?;
+    if let (false, Lease::Ready { id } | Lease::Draining { id, .. }) = (held, &lease) {
+        release(http, access, id).await?;
+    }
+    Ok(match lease {
+        Lease::Ready { .. } => Activity::Idle,
+        Lease::Draining { blockers, .. } | Lease::Refused { blockers } => Activity::Busy(blockers),
+    })
+}
+
 fn read_lease(answer: Answer) -> Result<Lease> {
     match answer {
         Answer::Ok(payload) => {
@@ -104,7 +124,7 @@ fn read_lease(answer: Answer) -> Result<Lease> {
     }
 }
 
-fn refused(what: &str, code: &str, message: &str) -> Error {
+pub(super) fn refused(what: &str, code: &str, message: &str) -> Error {
     Error::new(Code::Unavailable, format!("the claw would not {what}: {message} ({code})"))
         .fix("try again; look at what it prints: clawfarm logs <id>")
 }
@@ -137,9 +157,8 @@ pub(super) async fn activity(access: &Access<'_>) -> Result<Activity> {
     let mut http = Http::open(access.dial).await?;
     let held = match call(&mut http, access, "status", json!({})).await? {
         Answer::Ok(status) => {
-            let requests = status["shutdownBudget"]["activeWork"]["rootRequests"].as_u64().unwrap_or(0);
-            if requests > 0 {
-                return Ok(Activity::Busy(vec![format!("{requests} active gateway request(s)")]));
+            if let Some(busy) = requests(&status) {
+                return Ok(busy);
             }
             false
         }
@@ -157,6 +176,12 @@ pub(super) async fn activity(access: &Access<'_>) -> Result<Activity> {
         Lease::Ready { .. } => Activity::Idle,
         Lease::Draining { blockers, .. } | Lease::Refused { blockers } => Activity::Busy(blockers),
     })
+}
+
+/// The requests that it answers, by its `status`.
+pub(super) fn requests(status: &Value) -> Option<Activity> {
+    let requests = status["shutdownBudget"]["activeWork"]["rootRequests"].as_u64().unwrap_or(0);
+    (requests > 0).then(|| Activity::Busy(vec![format!("{requests} active gateway request(s)")]))
 }
 
 /// Takes no further work, and waits until it has finished what it has; a claw that is still

@@ -84,6 +84,7 @@ impl One {
             name: "bench".into(),
             tenant: "default".into(),
             claw_type: "openclaw".into(),
+            runtime: "sim",
             run: 1,
             state: SiteState::Awake,
             // As OpenClaw has it.

@@ -45,7 +45,7 @@ pub(crate) async fn make(served: &Served, size: usize) -> Result<Fleet> {
         ids.extend(made??);
     }
     let creates_per_sec = size as f64 / begun.elapsed().as_secs_f64();
-    until_ready(&served.client()?, size).await?;
+    until(&served.client()?, "ready", size).await?;
     Ok(Fleet { ids, creates_per_sec, all_ready: begun.elapsed() })
 }
 
@@ -60,15 +60,16 @@ async fn create(client: &Client, n: usize) -> Result<String> {
     Ok(made.instance.id.to_string())
 }
 
-async fn until_ready(client: &Client, size: usize) -> Result<()> {
+/// Waits until so many are in a phase.
+pub(crate) async fn until(client: &Client, phase: &str, size: usize) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let ready = in_phase(&client.prometheus().await?, "ready");
-        if ready == size {
+        let there = in_phase(&client.prometheus().await?, phase);
+        if there == size {
             return Ok(());
         }
         if begun.elapsed() > LIMIT {
-            bail!("{ready} of {size} instances were ready after {LIMIT:?}");
+            bail!("{there} of {size} instances were {phase} after {LIMIT:?}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -3,7 +3,7 @@
 //! The load comes from this process on the same two cores: what is told is what a server has
 //! that shares its machine with its clients.
 
-mod fleet;
+pub(crate) mod fleet;
 mod load;
 
 use std::path::Path;

@@ -53,6 +53,13 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A length of time in whole seconds: `90`, `90s`, `15m`, `1h30m`, `1d`.
+pub(crate) fn seconds(text: &str) -> Result<u32, String> {
+    let plain = text.parse::<u32>().ok();
+    let span = plain.or_else(|| span(text).and_then(|span| u32::try_from(span.as_secs()).ok()));
+    span.ok_or_else(|| format!("'{text}' is no length of time such as 90s, 15m or 2h"))
+}
+
 /// A number that JSON can carry: `NaN` and `inf` would arrive as nothing at all.
 pub(crate) fn finite(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

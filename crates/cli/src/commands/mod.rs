@@ -16,6 +16,7 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod nginx;
 pub(crate) mod open;
+pub(crate) mod policy;
 pub(crate) mod ps;
 pub(crate) mod recover;
 pub(crate) mod rm;
@@ -52,6 +53,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Kill(args) => lifecycle::kill(app, &args).await,
         Command::Suspend(args) => lifecycle::suspend(app, &args).await,
         Command::Resume(args) => lifecycle::resume(app, &args).await,
+        Command::Policy(command) => policy::run(app, &command).await,
         Command::Update(args) => update::run(app, &args).await,
         Command::Backup(args) => backup::save(app, &args).await,
         Command::Restore(args) => Box::pin(backup::restore(app, &args)).await,

@@ -87,6 +87,9 @@ pub(crate) struct NewArgs {
     /// A label, as KEY=VALUE
     #[arg(long, value_name = "KEY=VALUE", value_parser = input::pair)]
     label: Vec<(String, String)>,
+    /// Let it sleep when it was idle for so long: 90s, 15m, 2h; 'never' for never by itself
+    #[arg(long, value_name = "TIME", value_parser = super::policy::idle)]
+    idle: Option<super::policy::Idle>,
     /// What happens when it ends by itself
     #[arg(long, value_enum, value_name = "WHEN")]
     restart: Option<Restart>,
@@ -168,6 +171,7 @@ impl NewArgs {
             }),
             ready_timeout_secs: self.ready_timeout_secs,
             labels: self.label.iter().cloned().collect(),
+            policy: self.idle.map(super::policy::of_idle).unwrap_or_default(),
             dataset: self.dataset.clone(),
             import: self.import_path()?,
             overcommit: self.overcommit,

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use clap::Args;
-use clawfarm_api::{EventsQuery, InstanceView, MetricsView, OperationsQuery};
+use clawfarm_api::{EventsQuery, InstanceView, MetricsView, OperationsQuery, SleepView};
 use clawfarm_client::Client;
 use clawfarm_model::config::{ConfigMode, Provider};
 use clawfarm_model::event::{Event, Level};
@@ -33,6 +33,8 @@ struct Status {
     instance: InstanceView,
     /// What it uses; absent while it does not run.
     usage: Option<MetricsView>,
+    /// What holds for its sleep, and how it stands with it.
+    sleep: Option<SleepView>,
     /// What was asked of it last.
     operation: Option<Operation>,
     /// The last events, oldest first.
@@ -59,12 +61,13 @@ async fn look(client: &Client, id: &str) -> Result<Status, Failure> {
         Some(_) => client.metrics(id).await.ok(),
         None => None,
     };
+    let sleep = client.sleep(id).await.ok();
     let query = OperationsQuery { instance: Some(id.to_owned()), limit: Some(100), cursor: None };
     let operations = client.operations(&query).await.map(|list| list.items).unwrap_or_default();
     let operation = operations.into_iter().max_by_key(|o| o.created_at);
     let query = EventsQuery { limit: Some(EVENTS), ..EventsQuery::default() };
     let events = client.events(Some(id), query).await.map(|list| list.items).unwrap_or_default();
-    Ok(Status { instance, usage, operation, events })
+    Ok(Status { instance, usage, sleep, operation, events })
 }
 
 fn field(ui: &Ui, name: &str, value: impl Display) -> Result<(), Failure> {
@@ -108,6 +111,9 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
     configured(ui, instance)?;
     if let Some(metrics) = &status.usage {
         usage(ui, metrics)?;
+    }
+    for (nth, line) in status.sleep.iter().flat_map(super::policy::outlook).enumerate() {
+        field(ui, if nth == 0 { "sleep" } else { "" }, line)?;
     }
     field(ui, "restarts", format_args!("{} ({} in all)", instance.restarts, instance.restarts_total))?;
     if let Some(confinement) = &instance.confinement {

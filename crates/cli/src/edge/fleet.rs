@@ -56,6 +56,7 @@ pub(super) fn site(entrance: &Entrance) -> Site {
         name: instance.name.to_string(),
         tenant: instance.tenant.to_string(),
         claw_type: instance.spec.claw_type.to_string(),
+        runtime: instance.spec.runtime.as_str(),
         run: instance.intent.run,
         state: state(instance),
         identity: entrance.identity.clone(),
@@ -71,6 +72,10 @@ fn state(instance: &Instance) -> SiteState {
         Phase::Suspended => SiteState::Asleep { warm: false },
         // On its way to sleep it takes nothing any more.
         Phase::Stopping if wanted_asleep => SiteState::Asleep { warm: false },
+        // It may be drained in this moment: it is called back first.
+        Phase::Ready | Phase::Running | Phase::Unhealthy if wanted_asleep => {
+            SiteState::Asleep { warm: false }
+        }
         // One that is up but not well is what its person wants to look at.
         Phase::Ready | Phase::Unhealthy => SiteState::Awake,
         Phase::Creating | Phase::Booting | Phase::Waking | Phase::Running => SiteState::Starting,

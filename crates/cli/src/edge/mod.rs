@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clawfarm_control::{Control, Doors, Entrance};
-use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Proxies};
+use clawfarm_control::{Control, Doors, Entrance, Traffic};
+use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Load, Proxies};
 use clawfarm_model::{ClawId, Error, Result};
 use clawfarm_server::{AdminToken, Tls};
 use tokio::task::JoinHandle;
@@ -188,7 +188,19 @@ impl PublicDoors {
     }
 }
 
+fn traffic(load: Load) -> Traffic {
+    Traffic { requests: load.requests, sockets: load.sockets, last: Some(load.last.elapsed()) }
+}
+
 impl Doors for PublicDoors {
+    fn traffic(&self, id: &ClawId) -> Traffic {
+        self.edge.load(id).map(traffic).unwrap_or_default()
+    }
+
+    fn all_traffic(&self) -> Vec<(ClawId, Traffic)> {
+        self.edge.loads().into_iter().map(|(id, load)| (id, traffic(load))).collect()
+    }
+
     fn address(&self, id: &ClawId) -> String {
         format!("{}/", self.of(id.as_str()))
     }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clawfarm_api::{
-    Accepted, ConsoleRequest, ConsoleTicket, CreateInstance, DashboardView, ForwardQuery, InstanceList,
-    InstanceQuery, InstanceView, LogEntry, LogList, LogsQuery, MetricsView, RemoveQuery, SendEvent,
-    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware,
+    Accepted, ChangePolicy, ConsoleRequest, ConsoleTicket, CreateInstance, DashboardView, ForwardQuery,
+    InstanceList, InstanceQuery, InstanceView, LogEntry, LogList, LogsQuery, MetricsView, RemoveQuery,
+    SendEvent, SendRequest, SleepView, StopRequest, SuspendRequest, TokenView, UpdateInstance,
+    UpdateSoftware,
 };
-use clawfarm_model::Result;
+use clawfarm_model::{Result, RuntimePolicy};
 use http::Method;
 use serde::Serialize;
 
@@ -133,6 +134,39 @@ impl Client {
     /// See [`Client`].
     pub async fn resume(&self, id: &str) -> Result<Accepted> {
         self.verb(id, "resume").await
+    }
+
+    /// What holds for an instance's sleep, and how it stands with it.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn sleep(&self, id: &str) -> Result<SleepView> {
+        self.call(Call::get(&["instances", id, "sleep"])).await
+    }
+
+    /// Changes an instance's own sleep policy.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn change_policy(&self, id: &str, change: &ChangePolicy) -> Result<RuntimePolicy> {
+        self.call(Call::new(Method::PATCH, &["instances", id, "policy"]).json(change)?).await
+    }
+
+    /// What the server, the tenant or a project says of sleep, by the end of its path:
+    /// `["server"]`, `["tenant"]`, `["projects", NAME]`.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn policy_of(&self, whose: &[&str]) -> Result<RuntimePolicy> {
+        self.call(Call::get(&[&["policies"], whose].concat())).await
+    }
+
+    /// Changes that.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn change_policy_of(&self, whose: &[&str], change: &ChangePolicy) -> Result<RuntimePolicy> {
+        self.call(Call::new(Method::PATCH, &[&["policies"], whose].concat()).json(change)?).await
     }
 
     /// Has an instance run another version of its software.

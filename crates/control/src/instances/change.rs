@@ -6,7 +6,8 @@ use clawfarm_model::config::{ClawConfig, ConfigMode};
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::{
-    Action, Code, Context, Desired, Error, InstanceSpec, OperationKind, Resources, Result, Urgency,
+    Action, Code, Context, Desired, Error, InstanceSpec, OperationKind, Resources, Result, RuntimePolicy,
+    Urgency,
 };
 use clawfarm_store::{Changes, NewOperation};
 
@@ -37,6 +38,8 @@ pub struct Change {
     pub ready_timeout_secs: Option<u32>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// When it sleeps; what holds stays when this is `None`.
+    pub policy: Option<RuntimePolicy>,
 }
 
 impl Control {
@@ -63,6 +66,7 @@ impl Control {
             cpus: change.cpus.unwrap_or(defaults.cpus),
             memory_mib: change.memory_mib.unwrap_or(defaults.memory_mib),
         };
+        let change_policy = change.policy;
         let mut config = change.config;
         if present.spec.import.is_none() && present.spec.dataset.is_none() {
             default_model(&mut config);
@@ -77,6 +81,7 @@ impl Control {
                 .ready_timeout_secs
                 .unwrap_or_else(InstanceSpec::default_ready_timeout_secs),
             labels: change.labels,
+            policy: change_policy.clone().unwrap_or_default(),
             ..present.spec.clone()
         };
         spec.check()?;
@@ -97,7 +102,11 @@ impl Control {
             }
             refuse_if_updating(it)?;
             // What an update made of it since it was read.
-            let spec = InstanceSpec { version: it.spec.version.clone(), ..spec };
+            let spec = InstanceSpec {
+                version: it.spec.version.clone(),
+                policy: change_policy.unwrap_or_else(|| it.spec.policy.clone()),
+                ..spec
+            };
             let fresh = needs_restart(&it.spec, &spec);
             it.spec = spec;
             if let Some(port) = it.spec.port {

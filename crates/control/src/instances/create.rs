@@ -13,8 +13,8 @@ use clawfarm_model::resources::Resources;
 use clawfarm_model::secret::{SecretName, SecretOwner};
 use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, OperationKind, Phase,
-    Resource, Result, Timestamp, Urgency, authorize,
+    Action, Cause, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, OperationKind,
+    Phase, Resource, Result, RuntimePolicy, Timestamp, Urgency, authorize,
 };
 use clawfarm_runtime::Runtime;
 use clawfarm_store::{Created, Idempotency, NewOperation};
@@ -67,6 +67,8 @@ pub struct NewInstance {
     pub ready_timeout_secs: Option<u32>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// When it sleeps, as far as that is said for it.
+    pub policy: RuntimePolicy,
     /// A dataset to begin with.
     pub dataset: Option<ClawId>,
     /// An existing home to begin as a copy of.
@@ -187,6 +189,7 @@ impl Core {
                 .ready_timeout_secs
                 .unwrap_or_else(InstanceSpec::default_ready_timeout_secs),
             labels: new.labels,
+            policy: new.policy,
         };
         spec.check()?;
         check_labels(&spec.labels)?;
@@ -367,6 +370,7 @@ fn first_state(
             run: 1,
             urgency: Urgency::Graceful,
             purge: false,
+            cause: Cause::Asked,
         },
         phase: Phase::Creating,
         observed: None,

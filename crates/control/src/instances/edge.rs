@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clawfarm_model::edge::{Identity, PathRules};
-use clawfarm_model::{ClawId, Code, Context, Desired, Error, Instance, Phase, Result, Timestamp};
+use clawfarm_model::{Cause, ClawId, Code, Context, Desired, Error, Instance, Phase, Result, Timestamp};
 use clawfarm_runtime::Connection;
 use clawfarm_store::{InstanceFilter, PageRequest};
 use secrecy::SecretString;
@@ -16,6 +16,7 @@ use super::ids::Ids;
 use crate::Control;
 use crate::keys::GATEWAY_TOKEN;
 use crate::reconcile::queue::Priority;
+use crate::sleep::Traffic;
 
 /// How often a claw that is being started again is looked at.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -46,6 +47,12 @@ pub trait Doors: Send + Sync + 'static {
     /// # Errors
     /// When it can't be made.
     fn open(&self, entrance: &Entrance) -> Result<String>;
+
+    /// What goes to a claw through this server's edge.
+    fn traffic(&self, id: &ClawId) -> Traffic;
+
+    /// The same of every claw that was used through it.
+    fn all_traffic(&self) -> Vec<(ClawId, Traffic)>;
 }
 
 /// What the edge was told, until something of it changes.
@@ -168,7 +175,7 @@ impl Control {
         let instance = self.settled(context, instance).await?;
         let instance = match instance.phase {
             Phase::Unhealthy => instance,
-            _ => self.awake(context, instance).await?,
+            _ => self.awake(context, instance, Cause::Request).await?,
         };
         // What this server knew was of before it woke; the event that tells so may be on its way.
         self.core.entrances.forget(id);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clawfarm_model::{Action, Code, Context, Error, Instance, Phase, Result};
+use clawfarm_model::{Action, Cause, Code, Context, Error, Instance, Phase, Result};
 use clawfarm_runtime::Connection;
 use clawfarm_store::Outcome;
 
@@ -37,13 +37,13 @@ impl Control {
         let instance = match instance.phase {
             // One that is up but not well is what its owner wants to look at.
             Phase::Running | Phase::Unhealthy => instance,
-            _ => self.awake(context, instance).await?,
+            _ => self.awake(context, instance, Cause::Message).await?,
         };
         let port = port.or(instance.port).ok_or_else(|| silent(&instance, 0))?;
         self.core.store.record_audit(&grant, Outcome::Done, &format!("a connection to port {port}")).await?;
         let runtime = self.core.runtime(&instance.spec.target)?;
         match tokio::time::timeout(LIMIT, runtime.dial(&instance.id, port)).await {
-            Ok(Ok(connection)) => Ok(connection),
+            Ok(Ok(connection)) => Ok(Box::new(self.core.using(&instance.id).with(connection))),
             Ok(Err(error)) if matches!(error.code(), Code::Conflict | Code::Unavailable) => {
                 tracing::debug!(id = %instance.id, port, ?error, "a port was not reached");
                 Err(silent(&instance, port))

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clawfarm_adapters::Activity;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Desired, Error, Instance, OperationKind, Phase, Result, Signal, Timestamp,
-    Urgency,
+    Action, Cause, ClawId, Code, Context, Desired, Error, Fence, Instance, OperationKind, Phase, Result,
+    Signal, Timestamp, Urgency,
 };
 use clawfarm_store::{Changes, InstanceFilter, NewOperation, PageRequest, Room};
 use tokio::time::Instant;
@@ -33,7 +33,7 @@ impl Control {
     /// `Insufficient`, with figures, when its target's memory would not hold it.
     pub async fn start(&self, context: &Context, id: &str) -> Result<Accepted> {
         let instance = self.core.find(context, id).await?;
-        self.core.wake(context, &instance, OperationKind::Start).await
+        self.core.wake(context, &instance, OperationKind::Start, Cause::Asked).await
     }
 
     /// Wakes what sleeps. Awake already is a success.
@@ -41,13 +41,41 @@ impl Control {
     /// # Errors
     /// `Conflict` when it was stopped rather than put to sleep; `Insufficient` as for a start.
     pub async fn resume(&self, context: &Context, id: &str) -> Result<Accepted> {
+        self.wake(context, id, Cause::Asked).await
+    }
+
+    /// The same, for a cause that is told.
+    ///
+    /// # Errors
+    /// As for [`Self::resume`]; `Overloaded` when so many start on its target that it would not
+    /// be its turn in time.
+    pub async fn wake(&self, context: &Context, id: &str, cause: Cause) -> Result<Accepted> {
         let instance = self.core.find(context, id).await?;
         if matches!(instance.intent.desired, Desired::Stopped) {
             return Err(Error::new(Code::Conflict, format!("'{}' is stopped, not asleep", instance.id))
                 .field("id")
                 .fix(format!("clawfarm start {}", instance.id)));
         }
-        self.core.wake(context, &instance, OperationKind::Resume).await
+        self.core.wake(context, &instance, OperationKind::Resume, cause).await
+    }
+
+    /// Wakes a claw for another one of its project.
+    ///
+    /// # Errors
+    /// `NotFound` for one that is not of the caller's project; `Conflict` for one that was stopped;
+    /// `Insufficient` and `Overloaded` as for [`Self::wake`].
+    pub async fn wake_by_instance(&self, caller: &ClawId, id: &ClawId) -> Result<Instance> {
+        let caller = self.core.store.instance(&Context::system("wake"), caller).await?;
+        let context = Context::owner(format!("instance:{}", caller.id), caller.tenant, String::new());
+        let instance = self.core.store.instance(&context, id).await?;
+        if instance.project != caller.project {
+            return Err(Error::not_found("instance", id));
+        }
+        let is_up = matches!(instance.phase, Phase::Ready | Phase::Running | Phase::Unhealthy);
+        if is_up && instance.intent.desired == Desired::Running {
+            return Ok(instance);
+        }
+        Ok(self.wake(&context, id.as_str(), Cause::Instance).await?.instance)
     }
 
     /// Stops it: it finishes its work first, unless `force`.
@@ -201,26 +229,23 @@ impl Core {
         desired: Desired,
         urgency: Urgency,
     ) -> Result<Accepted> {
-        self.to_with(context, id, kind, desired, urgency, None).await
+        self.want(context, id, Wanted { urgency, ..Wanted::new(kind, desired) }).await
     }
 
     /// As [`Self::to`], when there is room for it. One that holds its memory by then (it was
     /// started meanwhile) needs no more.
-    async fn to_with(
-        &self,
-        context: &Context,
-        id: &str,
-        kind: OperationKind,
-        desired: Desired,
-        urgency: Urgency,
-        room: Option<Room>,
-    ) -> Result<Accepted> {
+    pub(crate) async fn want(&self, context: &Context, id: &str, wanted: Wanted) -> Result<Accepted> {
+        let Wanted { kind, desired, urgency, cause, room, unchanged_since, fence } = wanted;
         let id = self.store.resolve(context, id).await?;
         let present = self.store.instance(context, &id).await?;
-        let grant = may(context, Action::InstanceChange, &present)?;
+        let grant = may(context, Action::InstanceChange, &present)?.under(fence);
         let writing = self.store.update_instance(&grant, &id, None, move |it| {
             refuse_if_going(it)?;
-            let mut events = vec![NewEvent::info("asked", format!("{} was asked for", kind.as_str()))];
+            if unchanged_since.is_some_and(|then| then != (it.intent.generation, it.phase)) {
+                return Err(Error::new(Code::Conflict, format!("'{}' was changed meanwhile", it.id)));
+            }
+            let text = format!("{} was asked for{}", kind.as_str(), cause.told());
+            let mut events = vec![NewEvent::info("asked", text)];
             if desired == Desired::Stopped {
                 call_off(it, &mut events);
             } else {
@@ -229,6 +254,7 @@ impl Core {
             undo_again(it);
             let room = room.filter(|_| !it.phase.holds_memory());
             wish(it, kind, desired, urgency, &mut events);
+            it.intent.cause = cause;
             Ok(Changes { events, begin: Some(NewOperation::new(kind)), room, ..Changes::default() })
         });
         let (instance, operation) = self.wishing(&id, Box::pin(writing)).await?;
@@ -270,17 +296,29 @@ impl Core {
         context: &Context,
         instance: &Instance,
         kind: OperationKind,
+        cause: Cause,
     ) -> Result<Accepted> {
+        self.wake_with(context, instance, Wanted { cause, ..Wanted::new(kind, Desired::Running) }).await
+    }
+
+    /// As [`Self::wake`], with all that a wish can have.
+    pub(crate) async fn wake_with(
+        &self,
+        context: &Context,
+        instance: &Instance,
+        wanted: Wanted,
+    ) -> Result<Accepted> {
+        self.check_line(instance, wanted.cause)?;
         // A target that only other servers reach is asked there, when one of them is there: the
         // request is passed on to it. When none is, the wish is kept until one comes.
         let counts = !instance.phase.holds_memory() && !instance.spec.overcommit;
-        let wanted = instance.spec.resources.memory_mib;
+        let mib = instance.spec.resources.memory_mib;
         let reserved = match self.runtime(&instance.spec.target) {
-            Ok(runtime) if counts => Some(self.admit(&instance.spec.target, runtime.as_ref(), wanted).await?),
+            Ok(runtime) if counts => Some(self.admit(&instance.spec.target, runtime.as_ref(), mib).await?),
             _ => None,
         };
         let room = reserved.as_ref().and_then(Reservation::room);
-        self.to_with(context, instance.id.as_str(), kind, Desired::Running, Urgency::Graceful, room).await
+        self.want(context, instance.id.as_str(), Wanted { room, ..wanted }).await
     }
 
     fn check_sleep(&self, instance: &Instance, warm: bool) -> Result<()> {
@@ -336,6 +374,32 @@ impl Core {
                 Ok(Ok(Activity::Idle) | Err(_)) | Err(_) => return Ok(()),
             }
         }
+    }
+}
+
+/// A wish, and all that may go with it.
+pub(crate) struct Wanted {
+    /// What the operation is called.
+    pub(crate) kind: OperationKind,
+    /// What it should be doing.
+    pub(crate) desired: Desired,
+    /// How much time it has on its way down.
+    pub(crate) urgency: Urgency,
+    /// Who or what wants it.
+    pub(crate) cause: Cause,
+    /// Memory that must be there.
+    pub(crate) room: Option<Room>,
+    /// Only while it is at this generation and phase: what was decided by them.
+    pub(crate) unchanged_since: Option<(i64, Phase)>,
+    /// The lease under which it is decided, where a server decides by itself.
+    pub(crate) fence: Option<Fence>,
+}
+
+impl Wanted {
+    /// What people want, in good time.
+    pub(crate) const fn new(kind: OperationKind, desired: Desired) -> Self {
+        let urgency = Urgency::Graceful;
+        Self { kind, desired, urgency, cause: Cause::Asked, room: None, unchanged_since: None, fence: None }
     }
 }
 

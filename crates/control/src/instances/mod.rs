@@ -11,4 +11,4 @@ mod send;
 pub(crate) mod software;
 pub(crate) mod token;
 
-pub(crate) use lifecycle::busy;
+pub(crate) use lifecycle::{Wanted, busy};

@@ -7,6 +7,7 @@ use clawfarm_store::{InstanceFilter, Outcome, Page, PageRequest};
 
 use crate::Control;
 use crate::core::may;
+use crate::sleep::InUse;
 
 impl Control {
     /// An instance, by an id, a unique name or a unique prefix.
@@ -55,11 +56,16 @@ impl Control {
         logs.logs(&instance.id, query).await
     }
 
-    /// Runs a command inside an instance.
+    /// Runs a command inside an instance, which is in use for as long as what comes with it lives.
     ///
     /// # Errors
     /// `Conflict` when it is not up; `Unsupported` when its runtime can't.
-    pub async fn exec(&self, context: &Context, id: &str, request: ExecRequest) -> Result<ExecSession> {
+    pub async fn exec(
+        &self,
+        context: &Context,
+        id: &str,
+        request: ExecRequest,
+    ) -> Result<(ExecSession, InUse)> {
         let instance = self.core.find(context, id).await?;
         let grant = may(context, Action::InstanceUse, &instance)?;
         let runtime = self.core.runtime(&instance.spec.target)?;
@@ -70,7 +76,8 @@ impl Control {
         let what = request.argv.first().map_or("a shell", String::as_str);
         // The program is told, not its arguments: they may hold what is nobody's business.
         self.core.store.record_audit(&grant, Outcome::Done, what).await?;
-        exec.exec(&instance.id, request).await
+        let using = self.core.using(&instance.id);
+        Ok((exec.exec(&instance.id, request).await?, using))
     }
 }
 

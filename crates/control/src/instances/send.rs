@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clawfarm_adapters::SendEvent;
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Desired, Error, Instance, OperationKind, OperationState, Phase, Result,
-    Timestamp,
+    Action, Cause, ClawId, Code, Context, Desired, Error, Instance, OperationKind, OperationState, Phase,
+    Result, Timestamp,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -39,25 +39,39 @@ impl Control {
         }
         let instance = self.core.find(context, id).await?;
         may(context, Action::InstanceUse, &instance)?;
-        let instance = self.awake(context, instance).await?;
+        let using = self.core.using(&instance.id);
+        let instance = self.awake(context, instance, Cause::Message).await?;
         let reach = Reach::new(&self.core, &instance).await?;
         let id = instance.id;
         let answer = reach.adapter().send(&reach.access(), message).await.map_err(|e| named(e, &id))?;
         clawfarm_failpoint::point!(Sent);
-        Ok(answer.map(move |piece| piece.map_err(|e| named(e, &id))).boxed())
+        Ok(answer
+            .map(move |piece| {
+                // It is used for as long as somebody listens.
+                let _using = &using;
+                piece.map_err(|e| named(e, &id))
+            })
+            .boxed())
     }
 
-    pub(super) async fn awake(&self, context: &Context, instance: Instance) -> Result<Instance> {
+    pub(super) async fn awake(
+        &self,
+        context: &Context,
+        instance: Instance,
+        cause: Cause,
+    ) -> Result<Instance> {
         match instance.phase {
-            Phase::Ready => Ok(instance),
-            Phase::Warm
+            Phase::Ready if !is_wanted_asleep(&instance) => Ok(instance),
+            // It may be drained in this moment, and is called back.
+            Phase::Ready
+            | Phase::Warm
             | Phase::Suspended
             | Phase::Waking
             | Phase::Booting
             | Phase::Running
-            | Phase::Creating => self.awake_once(context, instance).await,
+            | Phase::Creating => self.awake_once(context, instance, cause).await,
             // On its way to sleep, and called back.
-            Phase::Stopping if is_wanted_asleep(&instance) => self.awake_once(context, instance).await,
+            Phase::Stopping if is_wanted_asleep(&instance) => self.awake_once(context, instance, cause).await,
             phase => {
                 Err(Error::new(Code::Conflict, format!("'{}' is {phase}: it can't answer", instance.id))
                     .field("id")
@@ -72,25 +86,28 @@ impl Control {
         }
     }
 
-    async fn awake_once(&self, context: &Context, instance: Instance) -> Result<Instance> {
+    async fn awake_once(&self, context: &Context, instance: Instance, cause: Cause) -> Result<Instance> {
+        // Somebody waits: it comes before what nobody waits for.
+        self.core.starts.hurry(&instance.spec.target, &instance.id);
         let lock = self.core.wake_lock(&instance.id);
         let _one = lock.lock().await;
         let again = self.core.store.instance(context, &instance.id).await?;
-        self.wait_ready(context, again).await
+        self.wait_ready(context, again, cause).await
     }
 
-    async fn wait_ready(&self, context: &Context, instance: Instance) -> Result<Instance> {
-        if instance.phase == Phase::Ready {
+    async fn wait_ready(&self, context: &Context, instance: Instance, cause: Cause) -> Result<Instance> {
+        let is_up = |it: &Instance| it.phase == Phase::Ready && !is_wanted_asleep(it);
+        if is_up(&instance) {
             return Ok(instance);
         }
         let limit = Duration::from_secs(u64::from(instance.spec.ready_timeout_secs));
         let until = Instant::now() + limit;
         let mut now = instance;
-        while now.phase != Phase::Ready {
+        while !is_up(&now) {
             let left = until.saturating_duration_since(Instant::now());
             let asleep = matches!(now.phase, Phase::Warm | Phase::Suspended) || is_wanted_asleep(&now);
             let operation = if asleep {
-                Some(Box::pin(self.core.wake(context, &now, OperationKind::Resume)).await?.operation)
+                Some(Box::pin(self.core.wake(context, &now, OperationKind::Resume, cause)).await?.operation)
             } else {
                 self.core.store.running_operation(context, &now.id).await?
             };
@@ -109,7 +126,7 @@ impl Control {
                 break;
             }
         }
-        if now.phase == Phase::Ready {
+        if is_up(&now) {
             return Ok(now);
         }
         Err(Error::new(Code::Timeout, format!("'{}' is {} after {} s", now.id, now.phase, limit.as_secs()))

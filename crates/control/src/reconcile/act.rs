@@ -33,6 +33,8 @@ const HURRIED_GRACE: Duration = Duration::from_secs(10);
 /// but for what it answers at the moment; and when it is to sleep although it works.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 const DRAIN_FORCED: Duration = Duration::from_secs(30);
+/// When one that waits for its turn to start is looked at although nobody said that it is its turn.
+const IN_LINE: Duration = Duration::from_secs(5);
 /// How long starting may take: it holds a first installation.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(45 * 60);
 
@@ -83,6 +85,12 @@ pub(super) async fn act(
 
 async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
     let target = &instance.spec.target;
+    core.reconciler.is_let_go(&instance.id);
+    if !core.may_start(instance).await {
+        steps.step("queue", "waiting until it is its turn to start", None, "");
+        return Ok(Again::At(Timestamp::now().after(IN_LINE)));
+    }
+    core.sleeper.wakings.begin(instance, false);
     let starting = async {
         let (launch, warnings) = core.launch(hold, instance, steps).await?;
         let name = &instance.spec.claw_type;
@@ -107,6 +115,7 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
         Ok(result) => result?,
         Err(_) => return Err(Error::new(Code::Timeout, "its start was not done within 45 minutes")),
     };
+    core.sleeper.wakings.acted(&instance.id);
     steps.step("ready", "waiting until it answers", None, "");
     saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
@@ -136,8 +145,10 @@ async fn other_port(
 
 async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
     steps.step("thaw", "letting it go on", None, "");
+    core.sleeper.wakings.begin(instance, true);
     let runtime = core.acting(hold, &instance.spec.target)?;
     let seen = freezer(runtime.as_ref(), instance)?.thaw(&instance.id).await?;
+    core.sleeper.wakings.acted(&instance.id);
     // Before it is written down: a server killed in between finds it frozen in the store.
     undrain(core, hold, instance).await?;
     saw(core, hold, &instance.id, seen).await?;
@@ -154,11 +165,13 @@ pub(crate) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Re
         }
         tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
     }
+    core.reconciler.is_let_go(&instance.id);
     clawfarm_failpoint::point!(Undrained);
     Ok(())
 }
 
 async fn freeze(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
+    core.before_sleep(hold, instance).await?;
     drain(core, hold, instance, steps).await?;
     steps.step("freeze", "freezing it", None, "");
     let runtime = core.acting(hold, &instance.spec.target)?;
@@ -169,10 +182,16 @@ async fn freeze(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) 
 
 async fn suspend(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {
     let frozen = instance.observed.as_ref().is_some_and(|o| o.state == ObservedState::Frozen);
-    // What is frozen was drained before.
-    if !frozen {
-        drain(core, hold, instance, steps).await?;
+    if frozen {
+        // What came in since it was drained (its drain has run out, and a job may be due) is work
+        // that it must be given the time for.
+        steps.step("thaw", "letting it go on", None, "");
+        let runtime = core.acting(hold, &instance.spec.target)?;
+        freezer(runtime.as_ref(), instance)?.thaw(&instance.id).await?;
+        undrain(core, hold, instance).await?;
     }
+    core.before_sleep(hold, instance).await?;
+    drain(core, hold, instance, steps).await?;
     begin_stop(core, hold, &instance.id).await?;
     let runtime = core.acting(hold, &instance.spec.target)?;
     let seen = if let Some(snapshot) = runtime.suspend() {
@@ -206,12 +225,16 @@ pub(crate) async fn drain_all(core: &Core, hold: &Hold, instance: &Instance, ste
 async fn drain(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<()> {
     steps.step("drain", "letting it finish", None, "");
     let forced = instance.intent.urgency != Urgency::Graceful;
-    let wait = if forced { DRAIN_FORCED } else { DRAIN_IDLE };
+    let wait = if forced { DRAIN_FORCED } else { core.sleeper.drain_limit(instance).unwrap_or(DRAIN_IDLE) };
     let reach = Reach::acting(core, hold, instance).await?;
+    core.reconciler.is_drained(&instance.id);
     let drained = reach.adapter().drain(&reach.access(), wait).await;
     clawfarm_failpoint::point!(Drained);
     match drained {
-        Ok(Activity::Busy(blockers)) if !forced => Err(busy(&instance.id, &blockers)),
+        Ok(Activity::Busy(blockers)) if !forced => {
+            core.reconciler.is_let_go(&instance.id);
+            Err(busy(&instance.id, &blockers))
+        }
         Ok(_) => Ok(()),
         // A claw that can't be asked can't finish anything either; its stop has a grace.
         Err(error) => {

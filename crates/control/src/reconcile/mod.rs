@@ -53,6 +53,8 @@ pub(crate) struct Reconciler {
     /// What was ended by a kill that could not be written down: it is not started again before
     /// that is.
     kept_down: Mutex<HashSet<ClawId>>,
+    /// What was asked to take nothing new, on its way to sleep, and has not been let go since.
+    drained: Mutex<HashSet<ClawId>>,
 }
 
 /// What tells one record of an instance from the next: the generation, whether it had failed, and
@@ -100,6 +102,20 @@ impl Reconciler {
     /// Goes by the store again: something was written.
     pub(crate) fn let_up(&self, id: &ClawId) {
         self.kept_down.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+    }
+
+    /// It is asked to take nothing new.
+    pub(crate) fn is_drained(&self, id: &ClawId) {
+        self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id.clone());
+    }
+
+    /// It takes work again, or has ended.
+    pub(crate) fn is_let_go(&self, id: &ClawId) {
+        self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+    }
+
+    fn was_drained(&self, id: &ClawId) -> bool {
+        self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(id)
     }
 
     fn is_kept_down(&self, id: &ClawId) -> bool {

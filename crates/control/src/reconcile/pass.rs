@@ -40,6 +40,7 @@ pub(crate) async fn turn(core: &Core, id: &ClawId, turning: &Turning) {
     let again = match core.store.instance(&system, id).await {
         Ok(instance) if instance.phase == Phase::Destroyed => {
             core.reconciler.forget(id);
+            core.sleeper.forget(id);
             return;
         }
         Ok(instance) => {
@@ -97,6 +98,7 @@ async fn held_turn(core: &Core, instance: Instance, interrupt: &Notify) -> Resul
         Claim::Stale => Ok(Again::At(Timestamp::now().after(BROKEN_AGAIN))),
         Claim::NotMine => {
             core.reconciler.forget(&instance.id);
+            core.sleeper.forget(&instance.id);
             Ok(Again::Never)
         }
     }
@@ -110,10 +112,14 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
         Ok(seen) => seen,
         Err(error) => return unknown(core, hold, instance, &error).await,
     };
-    if thawed_unwritten(&instance, &seen) {
+    if thawed_unwritten(&instance, &seen) || called_back(core, &instance, &seen) {
         act::undrain(core, hold, &instance).await?;
     }
     let probed = probe(core, &instance, &seen).await;
+    if matches!(probed, Probed::Passed) && instance.phase != Phase::Ready {
+        // Before anybody is told that it is ready: who asks then finds how it went.
+        core.woken(&instance).await;
+    }
     let now = Timestamp::now();
     let instance = if is_news(&instance, &seen, &probed, now) {
         core.record(hold, &instance.id, |it| {
@@ -126,6 +132,8 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
         core.settle(hold, &instance).await?;
         instance
     };
+    core.sleeper.note(&instance);
+    core.up_or_given_up(&instance);
     keep_record(core, hold, &instance).await?;
     let decision = match final_exit(core, &instance) {
         Some(error) => Decision::Act(Act::GiveUp(error), "its claw says that another start can't help"),
@@ -149,6 +157,14 @@ fn thawed_unwritten(instance: &Instance, seen: &Observation) -> bool {
     instance.intent.desired == Desired::Running
         && seen.state == ObservedState::Running
         && instance.observed.as_ref().is_some_and(|o| o.state == ObservedState::Frozen)
+}
+
+/// Whether it was on its way to sleep and is to be up again: it may have been drained already, and
+/// would take nothing until its drain runs out.
+fn called_back(core: &Core, instance: &Instance, seen: &Observation) -> bool {
+    instance.intent.desired == Desired::Running
+        && seen.state == ObservedState::Running
+        && core.reconciler.was_drained(&instance.id)
 }
 
 /// Keeps beside the instance what the store knows of it, once for each change of it, so that

@@ -5,6 +5,7 @@ mod backups;
 mod faults;
 mod fleet;
 mod lifecycle;
+mod policy;
 mod recover;
 mod server_killed;
 mod sharing;

@@ -68,6 +68,7 @@ impl Fleet {
             name: id.as_str().split('-').next().unwrap().to_owned(),
             tenant: "default".into(),
             claw_type: "openclaw".into(),
+            runtime: "sim",
             run: known.run,
             state: match known.state {
                 State::Awake => SiteState::Awake,

@@ -39,10 +39,10 @@ async fn a_websocket_goes_both_ways_until_it_ends() {
     assert_eq!(answer.status(), 101);
     assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     let io = hyper::upgrade::on(&mut answer).await.unwrap();
-    assert_eq!(farm.edge.load(&id).unwrap().open, 1, "it keeps its claw awake");
+    assert_eq!(farm.edge.load(&id).unwrap().sockets, 1, "it keeps its claw awake");
     echoes(io).await;
     let gone = async {
-        while farm.edge.load(&id).unwrap().open > 0 {
+        while farm.edge.load(&id).unwrap().sockets > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };

@@ -58,8 +58,16 @@ impl Gateway {
             }
             "health" => json!({"ok": true, "ts": moment.now, "durationMs": 0, "channels": {},
                 "agents": [{"agentId": "main", "isDefault": true}], "defaultAgentId": "main"}),
-            "status" => json!({"runtimeVersion": "sim",
-                "shutdownBudget": {"activeWork": {"rootRequests": self.chats.count(&self.id)}}}),
+            "status" => {
+                let recent: Vec<_> = moment.claw.used_at.iter().map(|at| json!({"updatedAt": at})).collect();
+                json!({"runtimeVersion": "sim", "sessions": {"count": recent.len(), "recent": recent},
+                    "shutdownBudget": {"activeWork": {"rootRequests": self.chats.count(&self.id)}}})
+            }
+            "cron.status" => {
+                let jobs = moment.claw.jobs.clone().unwrap_or_default();
+                let next = jobs.iter().filter(|at| **at > moment.now).min();
+                json!({"enabled": true, "jobs": jobs.len(), "nextWakeAtMs": next})
+            }
             "tasks.list" => json!({"tasks": []}),
             _ => return Ok(Err(Refusal::invalid(&format!("unknown method: {method}")))),
         }))

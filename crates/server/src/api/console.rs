@@ -60,12 +60,14 @@ pub(super) async fn open(
     let ticket = state.consoles().redeem(&ticket.0)?;
     let place = state.consoles().place()?;
     let upgrade = upgrade.map_err(|rejection| no_websocket(&rejection))?;
-    let session = state.control().exec(&ticket.context, &ticket.instance, ticket.request).await?;
+    let (session, using) = state.control().exec(&ticket.context, &ticket.instance, ticket.request).await?;
     let stop = state.shutdown().clone();
-    Ok(upgrade
-        .max_message_size(MESSAGE_MAX)
-        .max_frame_size(MESSAGE_MAX)
-        .on_upgrade(move |socket| pump(socket, session, stop, place)))
+    Ok(upgrade.max_message_size(MESSAGE_MAX).max_frame_size(MESSAGE_MAX).on_upgrade(
+        move |socket| async move {
+            let _using = using;
+            pump(socket, session, stop, place).await;
+        },
+    ))
 }
 
 pub(super) fn no_websocket(rejection: &WebSocketUpgradeRejection) -> ApiError {

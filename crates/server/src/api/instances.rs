@@ -149,7 +149,7 @@ fn view(accepted: clawfarm_control::Accepted) -> Accepted {
     }
 }
 
-fn tagged(instance: &Instance) -> HeaderMap {
+pub(super) fn tagged(instance: &Instance) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(ETAG, header(&format!("\"{}\"", instance.version)));
     headers
@@ -210,6 +210,7 @@ fn new_instance(new: CreateInstance) -> NewInstance {
         restart: new.restart,
         ready_timeout_secs: new.ready_timeout_secs,
         labels: new.labels,
+        policy: new.policy,
         dataset: new.dataset,
         import: new.import.map(Into::into),
         overcommit: new.overcommit,
@@ -227,5 +228,6 @@ fn change_of(change: UpdateInstance) -> Change {
         restart: change.restart,
         ready_timeout_secs: change.ready_timeout_secs,
         labels: change.labels,
+        policy: change.policy,
     }
 }

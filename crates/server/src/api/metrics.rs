@@ -40,8 +40,8 @@ fn uptime_secs(instance: &Instance) -> u64 {
 pub(super) async fn prometheus(State(state): State<ServerState>, _: Ctx) -> ApiResult<impl IntoResponse> {
     let control = state.control();
     let phases = control.fleet_gauges().await?;
-    let text = state.metrics().render(&phases, control.queue_length()).ok_or_else(|| {
-        Error::new(Code::Unavailable, "this process measures nothing: another recorder is in its place")
-    })?;
+    let text = state.metrics().render(&phases, control.queue_length(), control.starts_waiting()).ok_or_else(
+        || Error::new(Code::Unavailable, "this process measures nothing: another recorder is in its place"),
+    )?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

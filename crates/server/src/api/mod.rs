@@ -18,6 +18,7 @@ mod secrets;
 mod send;
 mod server;
 mod servers;
+mod sleep;
 mod support;
 mod targets;
 mod token;
@@ -66,6 +67,11 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(lifecycle::suspend))
         .routes(routes!(lifecycle::resume))
         .routes(routes!(lifecycle::update))
+        .routes(routes!(sleep::outlook))
+        .routes(routes!(sleep::change))
+        .routes(routes!(sleep::server, sleep::change_server))
+        .routes(routes!(sleep::tenant, sleep::change_tenant))
+        .routes(routes!(sleep::project, sleep::change_project))
         .routes(routes!(console::ticket))
         .routes(routes!(metrics::instance))
         .routes(routes!(metrics::prometheus))

@@ -1,7 +1,8 @@
 //! The listener for claws: what a claw may ask the server for, and nothing else.
 //!
 //! It is apart from the API's, so that a claw that speaks to it can reach no route of the
-//! API at all. Today that is the demo model; each claw has a key of its own for it.
+//! API at all. Today that is the demo model, and to wake others of its project; each claw has a
+//! key of its own for it.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,11 +15,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Path as UrlPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use clawfarm_adapters::demo::{self, Answer, ChatRequest, MAX_REQUEST_BYTES, Step};
 use clawfarm_control::Control;
 use clawfarm_model::{ClawId, Code, Error, Result, Timestamp};
@@ -129,12 +130,13 @@ pub(super) fn router(control: Control) -> Router {
     let router = Router::new()
         .route("/demo/v1/models", get(models))
         .route("/demo/v1/chat/completions", post(complete))
+        .route("/wake/v1/instances/{id}", post(wake).with_state(claws.clone()))
         .layer(from_fn_with_state(claws, check));
     layers::around_claws(router, MAX_REQUEST_BYTES)
 }
 
 /// Lets in who presents `<instance id>.<its key>`, and no claw more often than it may.
-async fn check(State(claws): State<Claws>, request: Request, next: Next) -> Response {
+async fn check(State(claws): State<Claws>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(AUTHORIZATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let credential = given.strip_prefix("Bearer ").and_then(|text| text.trim().rsplit_once('.'));
     let known = match credential.map(|(id, key)| (id.parse::<ClawId>(), key)) {
@@ -142,12 +144,15 @@ async fn check(State(claws): State<Claws>, request: Request, next: Next) -> Resp
         _ => None,
     };
     let Some(id) = known else {
-        let error =
-            Error::new(Code::Unauthenticated, "this is clawfarm's demo model, for its own instances alone")
-                .field("Authorization")
-                .fix("instances get their key from clawfarm when they are started");
+        let error = Error::new(
+            Code::Unauthenticated,
+            "clawfarm's demo model, and waking others, is for its own instances alone",
+        )
+        .field("Authorization")
+        .fix("instances get their key from clawfarm when they are started");
         return ApiError::from(error).into_response();
     };
+    request.extensions_mut().insert(Caller(id.clone()));
     match claws.place(id) {
         Some(place) => layers::held(next.run(request).await, place),
         None => ApiError::from(
@@ -156,6 +161,22 @@ async fn check(State(claws): State<Claws>, request: Request, next: Next) -> Resp
         )
         .into_response(),
     }
+}
+
+/// Which claw asks.
+#[derive(Clone)]
+struct Caller(ClawId);
+
+/// Wakes another claw of the caller's project. Awake already is a success.
+async fn wake(
+    State(claws): State<Claws>,
+    Extension(Caller(caller)): Extension<Caller>,
+    UrlPath(id): UrlPath<String>,
+) -> ApiResult<impl IntoResponse> {
+    let id: ClawId = id.parse().map_err(|_| Error::not_found("instance", "of that id"))?;
+    let woken = claws.control.wake_by_instance(&caller, &id).await?;
+    let answer = serde_json::json!({ "id": woken.id, "phase": woken.phase });
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 async fn models() -> Json<serde_json::Value> {

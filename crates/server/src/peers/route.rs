@@ -50,6 +50,8 @@ pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::POST, "/api/v1/instances/{id}/kill", Needs::Nothing),
     (Method::POST, "/api/v1/instances/{id}/suspend", Needs::RatherInstance),
     (Method::POST, "/api/v1/instances/{id}/resume", Needs::RatherInstance),
+    (Method::GET, "/api/v1/instances/{id}/sleep", Needs::RatherInstance),
+    (Method::PATCH, "/api/v1/instances/{id}/policy", Needs::Nothing),
     (Method::POST, "/api/v1/instances/{id}/update", Needs::RatherInstance),
     (Method::POST, "/api/v1/instances/{id}/backup", Needs::Instance),
     (Method::POST, "/api/v1/instances/{id}/console", Needs::Instance),

@@ -139,7 +139,7 @@ fn machine() -> serde_json::Value {
 async fn metrics(state: &ServerState) -> Result<Content> {
     let control = state.control();
     let phases = control.fleet_gauges().await?;
-    let text = state.metrics().render(&phases, control.queue_length());
+    let text = state.metrics().render(&phases, control.queue_length(), control.starts_waiting());
     text.map(Content::Text).ok_or_else(|| Error::new(Code::Unavailable, "this process measures nothing"))
 }
 

@@ -15,6 +15,7 @@ fn methods(item: &PathItem) -> Vec<Method> {
         (HttpMethod::Get, &item.get, Method::GET),
         (HttpMethod::Post, &item.post, Method::POST),
         (HttpMethod::Put, &item.put, Method::PUT),
+        (HttpMethod::Patch, &item.patch, Method::PATCH),
         (HttpMethod::Delete, &item.delete, Method::DELETE),
     ]
     .into_iter()
@@ -28,6 +29,7 @@ fn routes() -> Vec<(Method, String)> {
     let mut routes = Vec::new();
     for (path, item) in &document.paths.paths {
         let filled = path.replace("{id}", "alice-x7k2b").replace("{name}", "key").replace("{ticket}", "abc");
+        let filled = filled.replace("{project}", "default");
         assert!(!filled.contains('{'), "{path}: fill its parameter in here");
         routes.extend(methods(item).into_iter().map(|method| (method, filled.clone())));
     }

@@ -72,6 +72,30 @@ impl Cgroups {
         }
     }
 
+    /// Gives the memory of what is frozen back to the machine, as far as the kernel can write it
+    /// elsewhere: what came from files at once, the rest where there is swap. In the background,
+    /// for that may take seconds; a thaw meanwhile reads back what it needs. Nothing where the
+    /// kernel has no `memory.reclaim` (cgroup v2, Linux 5.19).
+    pub(crate) fn give_memory_back(&self) -> Option<std::thread::JoinHandle<()>> {
+        let memory = self.memory.clone().filter(Controller::can_reclaim)?;
+        let reclaim = move || {
+            // While it runs it must not swap: it would only look as if its limit held.
+            memory.write_if_there("memory.swap.max", "max");
+            if let Ok(current) = memory.read("memory.current") {
+                // It is refused when not all of it could be given back: that is as it should be.
+                memory.write_if_there("memory.reclaim", current.trim());
+            }
+        };
+        std::thread::Builder::new().name("reclaim".into()).spawn(reclaim).ok()
+    }
+
+    /// It goes on: from now on it is to stay in memory.
+    pub(crate) fn keep_memory(&self) {
+        if let Some(memory) = self.memory.as_ref().filter(|memory| memory.can_reclaim()) {
+            memory.write_if_there("memory.swap.max", "0");
+        }
+    }
+
     /// Sends SIGKILL to everything in them. Where the kernel can't do that at once, they are
     /// frozen meanwhile, so that nothing runs away from it.
     pub(crate) fn kill(&self) {
@@ -93,6 +117,10 @@ impl Cgroups {
 }
 
 impl Controller {
+    fn can_reclaim(&self) -> bool {
+        self.version == Version::V2 && self.dir.join("memory.reclaim").exists()
+    }
+
     fn is_frozen(&self) -> bool {
         match self.version {
             Version::V1 => self.read("freezer.state").is_ok_and(|state| state.trim() == "FROZEN"),

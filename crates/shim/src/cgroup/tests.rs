@@ -136,4 +136,10 @@ fn the_limits_of_version_2_are_written_as_the_kernel_reads_them() {
     assert_eq!(cgroups.tasks(), Some(7));
     assert!(cgroups.missing.is_empty(), "{:?}", cgroups.missing);
     assert_eq!(cgroups.dirs, [Path::new(&leaf)]);
+    assert!(cgroups.give_memory_back().is_none(), "a kernel without memory.reclaim");
+    std::fs::write(leaf.join("memory.reclaim"), "").unwrap();
+    cgroups.give_memory_back().unwrap().join().unwrap();
+    assert_eq!((read("memory.reclaim"), read("memory.swap.max")), ("5000".to_owned(), "max".to_owned()));
+    cgroups.keep_memory();
+    assert_eq!(read("memory.swap.max"), "0", "awake, it does not swap");
 }

@@ -33,6 +33,8 @@ impl Keeper {
         }
         self.frozen = true;
         self.announce();
+        // Whoever waits for the freeze does not wait for this.
+        drop(self.cgroups.give_memory_back());
         Ok(())
     }
 
@@ -45,6 +47,7 @@ impl Keeper {
             Some(freezer) => self.cgroups.thaw(freezer)?,
             None => tree::signal(&self.processes(), Signal::SIGCONT),
         }
+        self.cgroups.keep_memory();
         self.frozen = false;
         self.announce();
         Ok(())

@@ -32,6 +32,8 @@ const TABLES: &[(&str, &[&str])] = &[
     ("instance_labels", &["instance", "name"]),
     ("events", &["seq"]),
     ("event_marks", &["tenant", "instance"]),
+    ("policies", &["tenant", "project"]),
+    ("rests", &["instance"]),
     ("audit", &["seq"]),
     ("operations", &["id"]),
     ("secrets", &["tenant", "instance", "name"]),

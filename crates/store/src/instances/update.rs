@@ -251,6 +251,7 @@ impl Tx {
     /// running would never end.
     async fn bury(&mut self, instance: &Instance, left_data: bool) -> Result<()> {
         self.remove_secrets_of(instance.tenant.as_str(), &instance.id).await?;
+        self.forget_rest(&instance.id).await?;
         if left_data {
             self.forget_given(&instance.id).await?;
         } else {

@@ -8,6 +8,7 @@ mod m0002_servers;
 mod m0003_retention;
 mod m0004_updates;
 mod m0005_tickets;
+mod m0006_sleep;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0003_retention::Migration),
             Box::new(m0004_updates::Migration),
             Box::new(m0005_tickets::Migration),
+            Box::new(m0006_sleep::Migration),
         ]
     }
 }

@@ -56,6 +56,10 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
             "UPDATE instances SET software_update = '{\"from\":\"1\",\"to\":\"2\",\"stage\":\"trying\",\"copy\":3}'",
         ],
         5 => vec!["INSERT INTO edge_tickets VALUES ('t-1', 5)"],
+        6 => vec![
+            "INSERT INTO policies VALUES ('default', '', '{\"idle_seconds\":900}', 1)",
+            "INSERT INTO rests VALUES ('alice-x7k2m', 'default', 5, NULL, '{}')",
+        ],
         _ => Vec::new(),
     }
 }

@@ -16,4 +16,5 @@ mod recover;
 mod secrets;
 mod server;
 mod shell;
+mod sleeps;
 mod update;

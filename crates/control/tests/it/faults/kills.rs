@@ -33,8 +33,8 @@ async fn killed_everywhere(name: &str) {
             // to end; everything else is not.
             let by_chance = hit > 1 || matches!(point, Point::DialBefore | Point::DialAfter);
             assert!(ended.killed || by_chance, "{name}: {point:?} was not reached");
-            goes_on(home.path(), scenario, ended.accepted, &format!("{name}, killed at {point:?} {hit}"))
-                .await;
+            let what = format!("{name}, killed at {point:?} {hit}");
+            Box::pin(goes_on(home.path(), scenario, ended.accepted, &what)).await;
             u32::from(ended.killed)
         })
         .buffer_unordered(AT_ONCE)
@@ -84,7 +84,8 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
         let starts =
             server.world.acts_on(&alice.id).unwrap().iter().filter(|a| **a == ActKind::Start).count();
         let due = match scenario.op {
-            Op::New | Op::NewOfDataset | Op::Import | Op::Stop | Op::Kill | Op::Suspend | Op::Warm => 1..=1,
+            Op::New | Op::NewOfDataset | Op::Import | Op::Stop | Op::Kill => 1..=1,
+            Op::Suspend | Op::Warm | Op::Idle => 1..=1,
             Op::Resume | Op::Backup | Op::Restore => 1..=1,
             // The first version, the one that crashes, and the first again.
             Op::UpdateToBroken => 3..=3 + 2 * usize::from(!accepted),
@@ -129,7 +130,7 @@ macro_rules! killed_everywhere {
 }
 
 killed_everywhere!(
-    new new_of_dataset import start stop kill restart suspend warm thaw wake_by_message change
+    new new_of_dataset import start stop kill restart suspend warm idle thaw wake_by_message change
     rotate_token remove purge remove_dataset update update_undone update_at_start backup
     restore begin
 );

@@ -156,7 +156,7 @@ fn wanted(op: Op) -> Option<Wanted> {
         }
         Op::Stop | Op::Kill => Wanted::Is(Desired::Stopped),
         Op::Suspend => Wanted::Is(Desired::Suspended),
-        Op::Warm => Wanted::Is(Desired::Warm),
+        Op::Warm | Op::Idle => Wanted::Is(Desired::Warm),
         // It wakes what sleeps; what is up stays so.
         Op::Send => Wanted::Is(Desired::Running),
         Op::Remove | Op::Purge => Wanted::Gone,

@@ -1,9 +1,10 @@
 //! What takes more than one step: every such operation, from a state in which it can be done.
 
 use std::path::Path;
+use std::time::Duration;
 
 use clawfarm_adapters::SendEvent;
-use clawfarm_control::{Change, Idempotency, NewRestore};
+use clawfarm_control::{Change, Idempotency, NewRestore, PolicyChange};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{ClawId, Phase};
 use clawfarm_model::{Code, Error, Operation, Result, Timestamp};
@@ -30,6 +31,8 @@ pub(crate) enum Op {
     Restart,
     Suspend,
     Warm,
+    /// By its policy: nobody asks for it.
+    Idle,
     Resume,
     Send,
     Change,
@@ -74,6 +77,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("restart", &[Op::New], Op::Restart, Some(Phase::Ready)),
     scenario("suspend", &[Op::New], Op::Suspend, Some(Phase::Suspended)),
     scenario("warm", &[Op::New], Op::Warm, Some(Phase::Warm)),
+    scenario("idle", &[Op::New], Op::Idle, Some(Phase::Warm)),
     scenario("thaw", &[Op::New, Op::Warm], Op::Resume, Some(Phase::Ready)),
     scenario("wake_by_message", &[Op::New, Op::Suspend], Op::Send, Some(Phase::Ready)),
     scenario("change", &[Op::New], Op::Change, Some(Phase::Ready)),
@@ -121,6 +125,26 @@ pub(crate) async fn perform(server: &Server, op: Op, name: &str, nth: u64) -> Re
         Op::Restart => control.restart(&me, name).await?,
         Op::Suspend => control.suspend(&me, name, false, false).await?,
         Op::Warm => control.suspend(&me, name, true, false).await?,
+        Op::Idle => {
+            let seconds = |n| Some(Some(n));
+            let change = PolicyChange {
+                idle_seconds: seconds(1),
+                min_running_seconds: seconds(0),
+                min_warm_seconds: seconds(100_000),
+                ..PolicyChange::default()
+            };
+            control.change_policy(&me, name, None, &change).await?;
+            control.advance_sleep_clock(Duration::from_secs(10));
+            let begun = std::time::Instant::now();
+            while control.get(&me, name).await?.phase != Phase::Warm {
+                if begun.elapsed() > LIMIT {
+                    let outlook = control.outlook(&me, name).await?;
+                    return Err(Error::new(Code::Timeout, format!("it does not sleep: {outlook:?}")));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            return Ok(None);
+        }
         Op::Resume => control.resume(&me, name).await?,
         Op::Send => {
             let mut answer = control.send(&me, name, "hello").await?;
