@@ -23,7 +23,7 @@ async fn until_closed(stream: &mut TcpStream) -> Vec<u8> {
 async fn until_idle(farm: &Farm, id: &str) {
     let id = ClawId::new(id).unwrap();
     let idle = async {
-        while farm.edge.load(&id).is_some_and(|load| load.open > 0) {
+        while farm.edge.load(&id).is_some_and(|load| load.requests + load.sockets > 0) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
