@@ -23,6 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "clawfarm-client",
             "clawfarm-server",
             "clawfarm-edge",
+            "clawfarm-certs",
             "clawfarm-runtime-process",
             "clawfarm-runtime-docker",
             "clawfarm-runtime-sim",
@@ -40,6 +41,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-runtime-sim", &["clawfarm-runtime"]),
     // Sees the fleet through a trait of its own, so that it can run apart.
     ("clawfarm-edge", &["clawfarm-model"]),
+    // Knows where certificates come from; where they are kept it is told through a trait.
+    ("clawfarm-certs", &["clawfarm-model"]),
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),
@@ -59,6 +62,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-test-docker", &[]),
     // The same with a browser.
     ("clawfarm-test-browser", &[]),
+    // The same with an ACME server and DNS servers.
+    ("clawfarm-test-acme", &[]),
     ("clawfarm-fuzz", &[]),
 ];
 
@@ -72,6 +77,7 @@ const FOR_TESTS: &[&str] = &[
     "clawfarm-test-postgres",
     "clawfarm-test-docker",
     "clawfarm-test-browser",
+    "clawfarm-test-acme",
 ];
 
 pub(crate) fn problems(packages: &[Package]) -> Vec<String> {

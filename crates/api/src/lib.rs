@@ -3,6 +3,7 @@
 //! Requests refuse unknown fields, so that a misspelt one is an error and not a silence.
 //! Answers may grow fields; clients ignore what they do not know.
 
+pub mod certificate;
 pub mod console;
 pub mod image;
 pub mod instance;
@@ -14,6 +15,7 @@ pub mod stored;
 pub mod stream;
 pub mod target;
 
+pub use certificate::CertificateList;
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
 pub use image::{BuildEvent, BuildImage, BuildLog, ImageList, ImageQuery, PullImage};
 pub use instance::{

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    backup, completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle, logs,
-    new, nginx, open, policy, ps, recover, rm, secret, send, serve, server, service, shell, status, support,
-    target, token, update, version,
+    backup, cert, completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle,
+    logs, new, nginx, open, policy, ps, recover, rm, secret, send, serve, server, service, shell, status,
+    support, target, token, update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -171,6 +171,9 @@ pub(crate) enum Command {
     /// The servers that share one database
     #[command(subcommand, after_help = server::EXAMPLES)]
     Server(server::ServerCommand),
+    /// The certificates that people are shown
+    #[command(subcommand, after_help = cert::EXAMPLES)]
+    Cert(cert::CertCommand),
     /// Run the server in the foreground
     Serve(Box<serve::ServeArgs>),
     /// Have systemd run the server

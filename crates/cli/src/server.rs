@@ -153,7 +153,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         Some(address) => Some(ApiListener::bind(address).await?),
         None => None,
     };
-    let edge = edge::bind(args.edge(), &folder, args.allows_plaintext()).await?;
+    let edge = edge::bind(args.edge(), &folder, &store, args.allows_plaintext()).await?;
     let targets = targets(&folder, claws.port(), place.node.as_ref(), &store).await?;
     let opener: Arc<dyn OpenTarget> =
         Arc::new(DockerTargets { home: folder.clone(), claw_port: claws.port() });

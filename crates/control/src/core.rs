@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::Parts;
 use crate::admission::Admission;
 use crate::backups::Backups;
+use crate::certificates::Certificates;
 use crate::events::feed::Feed;
 use crate::instances::edge::{Doors, Entrances};
 use crate::operations::Board;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     pub(crate) entrances: Entrances,
     /// Where people come in, when an edge listens.
     pub(crate) doors: OnceLock<Arc<dyn Doors>>,
+    /// What the edge shows callers over TLS.
+    pub(crate) certificates: OnceLock<Arc<dyn Certificates>>,
 }
 
 impl Core {
@@ -90,6 +93,7 @@ impl Core {
             reserve: OnceLock::new(),
             entrances: Entrances::default(),
             doors: OnceLock::new(),
+            certificates: OnceLock::new(),
         }))
     }
 

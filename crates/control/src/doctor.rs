@@ -37,7 +37,9 @@ impl Control {
         for (_, runtime) in self.core.targets().iter() {
             runtimes.push(runtime.diagnose().await);
         }
-        let server = [Some(store), self.core.disk(), Some(types)].into_iter().flatten().collect();
+        let certificates = self.core.certificates.get().map_or_else(Vec::new, |it| it.checks());
+        let server =
+            [Some(store), self.core.disk(), Some(types)].into_iter().flatten().chain(certificates).collect();
         Ok((server, runtimes))
     }
 }

@@ -8,6 +8,7 @@
 mod admission;
 mod backups;
 mod boundary;
+mod certificates;
 mod core;
 mod doctor;
 mod events;
@@ -40,6 +41,7 @@ use clawfarm_store::Store;
 use tokio_util::sync::CancellationToken;
 
 pub use backups::{Archive, ArchiveBytes, NewRestore};
+pub use certificates::Certificates;
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, PolicyOf, Retention};
 pub use events::Follower;
 pub use images::{AllImages, BuildNews, NewImage, PullImage};

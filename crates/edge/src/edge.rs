@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_model::ClawId;
+use http::header::STRICT_TRANSPORT_SECURITY;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -45,12 +46,17 @@ pub struct EdgeConfig {
     pub proxies: Option<Proxies>,
     /// Whether claws are at `/c/CLAWID/` of the base domain, too, for programs.
     pub paths: bool,
+    /// For how long browsers are told to come over TLS alone (RFC 6797); never over a plain
+    /// connection. `None` to say nothing.
+    pub hsts: Option<Duration>,
 }
 
 impl EdgeConfig {
     /// A request of a program is held this long. A cold OpenClaw takes 8 to 27 s (measured), and
     /// many clients give up after 60.
     pub const HOLD: Duration = Duration::from_secs(55);
+    /// A year, which lists of such sites ask for at least.
+    pub const HSTS: Duration = Duration::from_secs(365 * 24 * 3600);
     /// A person wonders after a second.
     pub const PAGE_AFTER: Duration = Duration::from_secs(1);
 }
@@ -160,6 +166,12 @@ impl Edge {
             Err(response) => *response,
         };
         headers::tell_request(response.headers_mut(), &id);
+        // For one name at a time: what else is below the base domain, or beside it, is not ours.
+        if let Some(life) = self.config.hsts.filter(|_| peer.tls)
+            && let Ok(value) = HeaderValue::from_str(&format!("max-age={}", life.as_secs()))
+        {
+            response.headers_mut().insert(STRICT_TRANSPORT_SECURITY, value);
+        }
         response
     }
 

@@ -2,7 +2,7 @@
 
 use clawfarm_model::{ClawId, Error, Result};
 use http::header::HOST;
-use http::{Request, Uri};
+use http::{HeaderMap, Request, Uri};
 
 /// The longest host name there can be (RFC 1035).
 const HOST_MAX: usize = 253;
@@ -107,14 +107,22 @@ pub(crate) fn name_of(host: &str) -> &str {
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn of<B>(request: &Request<B>) -> Result<String, &'static str> {
-    let mut hosts = request.headers().get_all(HOST).iter();
+    of_head(request.uri(), request.headers())
+}
+
+/// The same of a request's target and headers.
+///
+/// # Errors
+/// What is wrong with it.
+fn of_head(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
+    let mut hosts = headers.get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
         return Err("the request has more than one Host");
     }
     let header =
         header.map(|value| value.to_str().map_err(|_| "the request's Host is no text")).transpose()?;
-    let target = authority(request.uri())?;
+    let target = authority(uri)?;
     let host = match (target, header) {
         (Some(target), Some(header)) if !target.eq_ignore_ascii_case(header) => {
             return Err("the request names two hosts");

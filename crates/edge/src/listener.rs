@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use clawfarm_model::{Code, Error, Result};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -14,7 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::server::Acceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,10 +44,42 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// How long to wait when no connection can be accepted (too many open files).
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// The names that callers may ask for.
+#[async_trait]
+pub trait Certificates: Send + Sync + 'static {
+    /// Returns when there is a certificate for a name, or there will be none soon.
+    async fn ready(&self, name: &str);
+}
+
+/// How callers are answered over TLS.
+#[derive(Clone)]
+pub struct EdgeTls {
+    /// What is offered, with the certificates.
+    pub config: Arc<ServerConfig>,
+    /// Who is told which name is asked for, where a certificate may have to be got first.
+    pub certificates: Option<Arc<dyn Certificates>>,
+}
+
+impl EdgeTls {
+    async fn accept<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        if let Some(certificates) = &self.certificates {
+            let name = start.client_hello().server_name().map(str::to_owned);
+            if let Some(name) = name {
+                certificates.ready(&name).await;
+            }
+        }
+        start.into_stream(Arc::clone(&self.config)).await
+    }
+}
+
 /// Where callers come in.
 pub struct Listener {
     tcp: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<EdgeTls>,
 }
 
 impl Listener {
@@ -52,18 +87,8 @@ impl Listener {
     ///
     /// # Errors
     /// `Conflict` when it is taken, `InvalidInput` when it can't be bound.
-    pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> Result<Self> {
-        let tcp = TcpListener::bind(address).await.map_err(|error| {
-            let code = match error.kind() {
-                std::io::ErrorKind::AddrInUse => Code::Conflict,
-                _ => Code::InvalidInput,
-            };
-            Error::new(code, format!("can't listen on {address}: {error}"))
-                .field("edge")
-                .fix("choose another address or port")
-                .source(error)
-        })?;
-        Ok(Self { tcp, tls })
+    pub async fn bind(address: SocketAddr, tls: Option<EdgeTls>) -> Result<Self> {
+        Ok(Self { tcp: bind(address, "edge").await?, tls })
     }
 
     /// Where it is, with the port that was chosen.
@@ -71,6 +96,20 @@ impl Listener {
     pub fn address(&self) -> Option<SocketAddr> {
         self.tcp.local_addr().ok()
     }
+}
+
+/// Binds an address, which is said in the option `field`.
+pub(crate) async fn bind(address: SocketAddr, field: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::AddrInUse => Code::Conflict,
+            _ => Code::InvalidInput,
+        };
+        Error::new(code, format!("can't listen on {address}: {error}"))
+            .field(field)
+            .fix("choose another address or port")
+            .source(error)
+    })
 }
 
 /// Serves callers until `stopping` is cancelled; what is under way then may take as long as
@@ -113,8 +152,8 @@ pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationTo
             let _held = (place, share, Connected::new());
             match tls {
                 None => requests(stream, &edge, caller, ends).await,
-                Some(acceptor) => {
-                    if let Some(stream) = shake_hands(&acceptor, stream).await {
+                Some(tls) => {
+                    if let Some(stream) = shake_hands(&tls, stream).await {
                         requests(stream, &edge, caller, ends).await;
                     }
                 }
@@ -146,11 +185,11 @@ fn most(limit: u32) -> usize {
     }
 }
 
-async fn shake_hands<S>(acceptor: &TlsAcceptor, stream: S) -> Option<TlsStream<S>>
+async fn shake_hands<S>(tls: &EdgeTls, stream: S) -> Option<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+    match timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -166,7 +205,7 @@ struct Ends {
     cut: CancellationToken,
 }
 
-async fn accept(
+pub(crate) async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
 ) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {

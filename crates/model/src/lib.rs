@@ -5,6 +5,7 @@
 //! written once, here.
 
 pub mod authz;
+pub mod certificate;
 pub mod clawid;
 pub mod config;
 pub mod dataset;

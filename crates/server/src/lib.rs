@@ -23,7 +23,7 @@ mod token;
 pub use api::router;
 pub use listen::claws::ClawListener;
 pub use listen::home::HomeLock;
-pub use listen::{ApiListener, ServerConfig, Tls, edge_acceptor, serve};
+pub use listen::{ApiListener, ServerConfig, Tls, serve};
 pub use openapi::openapi;
 pub use peers::{PeerConnect, PeerStream, PeersConfig, plain_address};
 pub use state::{ServerState, StateConfig};

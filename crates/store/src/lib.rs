@@ -16,6 +16,7 @@ mod agreed;
 mod audit;
 mod backend;
 mod backup;
+mod certificates;
 mod convert;
 mod crypto;
 mod datasets;

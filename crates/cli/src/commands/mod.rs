@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod backup;
+pub(crate) mod cert;
 pub(crate) mod completion;
 pub(crate) mod context;
 pub(crate) mod dataset;
@@ -74,6 +75,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Image(command) => image::run(app, &command).await,
         Command::Target(command) => target::run(app, &command).await,
         Command::Server(command) => server::run(app, &command).await,
+        Command::Cert(command) => cert::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,
         Command::Service(command) => Box::pin(service::run(app, &command)).await,
         Command::Nginx(args) => Box::pin(nginx::run(app, &args)).await,

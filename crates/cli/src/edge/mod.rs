@@ -1,9 +1,11 @@
 //! The edge of a server: where it listens, and how it sees the server's fleet.
 
+mod certs;
 mod elsewhere;
 mod fleet;
 mod port;
 mod reach;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,14 +14,17 @@ use std::time::Duration;
 
 use clap::Args;
 use clawfarm_control::{Control, Doors, Entrance, Traffic};
-use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Load, Proxies};
+use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Load, PlainListener, Proxies};
 use clawfarm_model::{ClawId, Error, Result};
-use clawfarm_server::{AdminToken, Tls};
+use clawfarm_server::AdminToken;
+use clawfarm_store::Store;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use certs::Certs;
 use fleet::{Fleet, site};
 use reach::ReachArgs;
+use tls::TlsArgs;
 
 /// How long requests and WebSockets may go on when the server ends.
 const GRACE: Duration = Duration::from_secs(8);
@@ -36,12 +41,8 @@ pub(crate) struct EdgeArgs {
     /// The domain below which each claw has its name: CLAWID.DOMAIN
     #[arg(long, value_name = "DOMAIN", default_value = BASE_DOMAIN)]
     base_domain: String,
-    /// The certificate chain for --edge, as PEM: for the domain and for all names below it
-    #[arg(long, value_name = "FILE", requires = "edge", requires = "edge_tls_key")]
-    edge_tls_cert: Option<PathBuf>,
-    /// The certificate's private key, as PEM
-    #[arg(long, value_name = "FILE", requires = "edge_tls_cert")]
-    edge_tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// The port in the addresses that people are given, when something before the edge listens
     #[arg(long, value_name = "PORT")]
     edge_public_port: Option<u16>,
@@ -63,15 +64,7 @@ impl EdgeArgs {
         if self.base_domain != BASE_DOMAIN {
             arguments.extend(["--base-domain".into(), self.base_domain.as_str().into()]);
         }
-        for (option, file) in
-            [("--edge-tls-cert", &self.edge_tls_cert), ("--edge-tls-key", &self.edge_tls_key)]
-        {
-            if let Some(file) = file {
-                let file = std::path::absolute(file)
-                    .map_err(|e| Error::invalid(option, format!("{} can't be used: {e}", file.display())))?;
-                arguments.extend([option.into(), file.into()]);
-            }
-        }
+        arguments.extend(self.tls.pass_on()?);
         if let Some(port) = self.edge_public_port {
             arguments.extend(["--edge-public-port".into(), port.to_string().into()]);
         }
@@ -80,11 +73,6 @@ impl EdgeArgs {
             arguments.push("--no-edge".into());
         }
         Ok(arguments)
-    }
-
-    fn tls(&self) -> Option<Tls> {
-        let (certificate, key) = (self.edge_tls_cert.clone()?, self.edge_tls_key.clone()?);
-        Some(Tls { certificate, key })
     }
 }
 
@@ -98,44 +86,64 @@ pub(crate) struct Bound {
     proxies: Option<Proxies>,
     paths: bool,
     home: PathBuf,
+    certs: Option<Certs>,
+    plain: Option<PlainListener>,
+    hsts: Option<Duration>,
 }
 
 /// Binds the edge; `None` when there is to be none.
-pub(crate) async fn bind(args: &EdgeArgs, home: &Path, allow_plaintext: bool) -> Result<Option<Bound>> {
+pub(crate) async fn bind(
+    args: &EdgeArgs,
+    home: &Path,
+    store: &Store,
+    allow_plaintext: bool,
+) -> Result<Option<Bound>> {
     if args.no_edge {
         return Ok(None);
     }
     let base = BaseDomain::new(&args.base_domain)?;
     let limits = args.reach.limits()?;
-    let tls = args.tls();
+    let wanted = args.tls.wanted(base.as_str())?;
     if let Some(address) = args.edge
         && !address.ip().is_loopback()
-        && tls.is_none()
+        && wanted.is_none()
         && !allow_plaintext
     {
         return Err(Error::invalid(
             "edge",
             format!("{address} can be reached from other machines, and without TLS sessions can be read on the way"),
         )
-        .fix("give a certificate with --edge-tls-cert and --edge-tls-key, listen on 127.0.0.1 behind a proxy with TLS, or insist with --allow-plaintext"));
+        .fix("have certificates got with --edge-tls or give one with --edge-tls-cert and --edge-tls-key, listen on 127.0.0.1 behind a proxy with TLS, or insist with --allow-plaintext"));
     }
-    let acceptor = tls.as_ref().map(clawfarm_server::edge_acceptor).transpose()?;
+    let certs = match wanted {
+        Some(wanted) => Some(Certs::open(wanted, home, base.as_str(), store).await?),
+        None => None,
+    };
+    let tls = certs.as_ref().map(Certs::tls).transpose()?;
     let listener = match args.edge {
-        Some(address) => Listener::bind(address, acceptor).await?,
-        None => port::bind(home, acceptor).await?,
+        Some(address) => Listener::bind(address, tls).await?,
+        None => port::bind(home, tls).await?,
     };
     let port = listener.address().map_or(0, |address| address.port());
+    let plain = match args.tls.http() {
+        Some(address) => Some(PlainListener::bind(address).await?),
+        None => None,
+    };
     // People reach a proxy before it, or the edge itself.
     let proxies = args.reach.proxies(args.edge_public_port);
     let (public, tls) = match &proxies {
         Some(proxies) => (proxies.port, proxies.tls),
-        None => (args.edge_public_port.unwrap_or(port), tls.is_some()),
+        None => (args.edge_public_port.unwrap_or(port), certs.is_some()),
     };
+    let hsts = args.tls.hsts(base.as_str());
     Ok(Some(Bound {
         listener,
         base,
         public,
         tls,
+        certs,
+        plain,
+        hsts,
         limits,
         proxies,
         paths: args.reach.paths(),
@@ -160,9 +168,19 @@ impl Bound {
             limits: self.limits,
             proxies: self.proxies,
             paths: self.paths,
+            hsts: self.hsts,
         };
         let edge =
             Arc::new(Edge::new(Arc::new(Fleet::new(control.clone(), admin.clone(), self.home)), config));
+        let proofs = self.certs.as_ref().and_then(Certs::proofs);
+        if let Some(plain) = self.plain {
+            tracing::info!(address = ?plain.address(), "callers without TLS are sent on to it");
+            let (base, stopping) = (self.base.clone(), shutdown.clone());
+            tokio::spawn(clawfarm_edge::serve_plain(plain, base, self.public, proofs, stopping));
+        }
+        if let Some(certs) = self.certs {
+            certs.begin(&control, shutdown.clone());
+        }
         let doors =
             PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls, admin };
         tracing::info!(address = ?self.listener.address(), at = doors.of("CLAWID"), "the edge listens");

@@ -6,15 +6,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use clawfarm_edge::Listener;
+use clawfarm_edge::{EdgeTls, Listener};
 use clawfarm_model::{Code, Result};
-use tokio_rustls::TlsAcceptor;
 
 /// Where the port is remembered, in the home.
 const FILE: &str = "edge.port";
 
 /// Binds the port of the last time, or the usual one, or any.
-pub(super) async fn bind(home: &Path, tls: Option<TlsAcceptor>) -> Result<Listener> {
+pub(super) async fn bind(home: &Path, tls: Option<EdgeTls>) -> Result<Listener> {
     let path = home.join(FILE);
     let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u16>().ok());
     let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));

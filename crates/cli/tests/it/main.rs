@@ -4,6 +4,7 @@ mod backups;
 mod bad_input;
 mod browser;
 mod bundle;
+mod certificates;
 mod contained;
 mod contexts;
 mod database;

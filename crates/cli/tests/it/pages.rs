@@ -121,7 +121,7 @@ fn every_example_of_the_reference_is_understood() {
         let status = ask(&home, example);
         // Names that stand for something are not there (a ticket is the credential, too); and one of two verbs that exclude each
         // other is in conflict with the other.
-        let stands = ["/OPERATION", "/TICKET", "/datasets/", "/secrets/", "/targets/"]
+        let stands = ["/OPERATION", "/TICKET", "/datasets/", "/secrets/", "/targets/", "/certificates/"]
             .iter()
             .any(|s| example.path.contains(s));
         // What is a WebSocket asks for one.
@@ -197,6 +197,10 @@ fn a_home_holds_what_the_page_lists() {
     let home = Home::new();
     home.run(&["new", "openclaw", "alice", "--runtime", "sim"]).ends(0);
     // The cache is elsewhere in tests; a simulated claw has its folder in its own world.
-    is_as_documented(&home.farm(), "home", &["backups", "cache", "claws", "datasets", "images", "targets"]);
+    is_as_documented(
+        &home.farm(),
+        "home",
+        &["authority", "backups", "cache", "claws", "datasets", "images", "targets"],
+    );
     home.run(&["rm", "alice", "--purge", "--force"]).ends(0);
 }

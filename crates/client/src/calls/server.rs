@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_api::{
-    AddTarget, BuildEvent, BuildImage, BuildLog, Doctor, ImageList, ImageQuery, PullImage, ServerInfo,
-    ServerList, Shutdown, SupportRequest, TargetList,
+    AddTarget, BuildEvent, BuildImage, BuildLog, CertificateList, Doctor, ImageList, ImageQuery, PullImage,
+    ServerInfo, ServerList, Shutdown, SupportRequest, TargetList,
 };
+use clawfarm_model::certificate::{Certificate, CertificateName};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::target::Target;
 use clawfarm_model::{Code, Error, Result};
@@ -149,6 +150,30 @@ impl Client {
     /// See [`Client`].
     pub async fn servers(&self) -> Result<ServerList> {
         self.call(Call::get(&["servers"])).await
+    }
+
+    /// The certificates of its edge.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn certificates(&self) -> Result<CertificateList> {
+        self.call(Call::get(&["certificates"])).await
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn certificate(&self, name: &CertificateName) -> Result<Certificate> {
+        self.call(Call::get(&["certificates", name.as_str()])).await
+    }
+
+    /// Has another one got; the one that is shown now is answered.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn renew_certificate(&self, name: &CertificateName) -> Result<Certificate> {
+        self.call(Call::post(&["certificates", name.as_str(), "renew"])).await
     }
 
     /// The server's measurements, in Prometheus' text format.

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use clawfarm_edge::{BaseDomain, EdgeConfig};
+use clawfarm_edge::{BaseDomain, EdgeConfig, EdgeTls};
 use clawfarm_test_browser::Browser;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
@@ -12,14 +11,14 @@ use crate::claw::Claw;
 use crate::farm::{Farm, State};
 
 /// For all names below `localhost`, by nobody.
-fn certificate() -> TlsAcceptor {
+fn certificate() -> EdgeTls {
     let names = vec!["localhost".to_owned(), "*.localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let chain = vec![made.cert.der().clone()];
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
+    EdgeTls { config: Arc::new(config), certificates: None }
 }
 
 async fn farm(tls: bool) -> Farm {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use clawfarm_edge::{
-    BaseDomain, Connection, Directory, Edge, EdgeConfig, Limits, Listener, Person, Site, SiteState, serve,
+    BaseDomain, Connection, Directory, Edge, EdgeConfig, EdgeTls, Limits, Listener, Person, Site, SiteState,
+    serve,
 };
 use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::{ClawId, Code, Error, Result};
@@ -20,7 +21,6 @@ use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// As long as anything may take on a busy machine.
@@ -173,11 +173,8 @@ impl Farm {
         Self::over(None, change).await
     }
 
-    /// Over TLS, when there is an acceptor.
-    pub(crate) async fn over(
-        tls: Option<TlsAcceptor>,
-        change: impl FnOnce(EdgeConfig) -> EdgeConfig,
-    ) -> Self {
+    /// Over TLS, when there is a certificate.
+    pub(crate) async fn over(tls: Option<EdgeTls>, change: impl FnOnce(EdgeConfig) -> EdgeConfig) -> Self {
         let fleet = Arc::new(Fleet {
             claws: Mutex::default(),
             wakes: AtomicU64::new(0),
@@ -189,6 +186,7 @@ impl Farm {
             base: BaseDomain::new("claws.test").unwrap(),
             key: "a key".into(),
             hold: LIMIT,
+            hsts: None,
             page_after: Duration::from_millis(200),
             limits: Limits::default(),
             proxies: None,

@@ -1,6 +1,7 @@
 //! The routes: one file a resource.
 
 mod backup;
+mod certificates;
 mod console;
 mod datasets;
 mod docs;
@@ -89,6 +90,9 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(operations::list))
         .routes(routes!(server::info))
         .routes(routes!(servers::list))
+        .routes(routes!(certificates::list))
+        .routes(routes!(certificates::get))
+        .routes(routes!(certificates::renew))
 }
 
 /// What may take long: streams, consoles, long polls, and what tries things out.

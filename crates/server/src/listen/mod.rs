@@ -27,7 +27,7 @@ use crate::peers::PeersConfig;
 use crate::state::{ServerState, StateConfig};
 use crate::token::AdminToken;
 
-pub use tls::{Tls, edge_acceptor};
+pub use tls::Tls;
 
 /// How long requests that are under way may take when the server ends.
 const GRACE: Duration = Duration::from_secs(10);

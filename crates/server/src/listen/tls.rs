@@ -18,18 +18,6 @@ pub struct Tls {
 }
 
 pub(super) fn acceptor(tls: &Tls) -> Result<TlsAcceptor> {
-    acceptor_for(tls, &[b"http/1.1"])
-}
-
-/// What accepts TLS for an edge, which speaks HTTP/2 too.
-///
-/// # Errors
-/// `InvalidInput` when the files can't be used.
-pub fn edge_acceptor(tls: &Tls) -> Result<TlsAcceptor> {
-    acceptor_for(tls, &[b"h2", b"http/1.1"])
-}
-
-fn acceptor_for(tls: &Tls, protocols: &[&[u8]]) -> Result<TlsAcceptor> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(&tls.certificate)
         .and_then(Iterator::collect)
         .map_err(|error| unusable("tls.cert", &tls.certificate, error))?;
@@ -41,7 +29,7 @@ fn acceptor_for(tls: &Tls, protocols: &[&[u8]]) -> Result<TlsAcceptor> {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| unusable("tls.cert", &tls.certificate, error))?;
-    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -1,6 +1,7 @@
 //! The store on real SQLite files and on a real PostgreSQL.
 
 mod backup;
+mod certificates;
 mod create;
 mod instances;
 mod isolation;
