@@ -36,7 +36,7 @@ pub(crate) struct NginxArgs {
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
     /// Its private key
-    #[arg(long, value_name = "FILE")]
+    #[arg(long = "key", id = "key_file", value_name = "FILE")]
     key: PathBuf,
     /// Where the edge listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8421")]
