@@ -8,13 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use clawfarm_edge::{
-    BaseDomain, Connection, Directory, Edge, EdgeConfig, Limits, Listener, Person, Site, SiteState,
+    BaseDomain, Connection, Directory, Edge, EdgeConfig, EdgeTls, Limits, Listener, Person, Site, SiteState,
 };
 use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::{ClawId, Code, Error};
 use secrecy::SecretString;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -42,6 +41,7 @@ pub(crate) fn serve(upstream: SocketAddr, certificate: &PathBuf, key: &PathBuf) 
                 base: BaseDomain::new(DOMAIN)?,
                 key: "a key".into(),
                 hold: EdgeConfig::HOLD,
+                hsts: None,
                 page_after: EdgeConfig::PAGE_AFTER,
                 // All of it comes from one address, to one claw.
                 limits: Limits {
@@ -59,7 +59,7 @@ pub(crate) fn serve(upstream: SocketAddr, certificate: &PathBuf, key: &PathBuf) 
         ));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let plain = Listener::bind(any, None).await?;
-        let secure = Listener::bind(any, Some(TlsAcceptor::from(Arc::new(tls)))).await?;
+        let secure = Listener::bind(any, Some(EdgeTls { config: Arc::new(tls), certificates: None })).await?;
         let port = |it: &Listener| it.address().map(|it| it.port()).context("a port");
         println!("{} {}", port(&plain)?, port(&secure)?);
         let never = CancellationToken::new();
