@@ -39,6 +39,7 @@ fn origin() -> Origin {
             overcommit: false,
             ready_timeout_secs: 300,
             labels: Default::default(),
+            policy: Default::default(),
         },
         schemas: [("state".to_owned(), 18)].into(),
     }
