@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clawfarm_model::edge::{Identity, PathRules};
+use clawfarm_model::inbox::InboxRoute;
 use clawfarm_model::instance::InstanceSpec;
 use clawfarm_model::launch::{ImageMark, ImageRecipe, Launch, Place, Software, SourceRecipe};
 use clawfarm_model::name::ClawType;
@@ -128,8 +129,9 @@ pub trait ClawAdapter: Send + Sync + 'static {
 
     /// What of its specification keeps it from sleeping by itself, each in words that go on after
     /// "it stays up: ": a channel that only it can fetch messages from. Empty when nothing does.
-    fn keeps_awake(&self, spec: &InstanceSpec) -> Vec<String> {
-        let _ = spec;
+    /// `public_url` is where services reach it, when there is an edge.
+    fn keeps_awake(&self, spec: &InstanceSpec, public_url: Option<&str>) -> Vec<String> {
+        let _ = (spec, public_url);
         Vec::new()
     }
 
@@ -205,7 +207,7 @@ pub trait ClawAdapter: Send + Sync + 'static {
     /// given its gateway token.
     fn identity(&self, token: &SecretString) -> Identity;
 
-    /// The paths of its gateway, as the edge treats them.
+    /// The paths of its gateway, as the edge treats them, whatever its configuration.
     fn path_rules(&self) -> PathRules;
 }
 
@@ -244,6 +246,8 @@ pub struct RenderInput<'a> {
     pub gateway_token: &'a SecretString,
     /// The key with which it may use clawfarm's own model endpoint.
     pub model_key: &'a SecretString,
+    /// Where services outside reach it, when there is an edge: `https://host/`.
+    pub public_url: Option<&'a str>,
     /// The present contents of [`ClawAdapter::existing_files`], those that exist.
     pub existing: &'a BTreeMap<PathBuf, Vec<u8>>,
 }
@@ -256,6 +260,8 @@ pub struct Rendered {
     /// What was changed or set aside on the way, for an event: a broken file of the claw's
     /// user that was kept beside, a setting that would not work in this place.
     pub warnings: Vec<Warning>,
+    /// Where services leave messages for it, as its configuration has it now.
+    pub inbox: Vec<InboxRoute>,
 }
 
 /// How to reach one running claw.

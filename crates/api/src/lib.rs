@@ -6,6 +6,7 @@
 pub mod certificate;
 pub mod console;
 pub mod image;
+pub mod inbox;
 pub mod instance;
 pub mod problem;
 pub mod query;
@@ -18,6 +19,7 @@ pub mod target;
 pub use certificate::CertificateList;
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
 pub use image::{BuildEvent, BuildImage, BuildLog, ImageList, ImageQuery, PullImage};
+pub use inbox::{InboxChanged, InboxHeader, InboxList, InboxMessageView, InboxQuery};
 pub use instance::{
     Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MetricsView, ResourcesInput,
     SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware, WarningView,

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cert, completion, context, dataset, db, doctor, down, events, exec, forward, image, lifecycle,
-    logs, new, nginx, open, policy, ps, recover, rm, secret, send, serve, server, service, shell, status,
-    support, target, token, update, version,
+    backup, cert, completion, context, dataset, db, doctor, down, events, exec, forward, image, inbox,
+    lifecycle, logs, new, nginx, open, policy, ps, recover, rm, secret, send, serve, server, service, shell,
+    status, support, target, token, update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -156,6 +156,9 @@ pub(crate) enum Command {
     /// Keep keys and passwords that configuration refers to by name
     #[command(subcommand, after_help = secret::EXAMPLES)]
     Secret(secret::SecretCommand),
+    /// Messages of services that wait for an instance, or were given up
+    #[command(subcommand, after_help = inbox::EXAMPLES)]
+    Inbox(inbox::InboxCommand),
     /// The data of instances that were removed
     #[command(subcommand, after_help = dataset::EXAMPLES)]
     Dataset(dataset::DatasetCommand),

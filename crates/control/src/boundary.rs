@@ -7,6 +7,7 @@
 //! reader wants it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,6 +149,10 @@ impl Runtime for Bounded {
         let connection = within(LOOK, "connect to it", self.0.dial(id, port)).await?;
         point!(DialAfter);
         Ok(connection)
+    }
+
+    async fn dial_at(&self, id: &ClawId, address: SocketAddr) -> Result<Box<dyn Connection>> {
+        within(LOOK, "connect to it", self.0.dial_at(id, address)).await
     }
 
     async fn host_route(&self, claw_port: u16) -> Result<String> {

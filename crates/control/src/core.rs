@@ -60,6 +60,8 @@ pub(crate) struct Core {
     pub(crate) reserve: OnceLock<Reserve>,
     /// What the edge knows.
     pub(crate) entrances: Entrances,
+    /// Told when messages for claws may have become this server's to deliver.
+    pub(crate) inbox: tokio::sync::Notify,
     /// Where people come in, when an edge listens.
     pub(crate) doors: OnceLock<Arc<dyn Doors>>,
     /// What the edge shows callers over TLS.
@@ -92,6 +94,7 @@ impl Core {
             backups: Backups::default(),
             reserve: OnceLock::new(),
             entrances: Entrances::default(),
+            inbox: tokio::sync::Notify::new(),
             doors: OnceLock::new(),
             certificates: OnceLock::new(),
         }))

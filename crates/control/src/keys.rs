@@ -52,7 +52,7 @@ pub(crate) fn owner(instance: &Instance) -> SecretOwner {
     SecretOwner { tenant: instance.tenant.clone(), instance: Some(instance.id.clone()) }
 }
 
-fn system_grant(instance: &Instance) -> Result<clawfarm_model::Granted> {
+pub(crate) fn system_grant(instance: &Instance) -> Result<clawfarm_model::Granted> {
     let resource = Resource::new(instance.tenant.clone(), "secret", instance.id.as_str());
     authorize(&Context::system("keys"), Action::SecretWrite, &resource)
 }

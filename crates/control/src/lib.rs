@@ -14,6 +14,7 @@ mod doctor;
 mod events;
 mod housekeeping;
 mod images;
+mod inbox;
 mod instances;
 mod keys;
 mod operations;
@@ -45,6 +46,7 @@ pub use certificates::Certificates;
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, PolicyOf, Retention};
 pub use events::Follower;
 pub use images::{AllImages, BuildNews, NewImage, PullImage};
+pub use inbox::{Lined, NewInboxMessage, Sender};
 pub use instances::change::Change;
 pub use instances::create::NewInstance;
 pub use instances::edge::{Doors, Entrance};
@@ -109,6 +111,7 @@ impl Control {
         core.join().await?;
         core.turns.spawn(sleep::run(Arc::clone(&core)));
         backups::keep_tidy(&core);
+        inbox::begin(&core);
         Ok(Self { core })
     }
 

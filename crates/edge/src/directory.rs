@@ -1,10 +1,12 @@
 //! What the edge sees of the fleet.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use clawfarm_model::edge::{Identity, PathRules};
-use clawfarm_model::{ClawId, Error, Result};
+use clawfarm_model::inbox::InboxRoute;
+use clawfarm_model::{ClawId, Code, Error, Result};
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -43,6 +45,35 @@ pub trait Directory: Send + Sync + 'static {
     /// `Unavailable` when it does not answer.
     async fn dial(&self, id: &ClawId) -> Result<Box<dyn Connection>>;
 
+    /// Opens a connection to another address that a claw listens at, within its own machine or
+    /// container.
+    ///
+    /// # Errors
+    /// As for [`Self::dial`].
+    async fn dial_at(&self, id: &ClawId, address: SocketAddr) -> Result<Box<dyn Connection>> {
+        let _ = address;
+        self.dial(id).await
+    }
+
+    /// Finds the place of a message that a service sends to a claw.
+    ///
+    /// # Errors
+    /// `Unavailable` when that can't be told now.
+    async fn line_up(&self, id: &ClawId, sender: Sender<'_>) -> Result<Place> {
+        let _ = sender;
+        Err(no_inbox(id))
+    }
+
+    /// Takes a message in. When this returns it is written down for good, and will be delivered.
+    ///
+    /// # Errors
+    /// `Overloaded` or `Insufficient` when too much waits for the claw, `NotFound` when it is
+    /// gone, `Unavailable`. The message was not taken then.
+    async fn accept(&self, id: &ClawId, message: Message) -> Result<()> {
+        let _ = message;
+        Err(no_inbox(id))
+    }
+
     /// Who a token belongs to, for the sign-in page.
     ///
     /// # Errors
@@ -73,6 +104,44 @@ pub trait Directory: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when that can't be told now.
     async fn sites(&self, user: &str) -> Result<Vec<Arc<Site>>>;
+}
+
+/// A fleet that keeps no messages refuses them.
+fn no_inbox(id: &ClawId) -> Error {
+    Error::new(Code::Unavailable, format!("no messages are kept for '{id}' here"))
+}
+
+/// What is said of where a message comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender<'a> {
+    /// The path it came in at.
+    pub path: &'a str,
+    /// Its conversation, beside the path; empty when that is not known.
+    pub conversation: &'a str,
+    /// What its service calls it, when it does: it sends it again under that.
+    pub number: Option<&'a str>,
+}
+
+/// A message's place among the others.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its id: what the claw is given with it, each time the same.
+    pub id: String,
+    /// Whose order it is in.
+    pub lane: String,
+    /// Whether earlier ones of the lane wait.
+    pub waits: bool,
+}
+
+/// A message that is to be kept.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Its place.
+    pub place: Place,
+    /// The path it came in at, for people.
+    pub path: String,
+    /// The request, packed.
+    pub content: Vec<u8>,
 }
 
 /// Somebody who may sign in.
@@ -107,6 +176,8 @@ pub struct Site {
     pub token: SecretString,
     /// Its paths.
     pub rules: Arc<PathRules>,
+    /// Where services leave messages for it, and how they prove themselves.
+    pub inbox: Arc<Vec<InboxRoute>>,
 }
 
 /// Whether a claw takes requests.

@@ -25,7 +25,7 @@ use crate::proxied::Proxies;
 use crate::session::{self, Passes};
 use crate::told::{self, Reason};
 use crate::upstream::Upstream;
-use crate::{base, below, forward, headers, host, own, pages, problem};
+use crate::{base, below, forward, headers, host, inbox, own, pages, problem};
 
 /// The edge's own paths at every name.
 pub(crate) const OWN: &str = "/_clawfarm/";
@@ -85,6 +85,7 @@ pub struct Edge {
     pub(crate) wakes: Wakes,
     pub(crate) loads: Loads,
     pub(crate) meter: Meter,
+    pub(crate) inbox: inbox::Intake,
     /// WebSockets.
     pub(crate) tunnels: TaskTracker,
     /// Cancelled when they are to end.
@@ -116,6 +117,7 @@ impl Edge {
             wakes: Wakes::new(Arc::clone(&directory)),
             loads: Loads::default(),
             meter: Meter::new(config.limits.clone()),
+            inbox: inbox::Intake::default(),
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             stopping: CancellationToken::new(),
@@ -250,7 +252,11 @@ impl Edge {
         if parts.method == Method::TRACE {
             return problem::not_allowed(forward::METHODS);
         }
-        forward::forward(self, asked, site, who, Request::from_parts(parts, body)).await
+        let request = Request::from_parts(parts, body);
+        if who == Who::Messenger {
+            return inbox::handle(self, asked, &site, request).await;
+        }
+        forward::forward(self, asked, site, who, request).await
     }
 
     /// Answers one who may not pass.

@@ -60,6 +60,10 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    pub(crate) const fn new(going: Going, place: Place<ClawId>) -> Self {
+        Self { going, _place: place }
+    }
+
     /// What is counted as going to the claw.
     pub(crate) fn going(&mut self) -> &mut Going {
         &mut self.going
@@ -93,7 +97,7 @@ pub(crate) async fn forward(
     {
         return problem::bad_request("a request to become a WebSocket has a body");
     }
-    let response = match awake(edge, &site, &who, page, &mut took).await {
+    let response = match awake(edge, &site, page, &mut took).await {
         Ok(now) if now.token.expose_secret() != site.token.expose_secret() => problem::unauthorized(),
         Ok(site) => send(edge, asked, &site, &who, request, wish, held, &mut took).await,
         Err(response) => *response,
@@ -125,16 +129,11 @@ fn measure(found: &Site, woke: Option<Duration>, all: Duration) {
 async fn awake(
     edge: &Edge,
     site: &Arc<Site>,
-    who: &Who,
     page: bool,
     took: &mut Took,
 ) -> Result<Arc<Site>, Box<Response<Body>>> {
     match &site.state {
         SiteState::Awake => return Ok(Arc::clone(site)),
-        // Who has shown nothing wakes nobody, and takes no place of those who wait.
-        _ if *who == Who::Messenger => {
-            return Err(Box::new(problem::later("it takes no messages at the moment", RETRY_SECS)));
-        }
         SiteState::Asleep { .. } | SiteState::Starting => {}
         SiteState::Down(error) => return Err(Box::new(down(site, error, page))),
     }
@@ -199,7 +198,7 @@ async fn send(
                     Ok(None) => return problem::of(&error, None),
                     Err(error) => return problem::of(&error, Some(RETRY_SECS)),
                 };
-                match awake(edge, &again, who, false, took).await {
+                match awake(edge, &again, false, took).await {
                     // Whom it was let in by counts no more.
                     Ok(again) if again.token.expose_secret() != site.token.expose_secret() => {
                         return problem::unauthorized();
@@ -233,7 +232,7 @@ async fn send(
 
 /// Wakes the claw of a request that it took and does not answer, should it have fallen asleep.
 /// Seldom and seldomer: most claws that do not answer are thinking.
-async fn look_again(edge: &Edge, site: &Site) {
+pub(crate) async fn look_again(edge: &Edge, site: &Site) {
     let mut pause = LOOK_AGAIN;
     loop {
         sleep(pause).await;
@@ -325,6 +324,18 @@ impl AtEnd for Kept {
     fn whole(self) {
         self.in_use.whole();
     }
+}
+
+/// A claw's answer to a message, as its sender gets it.
+pub(crate) fn passed_on(
+    edge: &Arc<Edge>,
+    site: &Site,
+    answer: Response<Incoming>,
+    in_use: InUse,
+    held: Held,
+) -> Response<Body> {
+    let mut took = Took { woke: None, line: None, silent: Arc::default(), answered: true };
+    answered_with(edge, site, answer, in_use, None, held, &mut took)
 }
 
 /// The answer as the caller gets it.

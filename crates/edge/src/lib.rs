@@ -18,6 +18,7 @@ mod gate;
 mod headers;
 mod hold;
 mod host;
+mod inbox;
 mod limits;
 mod listener;
 mod load;
@@ -34,7 +35,7 @@ mod tunnel;
 mod upstream;
 
 pub use body::{Body, BoxError};
-pub use directory::{Connection, Directory, Person, Site, SiteState};
+pub use directory::{Connection, Directory, Message, Person, Place, Sender, Site, SiteState};
 pub use edge::{Caller, Edge, EdgeConfig};
 pub use host::BaseDomain;
 pub use limits::Limits;

@@ -1,6 +1,7 @@
 //! Connections to claws: kept open between requests, one request at a time on each.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use crate::body::{AtEnd, Body};
-use crate::directory::Directory;
+use crate::directory::{Connection, Directory};
 
 /// How long a claw may take to accept a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -56,6 +57,8 @@ pub(crate) struct InUse {
     id: ClawId,
     run: i64,
     idle: Arc<Idle>,
+    /// It is of no use for the next request.
+    once: bool,
 }
 
 impl Upstream {
@@ -99,6 +102,26 @@ impl Upstream {
         }
     }
 
+    /// Sends a request over a connection of its own to another listener of a claw; to its gateway
+    /// as [`Self::send`] does, when there is none.
+    pub(crate) async fn send_to(
+        &self,
+        id: &ClawId,
+        run: i64,
+        listener: Option<SocketAddr>,
+        request: Request<Body>,
+    ) -> Result<(Response<Incoming>, InUse), Failed> {
+        let Some(listener) = listener else { return self.send(id, run, request).await };
+        let mut sender = match self.handshake(id, self.directory.dial_at(id, listener)).await {
+            Ok(sender) => sender,
+            Err(error) => return Err(Failed::Unsent(Box::new(request), error)),
+        };
+        match sender.try_send_request(request).await {
+            Ok(answer) => Ok((answer, InUse { once: true, ..self.in_use(id, run, sender) })),
+            Err(failed) => Err(Failed::Broken(broken(id, failed.into_error()))),
+        }
+    }
+
     /// Forgets the connections to a claw that has gone.
     pub(crate) fn forget(&self, id: &ClawId) {
         self.idle.lock().remove(id);
@@ -113,7 +136,15 @@ impl Upstream {
     }
 
     async fn connect(&self, id: &ClawId) -> Result<SendRequest<Body>> {
-        let connection = timeout(DIAL_LIMIT, self.directory.dial(id)).await.unwrap_or_else(|_| {
+        self.handshake(id, self.directory.dial(id)).await
+    }
+
+    async fn handshake(
+        &self,
+        id: &ClawId,
+        dialling: impl Future<Output = Result<Box<dyn Connection>>> + Send,
+    ) -> Result<SendRequest<Body>> {
+        let connection = timeout(DIAL_LIMIT, dialling).await.unwrap_or_else(|_| {
             Err(Error::new(Code::Unavailable, format!("'{id}' does not take connections")))
         })?;
         let (sender, connection) = http1::Builder::new()
@@ -130,13 +161,13 @@ impl Upstream {
     }
 
     fn in_use(&self, id: &ClawId, run: i64, sender: SendRequest<Body>) -> InUse {
-        InUse { sender, id: id.clone(), run, idle: Arc::clone(&self.idle) }
+        InUse { sender, id: id.clone(), run, idle: Arc::clone(&self.idle), once: false }
     }
 }
 
 impl AtEnd for InUse {
     fn whole(self) {
-        if self.sender.is_closed() {
+        if self.once || self.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.lock();

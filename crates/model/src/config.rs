@@ -19,6 +19,9 @@ pub struct ClawConfig {
     /// Where people talk to it.
     #[serde(default, skip_serializing_if = "Channels::is_empty")]
     pub channels: Channels,
+    /// Further paths at which services leave messages, which are kept while it sleeps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inbox: Vec<InboxPath>,
     /// Further environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(schema_with = crate::schema::env)]
@@ -138,6 +141,61 @@ pub struct Discord {
     pub bot_token: SecretRef,
 }
 
+/// A path at which a service leaves messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InboxPath {
+    /// The path; it stands for itself and for everything below it.
+    #[schema(
+        pattern = "^(?!/(api|v1|_clawfarm)(/|$))(/(?!\\.\\.?(/|$))[A-Za-z0-9_.~-]+)+$",
+        max_length = 200
+    )]
+    pub path: String,
+    /// How the sender proves itself.
+    pub check: InboxCheck,
+}
+
+/// How the sender of a message proves itself. Each way wants fields of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InboxCheck {
+    /// Which way.
+    #[serde(rename = "type")]
+    pub kind: InboxCheckKind,
+    /// The token, Telegram's or Slack's secret, or Feishu's verification token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretRef>,
+    /// For `token`: the header that may hold it instead of `Authorization`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[A-Za-z0-9-]+$", max_length = 100)]
+    pub header: Option<String>,
+    /// For `discord`: the application's public key, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[0-9A-Fa-f]{64}$")]
+    pub public_key: Option<String>,
+    /// For `feishu`: the key that events are signed and encrypted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypt_key: Option<SecretRef>,
+}
+
+/// A way to prove oneself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxCheckKind {
+    /// None: anybody who knows the address leaves messages, and wakes the claw.
+    Open,
+    /// A token, as `Authorization: Bearer` or in a header.
+    Token,
+    /// As Telegram does: what was given with `setWebhook`.
+    Telegram,
+    /// As Slack does: the app's signing secret.
+    Slack,
+    /// As Discord does: a signature under the application's key.
+    Discord,
+    /// As Feishu and Lark do: a token, and a signature and encryption where they are set up.
+    Feishu,
+}
+
 /// The value of an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -203,7 +261,7 @@ impl ClawConfig {
             .map_err(|e| {
                 let error = Error::of_serde(field, e.message());
                 if error.fix_text().is_some() { error } else { error.fix(
-                    "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, env.<NAME> and native.<path>",
+                    "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, inbox, env.<NAME> and native.<path>",
                 ) }
             })
     }
@@ -239,7 +297,9 @@ impl ClawConfig {
             EnvValue::Secret(r) => Some(r),
             EnvValue::Plain(_) => None,
         });
-        model.chain(telegram).chain(discord).chain(env)
+        let inbox =
+            self.inbox.iter().flat_map(|path| path.check.secret.iter().chain(&path.check.encrypt_key));
+        model.chain(telegram).chain(discord).chain(env).chain(inbox)
     }
 }
 

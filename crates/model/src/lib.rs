@@ -14,6 +14,7 @@ pub mod error;
 pub mod event;
 pub mod fence;
 pub mod image;
+pub mod inbox;
 pub mod instance;
 pub mod launch;
 pub mod name;

@@ -7,7 +7,7 @@
 //! moment, and another take its port in the next: so after each connection, and before a byte
 //! is sent over it, the socket that listens must still be that one.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,49 @@ pub(crate) async fn dial(inner: &Arc<Inner>, id: &ClawId, port: u16) -> Result<B
         return Ok(Box::new(stream));
     }
     Err(nobody(id, port))
+}
+
+/// [`clawfarm_runtime::Runtime::dial_at`]: who listens is looked at for each connection, of which
+/// there are few.
+pub(crate) async fn dial_at(
+    inner: &Arc<Inner>,
+    id: &ClawId,
+    address: SocketAddr,
+) -> Result<Box<dyn Connection>> {
+    let port = address.port();
+    let SocketAddr::V4(v4) = address else { return Err(nobody(id, port)) };
+    let ip = *v4.ip();
+    if ip == Ipv4Addr::LOCALHOST {
+        return dial(inner, id, port).await;
+    }
+    let up = observe::is_up(inner, id).await?;
+    let look = |this: Arc<Inner>, claw: ClawId| move || owned(&this, &claw, up, ip, port);
+    let before = blocking(look(Arc::clone(inner), id.clone())).await?;
+    let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+    let stream = connected.map_err(|_| nobody(id, port))?.map_err(|e| nobody(id, port).source(e))?;
+    // Before a byte is sent, the socket that listens must still be that one.
+    let now = blocking(move || port::listeners_at(ip, port)).await?;
+    if now.is_empty() || now.iter().any(|listener| !before.contains(listener)) {
+        return Err(nobody(id, port));
+    }
+    Ok(Box::new(stream))
+}
+
+/// The sockets that listen at an address, all of them the claw's.
+fn owned(inner: &Inner, id: &ClawId, up: bool, ip: Ipv4Addr, port: u16) -> Result<Vec<Listener>> {
+    let state = ShimState::read(&inner.dir(id))?.filter(|state| up && state.active);
+    let Some(state) = state else {
+        return Err(Error::new(Code::Unavailable, format!("'{id}' does not run"))
+            .fix(format!("start it with `clawfarm start {id}`")));
+    };
+    let listeners = port::listeners_at(ip, port)?;
+    if listeners.is_empty() {
+        return Err(nobody(id, port));
+    }
+    if listeners.iter().any(|listener| !is_of(&state, *listener)) {
+        return Err(port::taken(port));
+    }
+    Ok(listeners)
 }
 
 async fn verify(inner: &Arc<Inner>, id: &ClawId, port: u16) -> Result<Verified> {

@@ -47,28 +47,35 @@ pub(crate) struct Listener {
 /// Everything that a connection to `127.0.0.1:port` could reach. More than one when someone
 /// listens on the one address and someone else on all of them.
 pub(crate) fn listeners(port: u16) -> Result<Vec<Listener>> {
+    listeners_at(Ipv4Addr::LOCALHOST, port)
+}
+
+/// The same for another address of the loopback device.
+pub(crate) fn listeners_at(ip: Ipv4Addr, port: u16) -> Result<Vec<Listener>> {
     let unreadable = |e| Error::internal("the sockets of this machine could not be listed", e);
     let mut found: Vec<TcpNetEntry> = procfs::net::tcp().map_err(unreadable)?;
     // Without IPv6 there is no such file.
     found.extend(procfs::net::tcp6().unwrap_or_default());
     found.retain(|entry| {
-        entry.state == TcpState::Listen && entry.local_address.port() == port && reached(entry.local_address)
+        entry.state == TcpState::Listen
+            && entry.local_address.port() == port
+            && reached(ip, entry.local_address)
     });
     // The kernel prefers the exact address to "all of them".
-    if found.iter().any(|entry| is_exact(entry.local_address)) {
-        found.retain(|entry| is_exact(entry.local_address));
+    if found.iter().any(|entry| is_exact(ip, entry.local_address)) {
+        found.retain(|entry| is_exact(ip, entry.local_address));
     }
     Ok(found.iter().map(|entry| Listener { inode: entry.inode, uid: entry.uid }).collect())
 }
 
-fn reached(address: SocketAddr) -> bool {
-    address.ip().is_unspecified() || is_exact(address)
+fn reached(ip: Ipv4Addr, address: SocketAddr) -> bool {
+    address.ip().is_unspecified() || is_exact(ip, address)
 }
 
-fn is_exact(address: SocketAddr) -> bool {
+fn is_exact(ip: Ipv4Addr, address: SocketAddr) -> bool {
     match address {
-        SocketAddr::V4(v4) => *v4.ip() == Ipv4Addr::LOCALHOST,
-        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped() == Some(Ipv4Addr::LOCALHOST),
+        SocketAddr::V4(v4) => *v4.ip() == ip,
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped() == Some(ip),
     }
 }
 

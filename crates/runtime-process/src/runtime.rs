@@ -1,6 +1,7 @@
 //! The runtime's traits, each verb handed on to the file that does it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -178,6 +179,10 @@ impl Runtime for ProcessRuntime {
 
     async fn dial(&self, id: &ClawId, port: u16) -> Result<Box<dyn Connection>> {
         dial::dial(&self.inner, id, port).await
+    }
+
+    async fn dial_at(&self, id: &ClawId, address: SocketAddr) -> Result<Box<dyn Connection>> {
+        dial::dial_at(&self.inner, id, address).await
     }
 
     async fn host_route(&self, claw_port: u16) -> Result<String> {

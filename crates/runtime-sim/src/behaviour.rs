@@ -263,6 +263,10 @@ pub struct ClawBehaviour {
     /// How long an answer to a message takes, end to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer_ms: Option<Millis>,
+    /// How often it fails over a message of a service: it answers that it can't, or breaks off,
+    /// before or after it has taken the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_fail: Option<f64>,
     /// Its probes fail although it is up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<bool>,
@@ -398,6 +402,7 @@ impl ClawBehaviour {
         set(&mut self.busy, &other.busy);
         set(&mut self.drain_ms, &other.drain_ms);
         set(&mut self.answer_ms, &other.answer_ms);
+        set(&mut self.messages_fail, &other.messages_fail);
         set(&mut self.unhealthy, &other.unhealthy);
         set(&mut self.silent, &other.silent);
         set(&mut self.jobs, &other.jobs);

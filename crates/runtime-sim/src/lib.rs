@@ -18,6 +18,7 @@ mod claw;
 mod data;
 mod disk;
 mod exec;
+mod inbox;
 mod journal;
 mod ports;
 mod record;
@@ -29,6 +30,7 @@ mod watch;
 mod world;
 
 pub use behaviour::{Behaviour, Blocker, ClawBehaviour, Failure, Millis, Override, SimCapacity, Verb};
+pub use inbox::Received;
 pub use journal::{Act, ActKind};
 pub use runtime::{SimConfig, SimRuntime};
 pub use upgrade::VERSIONS;

@@ -9,6 +9,7 @@
 //! data/<xx>/<id>/     a claw's files (state/), a copy of them (copy/) and what it printed (log)
 //! datasets/<id>/      data that was set aside
 //! calls/<label>       as many bytes as calls were counted for a scripted failure
+//! inbox/<id>          what a claw was given by services, a line each
 //! fences/<t>-<shard>  the highest epoch of a lease under which anything was done there
 //! ```
 //! Nothing is synced to the disk: the world survives the death of every process, not a power

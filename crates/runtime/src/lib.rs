@@ -20,6 +20,7 @@ mod recover;
 mod upgrade;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -160,6 +161,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when nothing listens; `Conflict` when something else does.
     async fn dial(&self, id: &ClawId, port: u16) -> Result<Box<dyn Connection>>;
+
+    /// Opens a connection to another listener of the instance, at an address within its own
+    /// machine or container. Where each instance has a network of its own, the port says it.
+    ///
+    /// # Errors
+    /// As for [`Self::dial`].
+    async fn dial_at(&self, id: &ClawId, address: SocketAddr) -> Result<Box<dyn Connection>> {
+        self.dial(id, address.port()).await
+    }
 
     /// Where an instance on this target reaches the server, given the port of the server's
     /// listener for claws: `http://127.0.0.1:P` for a local process, a gateway address for

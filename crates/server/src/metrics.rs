@@ -25,6 +25,11 @@ const WAKE_BUCKETS: [f64; 13] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 /// The process's recorder is global, so one is installed, however many servers a process has.
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
+/// From taking a message of a service in until its claw had it.
+const INBOX_DELAY: &str = "clawfarm_inbox_delay_seconds";
+/// From a claw that was just awake again to one that was down for hours.
+const DELAYS: [f64; 12] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
 /// The measurements of this process.
 pub(crate) struct Metrics {
     handle: Option<&'static PrometheusHandle>,
@@ -39,6 +44,7 @@ impl Metrics {
                 PrometheusBuilder::new()
                     .set_buckets_for_metric(Matcher::Full(DURATION.to_owned()), &BUCKETS)
                     .and_then(|it| it.set_buckets_for_metric(Matcher::Full(WAKE.to_owned()), &WAKE_BUCKETS))
+                    .and_then(|it| it.set_buckets_for_metric(Matcher::Full(INBOX_DELAY.to_owned()), &DELAYS))
                     .and_then(PrometheusBuilder::install_recorder)
                     .inspect_err(
                         |error| tracing::warn!(%error, "no measurements: another recorder is in place"),
@@ -47,6 +53,7 @@ impl Metrics {
             })
             .as_ref();
         describe_histogram!(DURATION, Unit::Seconds, "Requests by route, method and status");
+        describe_histogram!(INBOX_DELAY, Unit::Seconds, "From taking a message in until its claw had it");
         describe_gauge!(INSTANCES, "Live instances by phase");
         describe_gauge!(QUEUE, "Instances waiting for the reconciler");
         describe_gauge!(STARTS, "Instances waiting for their turn to start");

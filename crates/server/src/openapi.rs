@@ -27,6 +27,7 @@ use crate::api::documented;
         (name = "events", description = "What happened"),
         (name = "operations", description = "What was asked for, and how far it is"),
         (name = "secrets", description = "Set and listed, never read"),
+        (name = "inbox", description = "Messages of services that wait for a claw, or were given up"),
         (name = "datasets", description = "Data that outlived its instance"),
         (name = "targets", description = "Places that instances run on"),
         (name = "images", description = "What instances in containers are made from"),

@@ -36,12 +36,14 @@ pub struct Retention {
     /// For how long a creation sent again under its key is not a second one. Clients repeat
     /// within minutes; a day is what payment services keep theirs.
     pub keys: Duration,
+    /// A message that its claw did not take in so long is given up.
+    pub messages: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 3600);
-        Self { age: 30 * day, events: 1_000, operations: 100, keys: day }
+        Self { age: 30 * day, events: 1_000, operations: 100, keys: day, messages: 7 * day }
     }
 }
 
@@ -56,6 +58,8 @@ pub struct Pruned {
     pub keys: u64,
     /// Destroyed instances.
     pub instances: u64,
+    /// Messages that were given up long ago.
+    pub messages: u64,
 }
 
 impl Store {
@@ -78,6 +82,8 @@ impl Store {
         pruned.operations += self.prune_old_operations(before).await?;
         pruned.keys = self.prune_keys(now.saturating_sub(crate::servers::millis(keep.keys))).await?;
         pruned.instances = self.prune_instances(before).await?;
+        self.give_up_old_messages(now.saturating_sub(crate::servers::millis(keep.messages))).await?;
+        pruned.messages = self.prune_messages(before).await?;
         Ok(pruned)
     }
 

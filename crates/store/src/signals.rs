@@ -5,6 +5,7 @@
 //! from where it stopped, so a signal that is lost costs time and nothing else.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -16,6 +17,8 @@ pub(crate) struct News {
     pub(crate) latest: Option<i64>,
     /// The operations that changed.
     pub(crate) operations: BTreeSet<String>,
+    /// The instances with messages that can be delivered.
+    pub(crate) inbox: BTreeSet<String>,
 }
 
 impl News {
@@ -28,6 +31,11 @@ impl News {
 pub(crate) struct Signals {
     latest: watch::Sender<i64>,
     operations: Mutex<Watched>,
+    /// The instances with messages that nobody has looked at yet.
+    inbox: Mutex<BTreeSet<String>>,
+    /// Some may have been missed.
+    inbox_missed: AtomicBool,
+    pub(crate) delivered_to: Notify,
     /// What other servers are to be told, where there are others.
     outbox: Option<Mutex<News>>,
     pub(crate) posted: Notify,
@@ -45,6 +53,9 @@ impl Signals {
         Self {
             latest: watch::Sender::new(latest),
             operations: Mutex::default(),
+            inbox: Mutex::default(),
+            inbox_missed: AtomicBool::new(false),
+            delivered_to: Notify::new(),
             outbox: others.then(Mutex::default),
             posted: Notify::new(),
         }
@@ -77,6 +88,7 @@ impl Signals {
             let mut waiting = lock(outbox);
             waiting.latest = waiting.latest.max(news.latest);
             waiting.operations.extend(news.operations);
+            waiting.inbox.extend(news.inbox);
             drop(waiting);
             self.posted.notify_one();
         }
@@ -91,6 +103,10 @@ impl Signals {
                 newer
             });
         }
+        if !news.inbox.is_empty() {
+            lock(&self.inbox).extend(news.inbox.iter().cloned());
+            self.delivered_to.notify_one();
+        }
         if !news.operations.is_empty() {
             let watched = lock(&self.operations);
             for sender in news.operations.iter().filter_map(|id| watched.by_id.get(id)) {
@@ -99,11 +115,21 @@ impl Signals {
         }
     }
 
-    /// Notifications may have been missed: everybody who waits for an operation looks again.
+    /// Notifications may have been missed: everybody who waits for an operation, or delivers
+    /// messages, looks again.
     pub(crate) fn look_again(&self) {
+        self.inbox_missed.store(true, Ordering::Release);
+        self.delivered_to.notify_one();
         for sender in lock(&self.operations).by_id.values() {
             sender.send_replace(());
         }
+    }
+
+    /// The instances with messages that nobody has looked at yet.
+    /// `None` when there are none; nothing in it when some may have been missed.
+    pub(crate) fn take_inbox(&self) -> Option<BTreeSet<String>> {
+        let told = std::mem::take(&mut *lock(&self.inbox));
+        (!told.is_empty() || self.inbox_missed.swap(false, Ordering::AcqRel)).then_some(told)
     }
 
     /// What other servers have not been told yet.
@@ -121,7 +147,8 @@ mod tests {
     use super::*;
 
     fn news(latest: Option<i64>, operations: &[&str]) -> News {
-        News { latest, operations: operations.iter().map(|id| (*id).to_owned()).collect() }
+        let operations = operations.iter().map(|id| (*id).to_owned()).collect();
+        News { latest, operations, ..News::default() }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) struct Tx {
     events: Vec<event::ActiveModel>,
     /// The operations that it changes.
     operations: BTreeSet<String>,
+    /// The instances that it leaves messages for.
+    inbox: BTreeSet<String>,
     /// One time for everything in it.
     pub(crate) now: Timestamp,
 }
@@ -48,6 +50,7 @@ impl Tx {
             txn,
             events: Vec::new(),
             operations: BTreeSet::new(),
+            inbox: BTreeSet::new(),
             now: Timestamp::now(),
         })
     }
@@ -81,6 +84,11 @@ impl Tx {
         self.operations.insert(id.to_owned());
     }
 
+    /// Has those told who deliver messages to this instance.
+    pub(crate) fn message_for(&mut self, instance: &str) {
+        self.inbox.insert(instance.to_owned());
+    }
+
     /// Writes down who did what.
     pub(crate) async fn audit(&self, granted: &Granted, outcome: Outcome, detail: &str) -> Result<()> {
         let context = granted.context();
@@ -108,7 +116,7 @@ impl Tx {
     /// so a reader who has seen a number has seen all below it, and whoever holds the lock
     /// waits for nobody.
     pub(crate) async fn commit(self) -> Result<()> {
-        let Self { inner, txn, events, operations, .. } = self;
+        let Self { inner, txn, events, operations, inbox, .. } = self;
         let done = tokio::spawn(async move {
             let asked_after_by = backend::before_commit(&txn, !events.is_empty()).await?;
             let mut latest = None;
@@ -117,7 +125,7 @@ impl Tx {
             }
             clawfarm_failpoint::point!(StoreBeforeCommit);
             backend::commit(txn, asked_after_by.as_deref(), &inner.reader).await?;
-            inner.signals.committed(News { latest, operations });
+            inner.signals.committed(News { latest, operations, inbox });
             clawfarm_failpoint::point!(StoreAfterCommit);
             Ok(())
         });
@@ -127,7 +135,7 @@ impl Tx {
 
 /// Text as both databases can hold it: PostgreSQL has no NUL characters, and what a claw said
 /// may have some.
-fn storable(text: &str) -> String {
+pub(crate) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 

@@ -183,6 +183,7 @@ fn example(document: &Value, path: &str, method: &str, operation: &Value) -> Res
 /// What stands for a part of a path in an example.
 fn stand_in(path: &str, name: &str) -> &'static str {
     match (path, name) {
+        (_, "message") => "MESSAGE",
         (p, _) if p.contains("/operations/") => "OPERATION",
         (p, _) if p.contains("/datasets/") => "alice-x7k2m",
         (p, _) if p.contains("/consoles/") => "TICKET",

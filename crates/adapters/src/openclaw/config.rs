@@ -7,7 +7,7 @@ use clawfarm_model::LaunchFile;
 use clawfarm_model::config::{ClawConfig, ConfigMode, Discord, Model, Provider, Telegram};
 use serde_json::{Map, Value, json};
 
-use super::{json as tree, merge, owned, provider, secrets};
+use super::{inbox, json as tree, merge, owned, provider, secrets};
 use crate::{RenderInput, Warning};
 
 /// OpenClaw's configuration, in the state folder.
@@ -21,6 +21,8 @@ pub(super) struct Generated {
     pub(super) files: Vec<LaunchFile>,
     /// What to tell the owner.
     pub(super) warnings: Vec<Warning>,
+    /// What `openclaw.json` says.
+    pub(super) document: Map<String, Value>,
 }
 
 /// Generates the files for a start.
@@ -38,7 +40,7 @@ fn managed(input: &RenderInput<'_>) -> Generated {
     let mut warnings = Vec::new();
     confine_workspace(&mut document, input, &mut warnings);
     enforce(&mut document, input);
-    Generated { files: vec![file(FILE, &document, true)], warnings }
+    Generated { files: vec![file(FILE, &document, true)], warnings, document }
 }
 
 /// The file is the user's; see [`merge::three_way`].
@@ -58,7 +60,7 @@ fn seeded(input: &RenderInput<'_>) -> Generated {
     enforce(&mut document, input);
     files.push(file(FILE, &document, false));
     files.push(file(SEED_FILE, &seed, false));
-    Generated { files, warnings }
+    Generated { files, warnings, document }
 }
 
 /// The present file. A broken one is set beside, under a name of its own, before anything
@@ -141,7 +143,7 @@ fn seed(config: &ClawConfig, model: Option<&Model>, input: &RenderInput<'_>) -> 
         put(&["agents", "defaults", "model", "primary"], primary.into());
     }
     if let Some(telegram) = &config.channels.telegram {
-        put(&["channels", "telegram"], telegram_entry(telegram));
+        put(&["channels", "telegram"], telegram_entry(telegram, input));
         put(&["plugins", "entries", "telegram", "enabled"], true.into());
     }
     if let Some(discord) = &config.channels.discord {
@@ -154,7 +156,7 @@ fn seed(config: &ClawConfig, model: Option<&Model>, input: &RenderInput<'_>) -> 
 
 /// A Telegram bot. Without a list of people, each new one is given a pairing code that the
 /// owner approves: nobody talks to the claw unasked.
-fn telegram_entry(telegram: &Telegram) -> Value {
+fn telegram_entry(telegram: &Telegram, input: &RenderInput<'_>) -> Value {
     let mut entry = Map::new();
     entry.insert("enabled".into(), true.into());
     entry.insert("botToken".into(), secrets::reference(&telegram.bot_token));
@@ -168,6 +170,11 @@ fn telegram_entry(telegram: &Telegram) -> Value {
         entry.insert("apiRoot".into(), root.clone().into());
         // Its owner named this server; one of their own network is as good as the public one.
         entry.insert("network".into(), json!({ "dangerouslyAllowPrivateNetwork": true }));
+    }
+    // Telegram calls, so that a message can wake the claw; a bot that asks for its messages
+    // would have to be awake all the time.
+    if let Some(url) = inbox::telegram_url(telegram, input.public_url) {
+        inbox::telegram_webhook(&mut entry, &url, input.place);
     }
     Value::Object(entry)
 }
@@ -223,6 +230,7 @@ fn enforce(document: &mut Map<String, Value>, input: &RenderInput<'_>) {
         rules.push(owned::demo_model(input.place));
     }
     merge::enforce(document, &rules);
+    inbox::place_listeners(document, input.place);
 }
 
 fn file(path: &str, document: &Map<String, Value>, read_only: bool) -> LaunchFile {

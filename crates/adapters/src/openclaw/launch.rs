@@ -7,7 +7,7 @@ use clawfarm_model::launch::{Layout, Place};
 use clawfarm_model::{Launch, Result};
 use secrecy::SecretString;
 
-use super::{config, dotenv, secrets};
+use super::{config, dotenv, inbox, secrets};
 use crate::{RenderInput, Rendered};
 
 /// What OpenClaw holds beside its JavaScript heap, in MiB: with a heap of 384 it grew to 1188
@@ -25,6 +25,7 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 pub(super) fn render(input: &RenderInput<'_>) -> Result<Rendered> {
     let variables = environment(input)?;
     let mut generated = config::generate(input);
+    let inbox = inbox::routes(&generated.document, input, &|name| variables.value(name))?;
     let env = match input.place.layout {
         Layout::Npm => variables.all(),
         Layout::Image => {
@@ -45,6 +46,7 @@ pub(super) fn render(input: &RenderInput<'_>) -> Result<Rendered> {
             resources: input.spec.resources,
         },
         warnings: generated.warnings,
+        inbox,
     })
 }
 
@@ -164,6 +166,11 @@ fn environment(input: &RenderInput<'_>) -> Result<Environment> {
     env.set("OPENCLAW_GATEWAY_PORT", place.port.to_string());
     env.set_secret(secrets::GATEWAY_TOKEN, input.gateway_token.clone());
     env.set_secret(secrets::MODEL_KEY, input.model_key.clone());
+    if let Some(telegram) = &input.spec.config.channels.telegram
+        && inbox::telegram_url(telegram, input.public_url).is_some()
+    {
+        env.set_secret(inbox::TELEGRAM_SECRET, inbox::telegram_secret(input.gateway_token));
+    }
     // A restart of its own making stays in the process that is watched.
     env.set("OPENCLAW_NO_RESPAWN", "1");
     env.set("OPENCLAW_DISABLE_BONJOUR", "1");
@@ -208,6 +215,10 @@ impl Environment {
     fn put(&mut self, name: &str, value: SecretString, secret: bool) {
         self.0.retain(|(known, ..)| known != name);
         self.0.push((name.to_owned(), value, secret));
+    }
+
+    fn value(&self, name: &str) -> Option<SecretString> {
+        self.0.iter().find(|(known, ..)| known == name).map(|(_, value, _)| value.clone())
     }
 
     fn all(self) -> Variables {

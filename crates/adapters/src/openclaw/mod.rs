@@ -6,6 +6,7 @@ mod dotenv;
 mod entrance;
 mod http;
 mod import;
+mod inbox;
 mod json;
 mod launch;
 mod merge;
@@ -194,10 +195,6 @@ impl ClawAdapter for OpenClaw {
         rest::next_wake(access).await
     }
 
-    fn keeps_awake(&self, spec: &InstanceSpec) -> Vec<String> {
-        rest::keeps_awake(spec)
-    }
-
     async fn drain(&self, access: &Access<'_>, wait: Duration) -> Result<Activity> {
         rpc::drain(access, wait).await
     }
@@ -256,6 +253,10 @@ impl ClawAdapter for OpenClaw {
 
     fn path_rules(&self) -> PathRules {
         entrance::path_rules()
+    }
+
+    fn keeps_awake(&self, spec: &InstanceSpec, public_url: Option<&str>) -> Vec<String> {
+        inbox::keeps_awake(spec, public_url)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether an OpenClaw may sleep, and when it has to be up next: a few calls of the admin RPC on
 //! one connection, of which each costs it 10 ms.
 
-use clawfarm_model::{InstanceSpec, Result, Timestamp};
+use clawfarm_model::{Result, Timestamp};
 use serde_json::{Value, json};
 
 use super::http::Http;
@@ -57,21 +57,6 @@ fn next_run(status: &Value) -> Option<Timestamp> {
 fn last_active(status: &Value) -> Option<Timestamp> {
     let recent = status["sessions"]["recent"].as_array()?;
     recent.iter().filter_map(|session| session["updatedAt"].as_i64()).max().map(Timestamp::from_millis)
-}
-
-/// Channels that fetch their messages themselves: nothing comes to a door that could wake it.
-pub(super) fn keeps_awake(spec: &InstanceSpec) -> Vec<String> {
-    let channels = &spec.config.channels;
-    let mut reasons = Vec::new();
-    if channels.telegram.is_some() {
-        reasons.push("its Telegram bot asks Telegram for messages, and can't be woken by one".to_owned());
-    }
-    if channels.discord.is_some() {
-        reasons.push(
-            "its Discord bot holds a connection to Discord, and can't be woken by a message".to_owned(),
-        );
-    }
-    reasons
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use clawfarm_model::config::{Channels, EnvValue, Model, Provider};
 use clawfarm_model::{Error, InstanceSpec, Result};
 
 use super::config::shown;
-use super::{owned, provider};
+use super::{inbox, owned, provider};
 use crate::Warning;
 
 /// The longest model name that is accepted; the longest in OpenClaw's own catalogs has 71.
@@ -40,6 +40,7 @@ pub(super) fn spec(spec: &InstanceSpec) -> Result<Vec<Warning>> {
     for (name, value) in &spec.config.env {
         variable(name, value)?;
     }
+    inbox::check(spec)?;
     owned::refuse_collisions(&spec.config.native)?;
     if spec.resources.memory_mib < MEMORY_MIB {
         warnings.push(warning("resources.memory_mib", format!(

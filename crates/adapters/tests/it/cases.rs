@@ -104,6 +104,7 @@ pub(crate) fn render(spec: &InstanceSpec, place: &Place, existing: &BTreeMap<Pat
         secrets: &secrets,
         gateway_token: &SecretString::from(TOKEN),
         model_key: &SecretString::from(MODEL_KEY),
+        public_url: None,
         existing,
     };
     OpenClaw.validate(spec).expect("the spec is valid");

@@ -95,6 +95,7 @@ impl One {
             },
             token: TOKEN.into(),
             rules: Arc::new(PathRules { closed: vec!["/api/v1/admin".into()], inbox: vec!["/hooks".into()] }),
+            inbox: Arc::default(),
         };
         Ok(Self { upstream, site: Arc::new(site) })
     }

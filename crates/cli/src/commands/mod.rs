@@ -12,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod forward;
 pub(crate) mod image;
+pub(crate) mod inbox;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod new;
@@ -68,6 +69,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Open(args) => open::run(app, &args).await,
         Command::Token(command) => token::run(app, &command).await,
         Command::Secret(command) => secret::run(app, &command).await,
+        Command::Inbox(command) => inbox::run(app, &command).await,
         Command::Dataset(command) => dataset::run(app, &command).await,
         Command::Db(command) => db::run(app, &command).await,
         Command::Recover(args) => Box::pin(recover::run(app, &args)).await,

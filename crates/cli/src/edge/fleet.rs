@@ -1,11 +1,12 @@
 //! The fleet of this server, as the edge sees it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use clawfarm_control::{Control, Entrance};
-use clawfarm_edge::{Connection, Directory, Person, Site, SiteState};
+use clawfarm_control::{Control, Entrance, Lined, NewInboxMessage};
+use clawfarm_edge::{Connection, Directory, Message, Person, Place, Sender, Site, SiteState};
 use clawfarm_model::instance::Desired;
 use clawfarm_model::name::TenantName;
 use clawfarm_model::{ClawId, Code, Context, Error, Instance, Phase, Result, Timestamp};
@@ -62,6 +63,7 @@ pub(super) fn site(entrance: &Entrance) -> Site {
         identity: entrance.identity.clone(),
         token: entrance.token.clone(),
         rules: Arc::clone(&entrance.rules),
+        inbox: Arc::clone(&entrance.inbox),
     }
 }
 
@@ -122,6 +124,25 @@ impl Directory for Fleet {
             self.control.look_at(id);
         }
         Ok(Box::new(connection?))
+    }
+
+    async fn dial_at(&self, id: &ClawId, address: SocketAddr) -> Result<Box<dyn Connection>> {
+        let entrance =
+            self.control.entrance(&system(), id).await?.ok_or_else(|| Error::not_found("instance", id))?;
+        Ok(Box::new(self.control.dial_listener(&entrance, address).await?))
+    }
+
+    async fn line_up(&self, id: &ClawId, sender: Sender<'_>) -> Result<Place> {
+        let Sender { path, conversation, number } = sender;
+        let sender = clawfarm_control::Sender { path, conversation, number };
+        let Lined { id, lane, waits } = self.control.line_up(&system(), id, sender).await?;
+        Ok(Place { id, lane, waits })
+    }
+
+    async fn accept(&self, id: &ClawId, message: Message) -> Result<()> {
+        let Message { place: Place { id: message_id, lane, waits }, path, content } = message;
+        let lined = Lined { id: message_id, lane, waits };
+        self.control.accept(&system(), id, NewInboxMessage { lined, path, content }).await
     }
 
     async fn sign_in(&self, token: &SecretString) -> Result<Person> {

@@ -99,6 +99,8 @@ def fit_spec(body):
         # Which fields a provider wants, and that a secret exists, stand in no schema.
         config.pop("model", None)
         config.pop("channels", None)
+        inbox = config.get("inbox") or []
+        config["inbox"] = [{"path": path["path"], "check": {"type": "open"}} for path in inbox]
         env = config.get("env") or {}
         config["env"] = {
             name: value

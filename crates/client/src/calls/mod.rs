@@ -2,6 +2,7 @@
 
 mod backup;
 mod events;
+mod inbox;
 mod instances;
 mod server;
 mod stored;

@@ -1,11 +1,13 @@
 //! What the edge asks of the fleet.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use clawfarm_model::edge::{Identity, PathRules};
+use clawfarm_model::inbox::InboxRoute;
 use clawfarm_model::{Cause, ClawId, Code, Context, Desired, Error, Instance, Phase, Result, Timestamp};
 use clawfarm_runtime::Connection;
 use clawfarm_store::{InstanceFilter, PageRequest};
@@ -35,6 +37,8 @@ pub struct Entrance {
     pub identity: Identity,
     /// Its paths.
     pub rules: Arc<PathRules>,
+    /// Where services leave messages for it.
+    pub inbox: Arc<Vec<InboxRoute>>,
 }
 
 /// Where people come in.
@@ -158,9 +162,13 @@ impl Control {
     pub(super) async fn entrance_of(&self, instance: Instance) -> Result<Entrance> {
         let adapter = self.core.adapter(&instance)?;
         let token = self.core.key(&instance, GATEWAY_TOKEN).await?;
+        let inbox = self.core.routes(&instance).await?;
+        let mut rules = adapter.path_rules();
+        rules.inbox.extend(inbox.iter().map(|route| route.path.clone()));
         Ok(Entrance {
             identity: adapter.identity(&token),
-            rules: Arc::new(adapter.path_rules()),
+            rules: Arc::new(rules),
+            inbox: Arc::new(inbox),
             token,
             instance,
         })
@@ -171,11 +179,21 @@ impl Control {
     /// # Errors
     /// As for [`Self::send`].
     pub async fn wake_at_door(&self, context: &Context, id: &ClawId) -> Result<Arc<Entrance>> {
+        self.wake_for(context, id, Cause::Request).await
+    }
+
+    /// The same, for another cause.
+    pub(crate) async fn wake_for(
+        &self,
+        context: &Context,
+        id: &ClawId,
+        cause: Cause,
+    ) -> Result<Arc<Entrance>> {
         let instance = self.core.store.instance(context, id).await?;
         let instance = self.settled(context, instance).await?;
         let instance = match instance.phase {
             Phase::Unhealthy => instance,
-            _ => self.awake(context, instance, Cause::Request).await?,
+            _ => self.awake(context, instance, cause).await?,
         };
         // What this server knew was of before it woke; the event that tells so may be on its way.
         self.core.entrances.forget(id);
@@ -212,6 +230,20 @@ impl Control {
     #[must_use]
     pub fn reaches(&self, instance: &Instance) -> bool {
         self.core.runtime(&instance.spec.target).is_ok()
+    }
+
+    /// Opens a connection to another address that a claw listens at, within its own machine or
+    /// container.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not listen there.
+    pub async fn dial_listener(
+        &self,
+        entrance: &Entrance,
+        address: SocketAddr,
+    ) -> Result<Box<dyn Connection>> {
+        let instance = &entrance.instance;
+        self.core.runtime(&instance.spec.target)?.dial_at(&instance.id, address).await
     }
 
     /// Says where people come in; once, when the edge listens.

@@ -45,6 +45,7 @@ impl Core {
         let model_key = self.key(instance, MODEL_KEY).await?;
         let model_key = SecretString::from(format!("{}.{}", instance.id, model_key.expose_secret()));
         clawfarm_failpoint::point!(Render);
+        let address = self.doors.get().map(|doors| doors.address(&instance.id));
         let rendered = adapter.render(&RenderInput {
             id: &instance.id,
             run: instance.intent.run,
@@ -53,8 +54,10 @@ impl Core {
             secrets: &secrets,
             gateway_token: &gateway_token,
             model_key: &model_key,
+            public_url: address.as_deref(),
             existing: &existing,
         })?;
+        self.keep_routes(instance, &rendered.inbox).await?;
         Ok((rendered.launch, rendered.warnings))
     }
 

@@ -94,6 +94,7 @@ async fn take_up(core: &Core, news: &[Fence]) -> Result<()> {
             core.reconciler.queue.push(&id, Priority::Event);
         }
     }
+    core.inbox.notify_one();
     Ok(())
 }
 

@@ -195,7 +195,11 @@ impl Sleeper {
         let policy = self.layers.effective(&known.brief);
         let traffic = core.doors.get().map(|doors| doors.traffic(&instance.id)).unwrap_or_default();
         marks::note_traffic(core, &instance.id, traffic, now);
-        let channels = core.adapter(instance).map(|it| it.keeps_awake(&instance.spec)).unwrap_or_default();
+        let address = core.doors.get().map(|doors| doors.address(&instance.id));
+        let channels = core
+            .adapter(instance)
+            .map(|it| it.keeps_awake(&instance.spec, address.as_deref()))
+            .unwrap_or_default();
         // What other servers saw may be this much behind.
         let elsewhere = if core.shares.is_shared() { marks::EVERY * 2 } else { Duration::ZERO };
         let mut used = known.since.max(memory.active_at.map_or(known.since, |at| at.after(elsewhere)));

@@ -4,6 +4,7 @@
 mod backups;
 mod faults;
 mod fleet;
+mod inbox;
 mod lifecycle;
 mod policy;
 mod recover;

@@ -99,6 +99,12 @@ async fn answer(
             });
             Response::new(StreamBody::new(said.boxed()).boxed_unsync())
         }
+        "/hooks/draining" => {
+            let mut response = text("suspending");
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            response
+        }
+        "/feishu/silent" => std::future::pending().await,
         "/read" => {
             reading.notify_one();
             say.acquire().await.unwrap().forget();

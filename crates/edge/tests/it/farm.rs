@@ -2,17 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use clawfarm_edge::{
-    BaseDomain, Connection, Directory, Edge, EdgeConfig, EdgeTls, Limits, Listener, Person, Site, SiteState,
-    serve,
+    BaseDomain, Connection, Directory, Edge, EdgeConfig, EdgeTls, Limits, Listener, Message, Person, Place,
+    Sender, Site, SiteState, serve,
 };
 use clawfarm_model::edge::{Identity, PathRules};
+use clawfarm_model::inbox::{InboxRoute, Proof};
 use clawfarm_model::{ClawId, Code, Error, Result};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -51,6 +52,12 @@ pub(crate) struct Fleet {
     pub(crate) claws: Mutex<HashMap<String, Known>>,
     /// How often each was woken.
     pub(crate) wakes: AtomicU64,
+    /// Where services leave messages for each of them.
+    pub(crate) routes: Vec<InboxRoute>,
+    /// The messages that were taken in.
+    pub(crate) taken: Mutex<Vec<Message>>,
+    /// Whether earlier ones wait.
+    pub(crate) waits: AtomicBool,
     /// A wake takes one.
     pub(crate) may_wake: Semaphore,
     /// Tickets that were used.
@@ -79,9 +86,29 @@ impl Fleet {
             },
             identity: known.identity.clone(),
             token: token_of(id.as_str()).into(),
-            rules: Arc::new(PathRules { closed: vec!["/api/v1/admin".into()], inbox: vec!["/hooks".into()] }),
+            rules: Arc::new(PathRules {
+                closed: vec!["/api/v1/admin".into()],
+                inbox: ["/hooks", "/telegram", "/feishu", "/unproven"].map(String::from).into(),
+            }),
+            inbox: Arc::new(self.routes.clone()),
         }))
     }
+}
+
+/// Where services leave messages.
+fn routes() -> Vec<InboxRoute> {
+    let route = |path: &str, proof, accepted: Option<&str>| InboxRoute {
+        path: path.into(),
+        listener: None,
+        proof,
+        accepted: accepted.map(str::to_owned),
+    };
+    vec![
+        route("/hooks", Proof::Token { token: "hook".into(), header: None }, None),
+        route("/hooks/open", Proof::Open, None),
+        route("/telegram", Proof::Telegram { secret: "tg".into() }, Some("x-durable")),
+        route("/feishu", Proof::Feishu { token: "fs".into(), encrypt_key: None }, None),
+    ]
 }
 
 /// A claw's gateway token.
@@ -118,6 +145,30 @@ impl Directory for Fleet {
         match TcpStream::connect(address).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => Err(Error::new(Code::Unavailable, "nothing listens").source(error)),
+        }
+    }
+
+    async fn dial_at(&self, id: &ClawId, _address: SocketAddr) -> Result<Box<dyn Connection>> {
+        self.dial(id).await
+    }
+
+    async fn line_up(&self, _id: &ClawId, sender: Sender<'_>) -> Result<Place> {
+        Ok(Place {
+            id: format!("in-{}", sender.number.unwrap_or("1")),
+            lane: format!("{} {}", sender.path, sender.conversation),
+            waits: self.waits.load(Ordering::Relaxed),
+        })
+    }
+
+    async fn accept(&self, id: &ClawId, message: Message) -> Result<()> {
+        match id.as_str() {
+            "full-1" => Err(Error::new(Code::Overloaded, "10000 messages wait")),
+            "large-1" => Err(Error::new(Code::Insufficient, "too large together")),
+            "broken-1" => Err(Error::new(Code::Unavailable, "the disk is full")),
+            _ => {
+                self.taken.lock().unwrap().push(message);
+                Ok(())
+            }
         }
     }
 
@@ -178,6 +229,9 @@ impl Farm {
         let fleet = Arc::new(Fleet {
             claws: Mutex::default(),
             wakes: AtomicU64::new(0),
+            routes: routes(),
+            taken: Mutex::default(),
+            waits: AtomicBool::new(false),
             may_wake: Semaphore::new(0),
             spent: Mutex::default(),
             looks: AtomicU64::new(0),

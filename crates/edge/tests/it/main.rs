@@ -5,6 +5,7 @@ mod claw;
 mod door;
 mod farm;
 mod hostile;
+mod inbox;
 mod limits;
 mod passing;
 mod proxied;

@@ -11,7 +11,7 @@ use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
 
 /// The largest request body, in bytes.
-const BODY_LIMIT: usize = 4 << 20;
+pub(super) const BODY_LIMIT: usize = 4 << 20;
 
 /// The body of an answer. Its error breaks the connection off.
 pub(super) type Body = BoxBody<Bytes, io::Error>;

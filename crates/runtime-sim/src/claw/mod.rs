@@ -6,6 +6,7 @@
 
 mod chat;
 mod http;
+mod inbox;
 mod rpc;
 
 use std::collections::HashMap;
@@ -172,6 +173,9 @@ impl Gateway {
                 )),
                 _ => Ok(failure(StatusCode::NOT_FOUND, "Not Found", "not_found")),
             };
+        }
+        if request.method() == Method::POST {
+            return self.message(request, &moment).await;
         }
         // As OpenClaw does: any other path is its control page.
         Ok(page("<!doctype html><title>Simulated claw</title><p>This claw is simulated."))

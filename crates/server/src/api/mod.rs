@@ -10,6 +10,7 @@ mod events;
 mod forward;
 mod health;
 mod images;
+mod inbox;
 mod instances;
 mod lifecycle;
 mod logs;
@@ -81,6 +82,10 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(token::dashboard))
         .routes(routes!(secrets::list))
         .routes(routes!(secrets::set, secrets::remove))
+        .routes(routes!(inbox::list, inbox::remove_all))
+        .routes(routes!(inbox::replay_all))
+        .routes(routes!(inbox::get, inbox::remove))
+        .routes(routes!(inbox::replay))
         .routes(routes!(datasets::list))
         .routes(routes!(datasets::remove))
         .routes(routes!(images::list, images::remove))

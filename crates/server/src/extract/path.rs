@@ -31,6 +31,28 @@ impl<S: Send + Sync, T: FromStr<Err = Error>> FromRequestParts<S> for Segment<T>
     }
 }
 
+/// The instance and the message of a path, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Segments(pub(crate) IdText, pub(crate) IdText);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segments {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Segment(id) = Segment::<IdText>::from_request_parts(parts, state).await?;
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
+            Error::new(Code::InvalidInput, "the path is no UTF-8 text")
+                .field("path")
+                .fix("escape it as UTF-8")
+        })?;
+        let (_, message) = parameters
+            .iter()
+            .nth(1)
+            .ok_or_else(|| Error::new(Code::Internal, "a route lacks its second parameter"))?;
+        Ok(Self(id, message.parse::<IdText>().map_err(|error| error.field("message"))?))
+    }
+}
+
 /// An id, a unique name or a unique prefix of one, or a ticket: text that is looked up.
 #[derive(Clone, Debug)]
 pub(crate) struct IdText(pub(crate) String);

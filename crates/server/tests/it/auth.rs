@@ -30,6 +30,7 @@ fn routes() -> Vec<(Method, String)> {
     for (path, item) in &document.paths.paths {
         let filled = path.replace("{id}", "alice-x7k2b").replace("{name}", "key").replace("{ticket}", "abc");
         let filled = filled.replace("{project}", "default");
+        let filled = filled.replace("{message}", "in-0");
         assert!(!filled.contains('{'), "{path}: fill its parameter in here");
         routes.extend(methods(item).into_iter().map(|method| (method, filled.clone())));
     }

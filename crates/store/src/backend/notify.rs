@@ -22,8 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// And when nothing is heard, because there is no connection to listen on.
 const LOOK_EVERY_DEAF: Duration = Duration::from_millis(250);
 const BACKOFF_MOST: Duration = Duration::from_secs(5);
-/// A notification has 7,999 bytes at most (`NOTIFY_PAYLOAD_MAX_LENGTH`); an operation's id 23.
-const OPERATIONS_MOST: usize = 300;
+/// A notification has 7,999 bytes at most (`NOTIFY_PAYLOAD_MAX_LENGTH`); an operation's id 23, an
+/// instance's up to 40 and its mark.
+const WORDS_MOST: usize = 180;
+/// What stands before the id of an instance that has messages.
+const INBOX: &str = "in:";
 
 /// The tasks that tell and hear. They end when this is dropped.
 pub(crate) fn run(
@@ -147,9 +150,10 @@ fn payloads(node: u64, news: &News) -> Vec<String> {
     if news.is_empty() {
         return Vec::new();
     }
-    let operations: Vec<&str> = news.operations.iter().map(String::as_str).collect();
+    let inbox: Vec<String> = news.inbox.iter().map(|id| format!("{INBOX}{id}")).collect();
+    let words: Vec<&str> = news.operations.iter().chain(&inbox).map(String::as_str).collect();
     let latest = news.latest.unwrap_or(0);
-    let mut parts: Vec<_> = operations.chunks(OPERATIONS_MOST).collect();
+    let mut parts: Vec<_> = words.chunks(WORDS_MOST).collect();
     if parts.is_empty() {
         parts.push(&[]);
     }
@@ -163,7 +167,12 @@ fn read(payload: &str, node: u64) -> Option<News> {
         return None;
     }
     let latest: i64 = words.next()?.parse().ok()?;
-    Some(News { latest: (latest > 0).then_some(latest), operations: words.map(str::to_owned).collect() })
+    let (inbox, operations): (Vec<&str>, Vec<&str>) = words.partition(|word| word.starts_with(INBOX));
+    Some(News {
+        latest: (latest > 0).then_some(latest),
+        operations: operations.into_iter().map(str::to_owned).collect(),
+        inbox: inbox.iter().filter_map(|word| word.strip_prefix(INBOX)).map(str::to_owned).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -172,7 +181,11 @@ mod tests {
 
     #[test]
     fn what_is_told_is_what_others_hear() {
-        let news = News { latest: Some(7), operations: ["op-a".to_owned(), "op-b".to_owned()].into() };
+        let news = News {
+            latest: Some(7),
+            operations: ["op-a".to_owned(), "op-b".to_owned()].into(),
+            inbox: ["alice-x7k2m".to_owned()].into(),
+        };
         let told = payloads(1, &news);
         assert_eq!(told.len(), 1);
         assert_eq!(read(&told[0], 2), Some(news));
@@ -180,12 +193,17 @@ mod tests {
         for junk in ["", "1", "1 x 3", "2 1 3", "1 1 x", "1 ffffffffffffffffff 3"] {
             assert_eq!(read(junk, 2), None, "{junk}");
         }
-        let many = News { latest: None, operations: (0..700).map(|n| format!("op-{n:020}")).collect() };
+        let many = News {
+            operations: (0..700).map(|n| format!("op-{n:020}")).collect(),
+            inbox: (0..20).map(|n| format!("{n:040}")).collect(),
+            ..News::default()
+        };
         let told = payloads(1, &many);
-        assert_eq!(told.len(), 3);
+        assert_eq!(told.len(), 4);
         assert!(told.iter().all(|p| p.len() < 7_999));
         let heard: Vec<_> = told.iter().filter_map(|p| read(p, 2)).collect();
         assert_eq!(heard.iter().map(|n| n.operations.len()).sum::<usize>(), 700);
+        assert_eq!(heard.iter().map(|n| n.inbox.len()).sum::<usize>(), 20);
         assert!(payloads(1, &News::default()).is_empty());
     }
 }

@@ -39,11 +39,12 @@ const TABLES: &[(&str, &[&str])] = &[
     ("secrets", &["tenant", "instance", "name"]),
     ("datasets", &["id"]),
     ("idempotency_keys", &["tenant", "key"]),
+    ("inbox", &["seq"]),
 ];
 /// Tables that are left out. A used ticket has ended before anybody reads a backup.
 const LEFT_OUT: &[&str] = &["servers", "leases", "edge_tickets", "seaql_migrations"];
 /// Tables whose rows are numbered by the database.
-const NUMBERED: &[&str] = &["events", "audit"];
+const NUMBERED: &[&str] = &["events", "audit", "inbox"];
 
 fn table(name: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
     TABLES.iter().find(|(known, _)| *known == name)

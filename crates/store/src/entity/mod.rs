@@ -7,6 +7,7 @@ pub mod dataset;
 pub mod event;
 pub mod event_mark;
 pub mod idempotency_key;
+pub mod inbox;
 pub mod instance;
 pub mod label;
 pub mod lease;

@@ -252,6 +252,7 @@ impl Tx {
     async fn bury(&mut self, instance: &Instance, left_data: bool) -> Result<()> {
         self.remove_secrets_of(instance.tenant.as_str(), &instance.id).await?;
         self.forget_rest(&instance.id).await?;
+        self.drop_messages_of(&instance.tenant, &instance.id).await?;
         if left_data {
             self.forget_given(&instance.id).await?;
         } else {

@@ -9,6 +9,7 @@ mod m0003_retention;
 mod m0004_updates;
 mod m0005_tickets;
 mod m0006_sleep;
+mod m0007_inbox;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_updates::Migration),
             Box::new(m0005_tickets::Migration),
             Box::new(m0006_sleep::Migration),
+            Box::new(m0007_inbox::Migration),
         ]
     }
 }

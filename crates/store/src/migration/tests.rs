@@ -60,6 +60,11 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
             "INSERT INTO policies VALUES ('default', '', '{\"idle_seconds\":900}', 1)",
             "INSERT INTO rests VALUES ('alice-x7k2m', 'default', 5, NULL, '{}')",
         ],
+        7 => vec![
+            "INSERT INTO inbox (id, tenant, instance, lane, path, state, wrapped_key, content, size, received_at, \
+             attempts, next_at, last_error) VALUES ('in-1', 'default', 'alice-x7k2m', 'l', '/hooks', 'dead', 'k', 'c', \
+             3, 1, 2, 0, 'refused')",
+        ],
         _ => Vec::new(),
     }
 }

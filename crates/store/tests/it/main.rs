@@ -3,6 +3,7 @@
 mod backup;
 mod certificates;
 mod create;
+mod inbox;
 mod instances;
 mod isolation;
 mod kill;

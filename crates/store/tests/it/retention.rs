@@ -38,7 +38,7 @@ async fn the_newest_of_each_instance_stay_and_who_comes_back_late_is_told(on: On
     let audit = bed.store.audit(&system(), &PageRequest::after(None, 500)).await.unwrap();
     let pruned = bed.store.prune(&system(), &keep).await.unwrap();
     // Of alice 1,089 events less 50, and nine operations less one that runs and three.
-    assert_eq!(pruned, Pruned { events: 1_039, operations: 5, keys: 0, instances: 0 });
+    assert_eq!(pruned, Pruned { events: 1_039, operations: 5, keys: 0, instances: 0, messages: 0 });
     assert_eq!(bed.store.prune(&system(), &keep).await.unwrap(), Pruned::default(), "twice is once");
     let of =
         |id: &clawfarm_model::ClawId| EventFilter { instance: Some(id.clone()), ..EventFilter::default() };
@@ -103,7 +103,7 @@ async fn what_is_old_goes_and_the_audit_log_stays(on: On) {
     let audit = bed.store.audit(&system(), &PageRequest::first()).await.unwrap();
     let keep = Retention { age: Duration::from_secs(3_600), ..Retention::default() };
     let pruned = bed.store.prune(&system(), &keep).await.unwrap();
-    assert_eq!(pruned, Pruned { events: 4, operations: 2, keys: 1, instances: 1 });
+    assert_eq!(pruned, Pruned { events: 4, operations: 2, keys: 1, instances: 1, messages: 0 });
     let left = bed.store.events(&system(), &EventFilter::default(), 10).await.unwrap();
     assert_eq!((left.len(), left[1].message.as_str()), (2, "new"));
     // What lives stays, however long nothing happened to it; so does what the dead one left.

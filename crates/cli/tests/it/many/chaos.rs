@@ -26,7 +26,7 @@ impl Size {
     const FULL: Self = Self { users: 25, instances: 40, lasts: Duration::from_secs(120) };
 }
 
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     let given = std::env::var("CLAWFARM_TEST_SEED").ok();
     let seed = given.map_or_else(
         || u64::from(std::process::id()) << 20 ^ clawfarm_model::Timestamp::now().as_millis().unsigned_abs(),

@@ -5,6 +5,7 @@ mod engines;
 mod forwarding;
 mod frozen;
 mod frozen_database;
+mod inbox;
 mod load;
 mod servers;
 mod tokens;

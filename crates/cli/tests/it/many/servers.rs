@@ -67,6 +67,8 @@ pub(super) struct Options {
     pub(super) blind: bool,
     /// Without an address.
     pub(super) deaf: bool,
+    /// With the OpenClaw that was installed for the tests.
+    pub(super) real: bool,
     /// The version it says it is.
     pub(super) version: Option<&'static str>,
 }
@@ -103,6 +105,11 @@ impl Node {
         command.env("CLAWFARM_SIM_WORLD", farm.world_folder()).stdout(Stdio::null()).stderr(log);
         if self.options.blind {
             command.env_remove("CLAWFARM_SIM_WORLD");
+        }
+        if self.options.real {
+            let install = std::env::var_os("CLAWFARM_TEST_OPENCLAW").map(PathBuf::from);
+            let install = install.expect("CLAWFARM_TEST_OPENCLAW names an installed OpenClaw");
+            command.env("CLAWFARM_CACHE_DIR", install.ancestors().nth(2).expect("a cache around it"));
         }
         if let Some(version) = self.options.version {
             command.env("CLAWFARM_TEST_VERSION", version);
@@ -184,6 +191,16 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // Real claws outlive their server.
+        let lives =
+            self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()));
+        if self.options.real && lives {
+            let own = self.home.farm().join("claws");
+            for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+                let id = entry.file_name().to_string_lossy().into_owned();
+                let _ = self.home.command(&["rm", &id, "--purge", "--force"]).output();
+            }
+        }
         if let Some(child) = &mut self.child {
             // Also one that is frozen.
             let _ = child.kill();

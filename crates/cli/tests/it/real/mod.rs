@@ -17,4 +17,5 @@ mod secrets;
 mod server;
 mod shell;
 mod sleeps;
+mod telegram;
 mod update;

@@ -1,0 +1,260 @@
+//! What deliverers read and write.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use clawfarm_model::event::NewEvent;
+use clawfarm_model::inbox::InboxState;
+use clawfarm_model::{Action, ClawId, Context, Granted, Result, Timestamp};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use crate::convert::{name, number, time, to_word};
+use crate::crypto::{self, Sealed};
+use crate::entity::inbox;
+use crate::error::db;
+use crate::guard::{about, fits, server_only, visible};
+use crate::store::{Inner, Store};
+use crate::tx::Tx;
+
+/// The oldest message of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its id.
+    pub id: String,
+    /// The path it came in at.
+    pub path: String,
+    /// When it was taken in.
+    pub received_at: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Before this it is not to be tried.
+    pub next_at: Timestamp,
+}
+
+/// What became of a try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// The claw has it.
+    Delivered,
+    /// It is tried again after this time.
+    Later {
+        /// Not before this.
+        next_at: Timestamp,
+        /// Why it was not delivered.
+        error: String,
+    },
+    /// It is given up, until somebody has it tried again.
+    Dead {
+        /// Why.
+        error: String,
+    },
+}
+
+/// What there is of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Those that wait.
+    pub waiting: u64,
+    /// Those that were given up.
+    pub dead: u64,
+    /// When the oldest that waits was taken in.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Which instances have messages to be delivered: told by whichever server on the database took
+/// them in.
+pub struct InboxNews(Arc<Inner>);
+
+impl InboxNews {
+    /// The instances with new messages since the last call; waits until there are some. None at
+    /// all when some may have been missed: then [`Store::instances_with_messages`] knows.
+    pub async fn next(&self) -> BTreeSet<ClawId> {
+        loop {
+            if let Some(told) = self.0.signals.take_inbox() {
+                return told.into_iter().filter_map(|id| ClawId::new(id).ok()).collect();
+            }
+            self.0.signals.delivered_to.notified().await;
+        }
+    }
+}
+
+impl Store {
+    /// News for the one deliverer of a server. What was told before it is known by
+    /// [`Store::instances_with_messages`].
+    #[must_use]
+    pub fn inbox_news(&self) -> InboxNews {
+        InboxNews(Arc::clone(&self.0))
+    }
+
+    /// The instances that messages wait for, of all tenants.
+    ///
+    /// # Errors
+    /// When the context is a tenant's, or the database fails.
+    pub async fn instances_with_messages(&self, context: &Context) -> Result<Vec<ClawId>> {
+        server_only(context, "the list of messages to deliver")?;
+        use inbox::Column as C;
+        let ids: Vec<String> = inbox::Entity::find()
+            .select_only()
+            .column(C::Instance)
+            .distinct()
+            .filter(C::State.eq(to_word(&InboxState::Waiting)?))
+            .into_tuple()
+            .all(&self.0.reader)
+            .await
+            .map_err(db)?;
+        ids.iter().map(|id| name("message", id, id)).collect()
+    }
+
+    /// The oldest message of each lane of an instance, the oldest lane first, at most `limit`.
+    ///
+    /// # Errors
+    /// When the context is a tenant's, or the database fails.
+    pub async fn inbox_heads(&self, context: &Context, id: &ClawId, limit: u64) -> Result<Vec<Head>> {
+        server_only(context, "the list of messages to deliver")?;
+        use inbox::Column as C;
+        let waiting = to_word(&InboxState::Waiting)?;
+        let firsts: Vec<i64> = inbox::Entity::find()
+            .select_only()
+            .column_as(C::Seq.min(), "first")
+            .filter(C::Instance.eq(id.as_str()))
+            .filter(C::State.eq(waiting))
+            .group_by(C::Lane)
+            .order_by_asc(Expr::cust("first"))
+            .limit(limit)
+            .into_tuple()
+            .all(&self.0.reader)
+            .await
+            .map_err(db)?;
+        let rows: Vec<(String, String, i64, i64, i64)> = inbox::Entity::find()
+            .select_only()
+            .columns([C::Id, C::Path, C::ReceivedAt, C::Attempts, C::NextAt])
+            .filter(C::Seq.is_in(firsts))
+            .order_by_asc(C::Seq)
+            .into_tuple()
+            .all(&self.0.reader)
+            .await
+            .map_err(db)?;
+        rows.into_iter()
+            .map(|(id, path, received, attempts, next)| {
+                let attempts = number("message", &id, attempts)?;
+                Ok(Head { path, received_at: time(received), attempts, next_at: time(next), id })
+            })
+            .collect()
+    }
+
+    /// What a message says, packed as it was taken in; `None` when there is none of that id or
+    /// it is another tenant's.
+    ///
+    /// # Errors
+    /// When it can't be decrypted: it was altered, or moved from another row.
+    pub async fn message_content(
+        &self,
+        context: &Context,
+        instance: &ClawId,
+        id: &str,
+    ) -> Result<Option<Vec<u8>>> {
+        use inbox::Column as C;
+        let row = visible(inbox::Entity::find(), context, C::Tenant)
+            .filter(C::Instance.eq(instance.as_str()))
+            .filter(C::Id.eq(id))
+            .one(&self.0.reader)
+            .await
+            .map_err(db)?;
+        row.map(|row| {
+            let sealed = Sealed { wrapped_key: row.wrapped_key, value: row.content };
+            crypto::unseal(&self.0.master_key, [&row.tenant, &row.instance, &row.id], &sealed)
+                .map(|plain| plain.to_vec())
+        })
+        .transpose()
+    }
+
+    /// Writes down what became of a try. A message that is no longer waiting (somebody dropped
+    /// it, or its instance went) stays as it is.
+    ///
+    /// The leave must be for [`Action::Observe`] on the instance, under the lease that the try
+    /// was made under.
+    ///
+    /// # Errors
+    /// One that [`is_fenced`](clawfarm_model::is_fenced) when the lease is another server's by
+    /// now; `NotFound` when the instance is gone.
+    pub async fn message_tried(
+        &self,
+        granted: &Granted,
+        instance: &ClawId,
+        id: &str,
+        tried: &Tried,
+    ) -> Result<()> {
+        fits(granted, &[Action::Observe], "instance")?;
+        about(granted, granted.resource().tenant.as_str(), "instance", instance.as_str())?;
+        use inbox::Column as C;
+        let mut tx = Tx::begin(&self.0).await?;
+        tx.check_fence(granted.fence()).await?;
+        let tenant = granted.resource().tenant.clone();
+        let which = sea_orm::Condition::all()
+            .add(C::Tenant.eq(tenant.as_str()))
+            .add(C::Instance.eq(instance.as_str()))
+            .add(C::Id.eq(id))
+            .add(C::State.eq(to_word(&InboxState::Waiting)?));
+        let mut update = inbox::Entity::update_many().filter(which.clone());
+        match tried {
+            Tried::Delivered => {
+                inbox::Entity::delete_many().filter(which).exec(tx.on()).await.map_err(db)?;
+                return tx.commit().await;
+            }
+            Tried::Later { next_at, error } => {
+                update = update
+                    .col_expr(C::NextAt, Expr::value(next_at.as_millis()))
+                    .col_expr(C::LastError, Expr::value(Some(crate::tx::storable(error))));
+            }
+            Tried::Dead { error } => {
+                update = update
+                    .col_expr(C::State, Expr::value(to_word(&InboxState::Dead)?))
+                    .col_expr(C::NextAt, Expr::value(0_i64))
+                    .col_expr(C::LastError, Expr::value(Some(crate::tx::storable(error))));
+                let event = NewEvent::warning(
+                    "inbox-dead",
+                    format!("message {id} was given up: {error}; see 'clawfarm inbox ls {instance} --dead'"),
+                );
+                tx.event(tenant.as_str(), Some(instance), &event)?;
+            }
+        }
+        use sea_orm::sea_query::ExprTrait as _;
+        let changed =
+            update.col_expr(C::Attempts, C::Attempts.into_expr().add(1)).exec(tx.on()).await.map_err(db)?;
+        if changed.rows_affected == 0 {
+            return Ok(());
+        }
+        tx.commit().await
+    }
+
+    /// How many messages there are, of all tenants.
+    ///
+    /// # Errors
+    /// When the context is a tenant's, or the database fails.
+    pub async fn inbox_depth(&self, context: &Context) -> Result<Depth> {
+        server_only(context, "the number of messages")?;
+        use inbox::Column as C;
+        let rows: Vec<(String, i64, Option<i64>)> = inbox::Entity::find()
+            .select_only()
+            .column(C::State)
+            .column_as(C::Seq.count(), "messages")
+            .column_as(C::ReceivedAt.min(), "oldest")
+            .group_by(C::State)
+            .into_tuple()
+            .all(&self.0.reader)
+            .await
+            .map_err(db)?;
+        let mut depth = Depth::default();
+        let waiting = to_word(&InboxState::Waiting)?;
+        for (state, count, oldest) in rows {
+            let count = u64::try_from(count).unwrap_or(0);
+            if state == waiting {
+                (depth.waiting, depth.oldest) = (count, oldest.map(time));
+            } else {
+                depth.dead = count;
+            }
+        }
+        Ok(depth)
+    }
+}
