@@ -121,9 +121,10 @@ fn every_example_of_the_reference_is_understood() {
         let status = ask(&home, example);
         // Names that stand for something are not there (a ticket is the credential, too); and one of two verbs that exclude each
         // other is in conflict with the other.
-        let stands = ["/OPERATION", "/TICKET", "/MESSAGE", "/datasets/", "/secrets/", "/targets/", "/certificates/"]
-            .iter()
-            .any(|s| example.path.contains(s));
+        let stands =
+            ["/OPERATION", "/TICKET", "/MESSAGE", "/datasets/", "/secrets/", "/targets/", "/certificates/"]
+                .iter()
+                .any(|s| example.path.contains(s));
         // What is a WebSocket asks for one.
         let upgrade = example.path.ends_with("/port-forward") && status == 426;
         // There is no engine here that a socket or an image could be of.
