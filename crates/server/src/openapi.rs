@@ -132,7 +132,7 @@ fn add_problems(path: &str, operation: &mut Operation) {
         "410" => named || body || path.ends_with("/events"),
         "409" | "422" | "502" => named || body,
         "403" => api && (named || body),
-        "412" => path.ends_with("/instances/{id}"),
+        "412" => path.ends_with("/instances/{id}") || path.ends_with("/instances/{id}/policy"),
         "408" | "413" | "415" => body,
         "426" => path.starts_with("/api/v1/consoles/"),
         "500" | "503" => path != "/healthz",

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::time::Timestamp;
 
 /// The most windows that one policy may have.
@@ -48,7 +48,10 @@ impl AwakeHours {
         let found = plausible.then(|| TimeZone::get(&self.zone).ok()).flatten();
         found.ok_or_else(|| {
             let shown: String = self.zone.chars().take(60).flat_map(char::escape_default).collect();
-            Error::invalid("hours.zone", format!("'{shown}' is no time zone"))
+            // Which names there are is the database's, and another one's tomorrow.
+            let code = if plausible { Code::Unsupported } else { Code::InvalidInput };
+            Error::new(code, format!("'{shown}' is no time zone that is known here"))
+                .field("hours.zone")
                 .fix("give a name of the IANA database, such as Europe/Berlin or UTC")
         })
     }
@@ -134,6 +137,19 @@ impl Days {
     }
 }
 
+/// The name of a day between each two of the pieces of a pattern.
+macro_rules! days {
+    ($first:literal $(, $then:literal)*) => {
+        concat!(
+            $first
+            $(,
+                "([Mm][Oo][Nn]|[Tt][Uu][Ee]|[Ww][Ee][Dd]|[Tt][Hh][Uu]|[Ff][Rr][Ii]|[Ss][Aa][Tt]|[Ss][Uu][Nn])",
+                $then
+            )*
+        )
+    };
+}
+
 /// A span of hours on some days of the week: `mon-fri 09:00-18:00`, `sat,sun 10:00-14:00`, or
 /// `22:00-06:00` for every day, until the next morning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,14 +157,16 @@ pub struct Window {
     days: Days,
     /// Minutes from midnight.
     from: u16,
-    /// Minutes from midnight, up to 24:00. Not after `from`: of the next day.
+    /// Minutes from midnight, up to 24:00. Not after `from`: of the next day; the same: a whole day.
     to: u16,
 }
 
 impl Window {
     /// What its text may look like.
-    pub const PATTERN: &'static str =
-        "^([A-Za-z]{3}([,-][A-Za-z]{3})* )?[0-2][0-9]:[0-5][0-9]-[0-2][0-9]:[0-5][0-9]$";
+    pub const PATTERN: &'static str = concat!(
+        days!("^(", "(-", ")?(,", "(-", ")?)* )?"),
+        "([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$",
+    );
 
     fn on(self, day: Date, zone: &TimeZone) -> Option<(Timestamp, Timestamp)> {
         let last = if self.to > self.from { day } else { day.tomorrow().ok()? };
@@ -185,7 +203,7 @@ impl FromStr for Window {
         };
         let span = hours.split_once('-').and_then(|(from, to)| Some((minutes(from)?, minutes(to)?)));
         match (days, span) {
-            (Some(days), Some((from, to))) if from < 24 * 60 && from != to => Ok(Self { days, from, to }),
+            (Some(days), Some((from, to))) if from < 24 * 60 => Ok(Self { days, from, to }),
             _ => {
                 let shown: String = text.chars().take(60).flat_map(char::escape_default).collect();
                 Err(Error::invalid("hours.windows", format!("'{shown}' is no span of hours"))
@@ -227,7 +245,7 @@ impl PartialSchema for Window {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .pattern(Some(Self::PATTERN))
-            .description(Some("Hours on some days of the week, or on every day; an end before the beginning is the next day's."))
+            .description(Some("Hours on some days of the week, or on every day; an end that is not after the beginning is the next day's."))
             .examples([serde_json::json!("mon-fri 09:00-18:00")])
             .into()
     }
@@ -255,6 +273,7 @@ mod tests {
             ("Sat,SUN 10:30-24:00", "sat,sun 10:30-24:00"),
             ("sat-mon 22:00-06:00", "mon,sat,sun 22:00-06:00"),
             ("mon-sun 00:00-12:00", "00:00-12:00"),
+            ("09:00-09:00", "09:00-09:00"),
         ] {
             let window: Window = text.parse().unwrap();
             assert_eq!(window.to_string(), shown);
@@ -264,7 +283,7 @@ mod tests {
             "",
             "9-18",
             "09:00",
-            "09:00-09:00",
+            "mon-tue-wed 09:00-10:00",
             "25:00-26:00",
             "24:00-06:00",
             "mon 09:00",
@@ -312,6 +331,13 @@ mod tests {
         // A window that begins in the hour that is left out begins an hour later.
         let odd = hours("Europe/Berlin", &["02:30-05:00"]);
         assert_eq!(odd.next_start(time("2026-03-28T23:00:00Z")), Some(time("2026-03-29T01:30:00Z")));
+    }
+
+    #[test]
+    fn an_end_at_the_beginning_is_a_day_later() {
+        let day = hours("UTC", &["fri 09:00-09:00"]);
+        assert_eq!(day.until(time("2026-11-20T09:00:00Z")), Some(time("2026-11-21T09:00:00Z")));
+        assert_eq!(day.until(time("2026-11-20T08:59:00Z")), None);
     }
 
     #[test]
