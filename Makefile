@@ -1,6 +1,6 @@
 # Every command a person needs; what each does is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint docs rustdoc demo demo-down chaos fuzz bench bench-compare integration-001 integration-001-run integration-002 clean
+.PHONY: help build test lint docs rustdoc demo demo-down chaos chaos-inbox fuzz bench bench-compare integration-001 integration-001-run integration-002 clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ demo-down: ## stop and remove what `make demo` made
 
 chaos: ## two minutes of servers killed under load: 1,000 simulated instances on three servers
 	@CLAWFARM_TEST_CHAOS=full scripts/test --no-capture -E 'test(e2e_three_servers)'
+
+chaos-inbox: ## 10,000 webhooks to 20 simulated and 2 real claws while servers are killed
+	@CLAWFARM_TEST_CHAOS=inbox scripts/test --no-capture -E 'test(e2e_three_servers_are_killed_while_services_send)'
 
 bench: ## the figures of docs/benchmarks.md
 	@scripts/bench

@@ -1,8 +1,8 @@
 //! Services that send messages while servers are killed, claws put to sleep, crash and refuse:
 //! what was acknowledged is delivered, in order, each time under the same key.
 //!
-//! `CLAWFARM_TEST_SEED` replays a run's draws; `CLAWFARM_TEST_CHAOS=full` is the long one, with
-//! two real OpenClaws among the claws.
+//! `CLAWFARM_TEST_SEED` replays a run's draws; `CLAWFARM_TEST_CHAOS=inbox` is the long one
+//! (`make chaos-inbox`), with two real OpenClaws among the claws.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,8 +25,9 @@ use super::chaos::seed;
 use super::load::Draws;
 use super::servers::{Farm, Node, Options};
 
-/// How long anything may take, with every server killed on the way.
-const LIMIT: Duration = Duration::from_secs(240);
+/// How long anything may take, with every server killed on the way, on a machine that has more to
+/// do: ten thousand messages took five and a half minutes at a load of 12 on two cores.
+const LIMIT: Duration = Duration::from_secs(900);
 /// As long as a service waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Every so many messages are of a kind that its claw refuses.
@@ -234,7 +235,7 @@ async fn put_to_sleep(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e2e_three_servers_are_killed_while_services_send() {
-    let full = std::env::var("CLAWFARM_TEST_CHAOS").is_ok_and(|text| text == "full");
+    let full = std::env::var("CLAWFARM_TEST_CHAOS").is_ok_and(|text| text == "inbox");
     let size = if full { Size::FULL } else { Size::SHORT };
     let seed = seed();
     let farm = Farm::new();
