@@ -1,8 +1,8 @@
 //! Certificates from an authority that is asked by ACME (RFC 8555).
 //!
-//! What was got, the account, and what is under way are in a [`Vault`] that all servers of a fleet
+//! What was got, the account, and what is under way are in a `Vault` that all servers of a fleet
 //! have in common. One of them at a time, under the vault's lease, asks the authority; the others
-//! read what it got ([`follow`]). A server that dies in the middle of an order is followed by one
+//! read what it got (`follow`). A server that dies in the middle of an order is followed by one
 //! that goes on with it, since the order's address and key are written down before anything is
 //! proven.
 
