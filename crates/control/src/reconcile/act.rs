@@ -9,7 +9,7 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::launch::{DataFate, StopOptions};
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation,
+    Action, Cause, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation,
     OperationKind, Result, Signal, Timestamp, UpdateStage, Urgency, is_fenced,
 };
 use clawfarm_runtime::{Progress, Runtime};
@@ -156,16 +156,19 @@ async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) ->
 }
 
 /// It was drained before it was frozen. A claw that forgot it meanwhile (the drain's lease ran
-/// out) answers that nothing is drained, which is as well.
+/// out) answers that nothing is drained, which is as well. One that does not answer is told again
+/// at its next turn: until then it would take nothing.
 pub(crate) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
     let reach = Reach::acting(core, hold, instance).await?;
     if let Err(error) = reach.adapter().undrain(&reach.access()).await {
         if is_fenced(&error) {
             return Err(error);
         }
-        tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back");
+        tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back yet");
+        core.reconciler.is_drained(&instance.id);
+    } else {
+        core.reconciler.is_let_go(&instance.id);
     }
-    core.reconciler.is_let_go(&instance.id);
     clawfarm_failpoint::point!(Undrained);
     Ok(())
 }
@@ -236,6 +239,13 @@ async fn drain(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
             Err(busy(&instance.id, &blockers))
         }
         Ok(_) => Ok(()),
+        Err(error) if is_fenced(&error) => Err(error),
+        // Nobody but its policy wants it asleep, and that only while it rests, which it did not
+        // say: a gateway that is held up by its work misses the limit of the question. The drain
+        // may have been taken all the same; that it is up again takes it back (`called_back`).
+        Err(error) if !forced && matches!(instance.intent.cause, Cause::Idle | Cause::WarmLong) => {
+            Err(busy(&instance.id, &[format!("it did not say that it has finished: {}", error.message())]))
+        }
         // A claw that can't be asked can't finish anything either; its stop has a grace.
         Err(error) => {
             tracing::info!(instance = %instance.id, ?error, "it could not be drained");

@@ -6,7 +6,7 @@ use clawfarm_control::{NewInstance, PolicyChange, PolicyOf};
 use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::policy::{AwakeHours, Layer};
 use clawfarm_model::{Cause, Code, Context, Instance, Phase, RuntimePolicy, Timestamp};
-use clawfarm_runtime_sim::{ActKind, Blocker, ClawBehaviour, Override};
+use clawfarm_runtime_sim::{ActKind, Blocker, ClawBehaviour, Failure, Override, Verb};
 use futures::StreamExt;
 
 use crate::fleet::{Fleet, claw, owner};
@@ -108,6 +108,31 @@ async fn one_that_works_is_asked_again_and_sleeps_when_it_is_done() {
     assert_eq!(fleet.count(&alice, ActKind::Drain), 0, "it was asked without a drain");
     fleet.world.change_behaviour(|b| b.claw.busy = None).unwrap();
     fleet.until_asleep("alice", Phase::Warm, secs(300)).await;
+}
+
+/// A gateway that is held up by what it works on does not answer in time: that is no leave to end
+/// it.
+#[tokio::test]
+async fn one_that_does_not_say_that_it_has_finished_is_not_ended_by_its_policy() {
+    let fleet = Fleet::new().await;
+    let alice = fleet.ready_with("alice", quarter()).await;
+    fleet.later(secs(901));
+    fleet.until_phase("alice", Phase::Warm).await;
+    fleet
+        .world
+        .change_behaviour(|b| b.failures.push(Failure::new(Verb::Dial, Code::Unavailable)))
+        .unwrap();
+    fleet.later(secs(121));
+    fleet
+        .until("alice", "kept up", |it| it.intent.desired == clawfarm_model::Desired::Running)
+        .await;
+    fleet.world.change_behaviour(|b| b.failures.clear()).unwrap();
+    fleet.until_phase("alice", Phase::Ready).await;
+    assert_eq!((fleet.count(&alice, ActKind::Start), fleet.count(&alice, ActKind::Stop)), (1, 0));
+    let events = fleet.control.events(&owner(), Some("alice"), None, 100).await.unwrap().0;
+    assert!(events.iter().any(|e| e.message.contains("did not say that it has finished")), "{events:?}");
+    // Once it answers again it is asked again.
+    fleet.until_asleep("alice", Phase::Suspended, secs(300)).await;
 }
 
 #[tokio::test]
