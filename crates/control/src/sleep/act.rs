@@ -10,7 +10,7 @@ use clawfarm_model::{
 use metrics::counter;
 
 use super::memory::Memory;
-use super::verdict::{Depth, Facts, Verdict, verdict};
+use super::verdict::{self, Depth, Facts, Verdict, verdict};
 use super::{AGAIN, AGAIN_MOST, LastBusy, Sleeper, marks};
 use crate::core::{Core, may};
 use crate::instances::Wanted;
@@ -200,6 +200,7 @@ impl Sleeper {
             .adapter(instance)
             .map(|it| it.keeps_awake(&instance.spec, address.as_deref()))
             .unwrap_or_default();
+        let visited = self.is_visited(&known, &instance.id);
         // What other servers saw may be this much behind.
         let elsewhere = if core.shares.is_shared() { marks::EVERY * 2 } else { Duration::ZERO };
         let mut used = known.since.max(memory.active_at.map_or(known.since, |at| at.after(elsewhere)));
@@ -221,6 +222,7 @@ impl Sleeper {
             cause: known.brief.cause,
             since: known.since,
             used,
+            visited,
             traffic,
             in_use: self.marks.open(&instance.id),
             channels: &channels,
@@ -310,9 +312,12 @@ impl Sleeper {
         let wait = (AGAIN * 2_u32.saturating_pow(known.refusals.min(10))).min(AGAIN_MOST);
         known.refusals = known.refusals.saturating_add(1);
         known.busy = Some(LastBusy { at: now, with: blockers });
+        let for_a_job = verdict::for_a_job(known.brief.cause, self.is_visited(known, id));
         drop(state);
-        // It is used by whoever it works for.
-        self.marks.touch(id, now);
+        // It is used by whoever it works for; the job that it was woken for is nobody.
+        if !for_a_job {
+            self.marks.touch(id, now);
+        }
         self.later(id, now.after(jittered(wait)));
     }
 

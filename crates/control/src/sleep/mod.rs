@@ -162,6 +162,10 @@ impl Sleeper {
                     known.not_before = None;
                     known.refusals = 0;
                     known.busy = None;
+                    // Whoever waited for it while it woke is there.
+                    if self.marks.open(&instance.id) > 0 {
+                        self.marks.touch(&instance.id, now);
+                    }
                 }
                 known.brief = brief;
             }
@@ -218,9 +222,10 @@ impl Sleeper {
         let brief = &known.brief;
         let policy = self.layers.effective(brief);
         let due = if brief.is_awake() && !brief.updating {
-            let idle = verdict::idle(&policy, brief.cause)?;
+            let for_a_job = verdict::for_a_job(brief.cause, self.is_visited(known, id));
+            let idle = verdict::idle(&policy, for_a_job)?;
             let used = self.marks.last_used(id).unwrap_or(known.since).max(known.since);
-            let running = known.since.after(verdict::running(&policy, brief.cause));
+            let running = known.since.after(verdict::running(&policy, for_a_job));
             let idle = used.after(idle).max(running);
             // At most once in an hour that it is to be up.
             policy.hours.until(now).map_or(idle, |until| idle.max(until))
@@ -235,6 +240,13 @@ impl Sleeper {
             return None;
         };
         Some(known.not_before.map_or(due, |at| due.max(at)))
+    }
+
+    /// Whether somebody has used it since it is in its phase. What the claw says of its sessions
+    /// does not tell: its jobs use them, too.
+    fn is_visited(&self, known: &Known, id: &ClawId) -> bool {
+        let written = known.memory.as_ref().and_then(|memory| memory.active_at);
+        self.marks.open(id) > 0 || written.max(self.marks.last_used(id)).is_some_and(|at| at >= known.since)
     }
 
     /// Looks at all of them again: a policy that holds for several has changed.

@@ -40,6 +40,8 @@ pub(super) struct Facts<'a> {
     pub(super) since: Timestamp,
     /// When it was last used, by whatever is known.
     pub(super) used: Timestamp,
+    /// Somebody has used it since it is up.
+    pub(super) visited: bool,
     pub(super) traffic: Traffic,
     /// Consoles, port-forwards and messages that are under way over the API.
     pub(super) in_use: usize,
@@ -55,22 +57,24 @@ pub(super) fn seconds(secs: u32) -> Duration {
     Duration::from_secs(u64::from(secs))
 }
 
-fn by_the_clock(cause: Cause) -> bool {
-    matches!(cause, Cause::Clock)
+/// Whether it is up for a job alone. Once somebody has used it, it is up for them, and goes by the
+/// same times as if they had woken it.
+pub(super) fn for_a_job(cause: Cause, visited: bool) -> bool {
+    cause == Cause::Clock && !visited
 }
 
 /// After how much rest it sleeps, if it does by itself.
-pub(super) fn idle(policy: &EffectivePolicy, cause: Cause) -> Option<Duration> {
+pub(super) fn idle(policy: &EffectivePolicy, for_a_job: bool) -> Option<Duration> {
     match policy.idle() {
-        Some(idle) if by_the_clock(cause) => Some(idle.min(CLOCK_IDLE)),
-        None if by_the_clock(cause) && !policy.never => Some(CLOCK_IDLE),
+        Some(idle) if for_a_job => Some(idle.min(CLOCK_IDLE)),
+        None if for_a_job && !policy.never => Some(CLOCK_IDLE),
         idle => idle,
     }
 }
 
 /// How long it stays up at least.
-pub(super) fn running(policy: &EffectivePolicy, cause: Cause) -> Duration {
-    if by_the_clock(cause) { Duration::ZERO } else { seconds(policy.min_running_seconds) }
+pub(super) fn running(policy: &EffectivePolicy, for_a_job: bool) -> Duration {
+    if for_a_job { Duration::ZERO } else { seconds(policy.min_running_seconds) }
 }
 
 /// Whether it may sleep.
@@ -84,7 +88,8 @@ pub(super) fn verdict(facts: &Facts<'_>) -> Verdict {
 
 fn awake(facts: &Facts<'_>) -> Verdict {
     let policy = facts.policy;
-    let Some(idle) = idle(policy, facts.cause) else {
+    let for_a_job = for_a_job(facts.cause, facts.visited);
+    let Some(idle) = idle(policy, for_a_job) else {
         let why = match policy.never {
             true => format!("its policy says never ({})", said(policy.from.never)),
             false => "no policy lets it sleep by itself".to_owned(),
@@ -94,6 +99,8 @@ fn awake(facts: &Facts<'_>) -> Verdict {
     if !facts.channels.is_empty() {
         return Verdict::Stay(facts.channels.to_vec());
     }
+    // It goes back to what it was woken from for the clock's sake, when nobody says otherwise.
+    let freezes = facts.can_freeze && policy.idle().is_some();
     let mut why = Vec::new();
     let mut until = facts.now;
     let mut not_before = |at: Timestamp, because: String| {
@@ -105,16 +112,17 @@ fn awake(facts: &Facts<'_>) -> Verdict {
     if let Some(end) = policy.hours.until(facts.now) {
         not_before(end, format!("it is to be up at this hour ({})", said(policy.from.hours)));
     }
-    not_before(facts.since.after(running(policy, facts.cause)), "it has not been up for long".to_owned());
+    not_before(facts.since.after(running(policy, for_a_job)), "it has not been up for long".to_owned());
     not_before(facts.used.after(idle), format!("it was used less than {} s ago", idle.as_secs()));
+    let sockets = match facts.can_freeze {
+        true => "WebSocket(s) are open, and no policy freezes it",
+        false => "WebSocket(s) are open, and it can't be frozen",
+    };
     // What is open is no matter of time: it is looked at again as if it had just been used.
     for (count, what) in [
         (facts.traffic.requests, "request(s) at its address are under way"),
         (facts.in_use, "console(s), port-forward(s) or message(s) are under way"),
-        (
-            if facts.can_freeze { 0 } else { facts.traffic.sockets },
-            "WebSocket(s) are open, and it can't be frozen",
-        ),
+        (if freezes { 0 } else { facts.traffic.sockets }, sockets),
     ] {
         if count > 0 {
             not_before(facts.now.after(idle.min(CLOCK_IDLE)), format!("{count} {what}"));
@@ -123,8 +131,6 @@ fn awake(facts: &Facts<'_>) -> Verdict {
     if until > facts.now {
         return Verdict::Until(until, why);
     }
-    // It goes back to what it was woken from for the clock's sake, when nobody says otherwise.
-    let freezes = facts.can_freeze && policy.idle().is_some();
     let depth = if freezes { Depth::Warm } else { Depth::Suspended };
     let worth = |lead: Duration| {
         facts.next_run.is_none_or(|next| next <= facts.now || next.since(facts.now) > lead + WORTH)
@@ -203,6 +209,7 @@ mod tests {
             cause: Cause::Asked,
             since: at(0),
             used: at(0),
+            visited: false,
             traffic: Traffic::default(),
             in_use: 0,
             channels: &[],
@@ -285,5 +292,20 @@ mod tests {
             Verdict::Sleep(Depth::Warm),
             "whatever it is up at least"
         );
+    }
+
+    #[test]
+    fn whoever_comes_to_one_that_the_clock_woke_keeps_it_as_if_they_had_woken_it() {
+        let none = policy(&RuntimePolicy::default());
+        let woken = Facts { cause: Cause::Clock, ..facts(&none, 100) };
+        let visited = Facts { used: at(30), visited: true, ..woken.clone() };
+        assert!(matches!(verdict(&visited), Verdict::Stay(_)), "nothing lets it sleep by itself");
+        let day = policy(&RuntimePolicy { idle_seconds: Some(8 * 3600), ..RuntimePolicy::default() });
+        let visited = Facts { policy: &day, ..visited };
+        assert!(matches!(verdict(&visited), Verdict::Until(until, _) if until == at(30 + 8 * 3600)));
+        // A dashboard that is open would connect again at once, and wake what is suspended.
+        let open = Facts { traffic: Traffic { requests: 0, sockets: 1, last: None }, ..woken };
+        assert!(matches!(verdict(&open), Verdict::Until(until, _) if until == at(160)));
+        assert_eq!(verdict(&Facts { policy: &day, ..open }), Verdict::Sleep(Depth::Warm));
     }
 }

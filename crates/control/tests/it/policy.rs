@@ -207,6 +207,26 @@ async fn the_clock_wakes_it_in_time_for_its_next_job_and_it_goes_back_to_sleep()
 }
 
 #[tokio::test]
+async fn whoever_comes_to_one_that_the_clock_woke_is_not_left_after_a_minute() {
+    let fleet = Fleet::new().await;
+    let job = Timestamp::now().after(secs(7200));
+    fleet.world.change_behaviour(|b| b.claw.jobs = Some(vec![job.as_millis()])).unwrap();
+    fleet.ready("alice").await;
+    fleet.reached(fleet.control.suspend(&owner(), "alice", false, false).await.unwrap()).await;
+    fleet.later(secs(7200 - 30));
+    let awake = fleet.until_phase("alice", Phase::Ready).await;
+    assert_eq!(awake.intent.cause, Cause::Clock);
+    let begun = std::time::Instant::now();
+    // As if they had woken it: nothing lets it sleep by itself.
+    while fleet.kept_up_by("alice").await != "no policy lets it sleep by itself" {
+        assert!(begun.elapsed() < secs(30), "{:?}", fleet.control.outlook(&owner(), "alice").await);
+        fleet.say("alice").await;
+    }
+    let still = fleet.control.get(&owner(), "alice").await.unwrap();
+    assert_eq!((still.phase, still.intent.cause), (Phase::Ready, Cause::Clock));
+}
+
+#[tokio::test]
 async fn a_job_that_is_near_keeps_it_up() {
     let fleet = Fleet::new().await;
     let job = Timestamp::now().after(secs(950));
