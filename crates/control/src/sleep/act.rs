@@ -350,15 +350,15 @@ impl Core {
         let reach = Reach::acting(self, hold, instance).await?;
         let asked = tokio::time::timeout(PLAN_LIMIT, reach.adapter().next_wake(&reach.access())).await;
         let mut memory = self.sleeper.remember(self, instance).await?;
-        match asked {
-            Ok(Ok(next)) => memory.next_run_at = next,
-            // What it said before holds, as far as it is still to come.
+        let said = match asked {
+            Ok(Ok(next)) => Some(next),
             Ok(Err(error)) => {
                 tracing::debug!(instance = %instance.id, ?error, "it does not say what it has planned");
-                memory.next_run_at = memory.next_run_at.filter(|at| *at > Timestamp::now());
+                None
             }
-            Err(_) => memory.next_run_at = memory.next_run_at.filter(|at| *at > Timestamp::now()),
-        }
+            Err(_) => None,
+        };
+        memory.planned(said, self.sleeper.clock.now());
         self.keep_memory(instance, memory).await?;
         clawfarm_failpoint::point!(NextRunKept);
         Ok(())

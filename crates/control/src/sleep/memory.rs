@@ -12,7 +12,8 @@ use super::habit::Habit;
 /// machine is half a minute.
 const LEAD_SUSPENDED: Duration = Duration::from_secs(60);
 const LEAD_WARM: Duration = Duration::from_secs(5);
-/// A wish to sleep that a person wrote holds for so long at least, whatever is due meanwhile.
+/// A wish to sleep that a person wrote holds for so long at least: a job that is due meanwhile
+/// wakes it when that is over.
 const ASKED_HOLDS: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,8 +68,10 @@ impl Memory {
         now: Timestamp,
     ) -> Option<(Timestamp, Cause)> {
         let lead = self.lead(phase == Phase::Warm);
-        let by_a_person = asked == Cause::Asked;
-        let job = self.next_run_at.filter(|at| !by_a_person || *at > since.after(lead + ASKED_HOLDS));
+        // Put off, not left out: only the earliest of its jobs is known, and the others would never
+        // be asked for again.
+        let holds = since.after(lead + ASKED_HOLDS);
+        let job = self.next_run_at.map(|at| if asked == Cause::Asked { at.max(holds) } else { at });
         let hours = self.hours(policy, since, now);
         let habit = policy.prewake.then(|| self.facts.habit.next(since)).flatten().map(|at| {
             // A missed one is let go: the next is looked for.
@@ -79,6 +82,19 @@ impl Memory {
             .into_iter()
             .filter_map(|(at, cause)| at.map(|at| (early(at), cause)))
             .min_by_key(|(at, _)| *at)
+    }
+
+    /// Remembers what it said is planned: `None` when it did not say. What is over is no time to
+    /// wake it at: it would be woken the moment it sleeps.
+    pub(super) fn planned(&mut self, said: Option<Option<Timestamp>>, now: Timestamp) {
+        let to_come = |at: &Timestamp| *at > now;
+        // What it said before holds where it says nothing of use, as far as it is still to come.
+        let before = self.next_run_at.filter(to_come);
+        self.next_run_at = match said {
+            Some(None) => None,
+            Some(Some(at)) => Some(at).filter(to_come).or(before),
+            None => before,
+        };
     }
 
     /// When its hours begin next, since it sleeps. Those that have begun and ended while nobody
@@ -134,11 +150,29 @@ mod tests {
     }
 
     #[test]
-    fn what_a_person_put_to_sleep_is_not_woken_the_moment_after() {
-        let memory = Memory { next_run_at: Some(at(100)), ..Memory::default() };
-        assert_eq!(memory.wake_at(&policy(), Phase::Suspended, Cause::Asked, at(0), at(1)), None);
-        let memory = Memory { next_run_at: Some(at(1000)), ..Memory::default() };
-        assert!(memory.wake_at(&policy(), Phase::Suspended, Cause::Asked, at(0), at(1)).is_some());
+    fn what_a_person_put_to_sleep_is_not_woken_the_moment_after_but_it_is_woken() {
+        let wake = |job, asked| {
+            let memory = Memory { next_run_at: Some(at(job)), ..Memory::default() };
+            memory.wake_at(&policy(), Phase::Suspended, asked, at(0), at(1)).unwrap()
+        };
+        assert_eq!(wake(90, Cause::Idle).0, at(30));
+        assert_eq!(wake(90, Cause::Asked), (at(60), Cause::Clock), "its later jobs are known by this one");
+        assert_eq!(wake(1000, Cause::Asked).0, at(940));
+    }
+
+    #[test]
+    fn what_is_over_is_no_time_to_wake_it_at() {
+        let after = |before: Option<i64>, said: Option<Option<i64>>| {
+            let mut memory = Memory { next_run_at: before.map(at), ..Memory::default() };
+            memory.planned(said.map(|it| it.map(at)), at(100));
+            memory.next_run_at
+        };
+        assert_eq!(after(None, Some(Some(200))), Some(at(200)));
+        assert_eq!(after(None, Some(Some(90))), None, "overdue");
+        assert_eq!(after(Some(300), Some(Some(90))), Some(at(300)));
+        assert_eq!(after(Some(300), Some(None)), None, "it has nothing planned any more");
+        assert_eq!(after(Some(300), None), Some(at(300)), "it did not say");
+        assert_eq!(after(Some(90), None), None);
     }
 
     #[test]

@@ -13,6 +13,10 @@ const CLOCK_IDLE: Duration = Duration::from_secs(60);
 /// What sleep must last at least, beside the time that waking takes, to be worth it.
 const WORTH: Duration = Duration::from_secs(60);
 
+/// How long a job that is due and has not begun keeps it up: one that never begins must not do so
+/// for good. Its scheduler looks once a minute at the least.
+const OVERDUE: Duration = Duration::from_secs(5 * 60);
+
 /// How deep it sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
@@ -132,6 +136,13 @@ fn awake(facts: &Facts<'_>) -> Verdict {
         return Verdict::Until(until, why);
     }
     let depth = if freezes { Depth::Warm } else { Depth::Suspended };
+    if let Some(next) = facts.next_run
+        && next <= facts.now
+        && facts.now < next.after(OVERDUE)
+    {
+        let again = facts.now.after(CLOCK_IDLE).min(next.after(OVERDUE));
+        return Verdict::Until(again, vec![format!("its job of {next} has not begun yet")]);
+    }
     let worth = |lead: Duration| {
         facts.next_run.is_none_or(|next| next <= facts.now || next.since(facts.now) > lead + WORTH)
     };
@@ -265,6 +276,19 @@ mod tests {
         let warm = Facts { phase: Phase::Warm, next_run: Some(at(1000)), ..facts(&policy, 900) };
         assert!(matches!(verdict(&warm), Verdict::Until(..)));
         assert_eq!(verdict(&Facts { next_run: None, ..warm }), Verdict::Sleep(Depth::Suspended));
+    }
+
+    #[test]
+    fn a_job_that_is_due_and_does_not_begin_keeps_it_up_for_a_while_only() {
+        let policy = idle_policy();
+        let until = |due: i64| match verdict(&Facts { next_run: Some(at(due)), ..facts(&policy, 1000) }) {
+            Verdict::Until(until, _) => Some(until),
+            Verdict::Sleep(Depth::Warm) => None,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(until(1000), Some(at(1060)));
+        assert_eq!(until(720), Some(at(1020)));
+        assert_eq!(until(700), None);
     }
 
     #[test]
