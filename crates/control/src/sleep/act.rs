@@ -106,7 +106,8 @@ async fn asleep(core: &Core, hold: &Hold, instance: &Instance, memory: &Memory) 
     let (sleeper, id) = (&core.sleeper, &instance.id);
     let now = sleeper.clock.now();
     let Some((policy, since, brief_cause)) = sleeper.sleeping(id) else { return Ok(()) };
-    if let Some((at, cause)) = memory.wake_at(&policy, instance.phase, brief_cause, since, now)
+    let wake = memory.wake_at(&policy, instance.phase, brief_cause, since, now);
+    if let Some((at, cause)) = wake
         && at <= now
     {
         let woken = core.wake_by_clock(instance, cause, hold.fence().cloned()).await;
@@ -144,7 +145,7 @@ async fn asleep(core: &Core, hold: &Hold, instance: &Instance, memory: &Memory) 
                 .await;
             }
             other => {
-                sleeper.put_off(id, &other);
+                sleeper.stays_warm(id, &other, wake.map(|(at, _)| at));
                 return Ok(());
             }
         }
@@ -285,6 +286,16 @@ impl Sleeper {
                 self.put(&mut state, id, None);
             }
             Verdict::Sleep(_) => self.later(id, self.clock.now().after(jittered(AGAIN))),
+        }
+    }
+
+    /// Goes by a verdict that is not sleep, for one that is warm: the clock may wake it before that
+    /// changes.
+    pub(super) fn stays_warm(&self, id: &ClawId, verdict: &Verdict, wake: Option<Timestamp>) {
+        match (verdict, wake) {
+            (Verdict::Until(at, _), Some(wake)) => self.later(id, wake.min(*at)),
+            (Verdict::Stay(_), Some(wake)) => self.later(id, wake),
+            _ => self.put_off(id, verdict),
         }
     }
 
