@@ -86,6 +86,7 @@ pub(crate) enum Again {
 async fn held_turn(core: &Core, instance: Instance, interrupt: &Notify) -> Result<Again> {
     match core.claim(&instance) {
         Claim::Mine(hold) => {
+            core.sleeper.under(&instance.id, hold.fence());
             tokio::select! {
                 again = look_and_act(core, &hold, instance, interrupt) => again,
                 // Whoever has it now goes on; it comes back here should it be given back.

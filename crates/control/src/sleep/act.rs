@@ -54,6 +54,7 @@ async fn once(core: &Core, id: &ClawId) -> Result<()> {
             return Ok(());
         }
     };
+    sleeper.under(id, hold.fence());
     sleeper.note(&instance);
     let memory = sleeper.remember(core, &instance).await?;
     match instance.phase {

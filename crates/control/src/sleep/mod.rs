@@ -26,6 +26,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use clawfarm_model::fence::Fence;
 use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::{Cause, ClawId, Desired, Instance, Phase, RuntimePolicy, Timestamp};
 use tokio::sync::{Notify, Semaphore};
@@ -77,6 +78,8 @@ impl Default for Sleeper {
 struct State {
     known: HashMap<ClawId, Known>,
     due: BTreeSet<(Timestamp, ClawId)>,
+    /// Under which epoch of its shard's lease each is known. Nothing where there are no leases.
+    epochs: HashMap<ClawId, i64>,
 }
 
 /// What is known of one instance of this server's.
@@ -149,6 +152,16 @@ impl Sleeper {
         self.marks.begin(id, self.clock.now())
     }
 
+    /// Something is about to be done about an instance under this lease. What is known of it from an
+    /// earlier one is forgotten: whoever had the lease in between may have written all of it anew.
+    pub(crate) fn under(&self, id: &ClawId, fence: Option<&Fence>) {
+        let Some(fence) = fence else { return };
+        if self.lock().epochs.get(id) != Some(&fence.epoch) {
+            self.forget(id);
+            self.lock().epochs.insert(id.clone(), fence.epoch);
+        }
+    }
+
     /// Takes note of an instance of this server's, after each turn of it.
     pub(crate) fn note(&self, instance: &Instance) {
         let now = self.clock.now();
@@ -191,6 +204,7 @@ impl Sleeper {
     /// Forgets one that has gone, or is another server's.
     pub(crate) fn forget(&self, id: &ClawId) {
         let mut state = self.lock();
+        state.epochs.remove(id);
         if let Some(known) = state.known.remove(id)
             && let Some(due) = known.due
         {

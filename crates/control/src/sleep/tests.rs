@@ -1,8 +1,12 @@
 use std::time::Duration;
 
+use clawfarm_model::fence::Fence;
+use clawfarm_model::name::TargetName;
 use clawfarm_model::{ClawId, Desired, Phase, Timestamp};
 
 use super::Sleeper;
+use super::memory::Memory;
+use super::verdict::Verdict;
 use crate::testing::instance;
 
 fn claw(n: usize, idle: Option<u32>) -> clawfarm_model::Instance {
@@ -61,4 +65,50 @@ fn what_sleeps_is_looked_at_once_to_read_what_is_remembered() {
     it.intent.desired = Desired::Stopped;
     sleeper.note(&it);
     assert_eq!(sleeper.planned(), 0);
+}
+
+#[test]
+fn a_warm_one_that_is_not_suspended_yet_is_woken_by_the_clock_all_the_same() {
+    let sleeper = Sleeper::default();
+    let mut it = claw(1, Some(600));
+    it.phase = Phase::Warm;
+    it.intent.desired = Desired::Warm;
+    sleeper.note(&it);
+    let now = Timestamp::now();
+    let after = |secs| now.after(Duration::from_secs(secs));
+    // As after a restart: it is looked at, and is to be warm for eight hours.
+    assert_eq!(sleeper.take_due(after(1)).0.len(), 1);
+    let warm = Verdict::Until(after(8 * 3600), Vec::new());
+    sleeper.stays_warm(&it.id, &warm, Some(after(1800)));
+    assert_eq!(sleeper.take_due(after(10)).1, Some(after(1800)));
+    sleeper.stays_warm(&it.id, &warm, None);
+    assert_eq!(sleeper.take_due(after(10)).1, Some(after(8 * 3600)));
+    sleeper.stays_warm(&it.id, &Verdict::Stay(Vec::new()), Some(after(1800)));
+    assert_eq!(sleeper.take_due(after(10)).1, Some(after(1800)));
+}
+
+#[test]
+fn what_is_known_from_an_earlier_lease_is_read_anew() {
+    let sleeper = Sleeper::default();
+    let fence = |epoch| Fence { target: TargetName::new("sim").unwrap(), shard: 0, epoch };
+    let mut it = claw(1, Some(600));
+    it.phase = Phase::Suspended;
+    it.intent.desired = Desired::Suspended;
+    let soon = || Timestamp::now().after(Duration::from_secs(1));
+    let noted = |epoch| {
+        sleeper.under(&it.id, Some(&fence(epoch)));
+        sleeper.note(&it);
+        sleeper.take_due(soon()).0.len()
+    };
+    assert_eq!(noted(5), 1);
+    // It has nothing planned, by what was read.
+    sleeper.lock().known.get_mut(&it.id).unwrap().memory = Some(Memory::default());
+    assert_eq!(noted(5), 0);
+    // Another server had it: it was up there, planned a job, and sleeps again as before.
+    assert_eq!(noted(7), 1);
+    assert!(sleeper.lock().known[&it.id].memory.is_none());
+    // One without leases keeps what it knows.
+    sleeper.lock().known.get_mut(&it.id).unwrap().memory = Some(Memory::default());
+    sleeper.under(&it.id, None);
+    assert!(sleeper.lock().known[&it.id].memory.is_some());
 }

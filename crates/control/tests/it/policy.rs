@@ -118,14 +118,9 @@ async fn one_that_does_not_say_that_it_has_finished_is_not_ended_by_its_policy()
     let alice = fleet.ready_with("alice", quarter()).await;
     fleet.later(secs(901));
     fleet.until_phase("alice", Phase::Warm).await;
-    fleet
-        .world
-        .change_behaviour(|b| b.failures.push(Failure::new(Verb::Dial, Code::Unavailable)))
-        .unwrap();
+    fleet.world.change_behaviour(|b| b.failures.push(Failure::new(Verb::Dial, Code::Unavailable))).unwrap();
     fleet.later(secs(121));
-    fleet
-        .until("alice", "kept up", |it| it.intent.desired == clawfarm_model::Desired::Running)
-        .await;
+    fleet.until("alice", "kept up", |it| it.intent.desired == clawfarm_model::Desired::Running).await;
     fleet.world.change_behaviour(|b| b.failures.clear()).unwrap();
     fleet.until_phase("alice", Phase::Ready).await;
     assert_eq!((fleet.count(&alice, ActKind::Start), fleet.count(&alice, ActKind::Stop)), (1, 0));
