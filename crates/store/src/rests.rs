@@ -20,6 +20,9 @@ use crate::tx::Tx;
 pub struct Rest {
     /// When it was last used. Behind by as much as such marks are written seldom.
     pub active_at: Option<Timestamp>,
+    /// When a WebSocket to it was last seen open at any server, whether or not anybody said anything
+    /// on it. Written as seldom.
+    pub sockets_at: Option<Timestamp>,
     /// When its next job or heartbeat is due, as it said before it slept.
     pub next_run_at: Option<Timestamp>,
     /// What else the server keeps, as JSON; empty at first.
@@ -36,12 +39,14 @@ impl Store {
         let row = rest::Entity::find_by_id(id.as_str()).one(&self.0.reader).await.map_err(db)?;
         Ok(row.map_or_else(Rest::default, |row| Rest {
             active_at: row.active_at.map(time),
+            sockets_at: row.sockets_at.map(time),
             next_run_at: row.next_run_at.map(time),
             facts: row.facts,
         }))
     }
 
-    /// Remembers it as it is given, but for [`Rest::active_at`], which only moves on.
+    /// Remembers it as it is given, but for [`Rest::active_at`], which only moves on, and
+    /// [`Rest::sockets_at`], which is only [`Self::mark_sockets`]'s to write.
     ///
     /// # Errors
     /// When the context is a tenant's, or the database fails.
@@ -76,6 +81,26 @@ impl Store {
         }
         tx.commit().await
     }
+
+    /// Remembers that WebSockets to these claws were open at this time, in one transaction. An
+    /// earlier time than what is known changes nothing.
+    ///
+    /// # Errors
+    /// When the context is a tenant's, or the database fails.
+    pub async fn mark_sockets(
+        &self,
+        context: &Context,
+        open: &[(ClawId, String)],
+        at: Timestamp,
+    ) -> Result<()> {
+        server_only(context, "what is remembered of a claw's use")?;
+        let tx = Tx::begin(&self.0).await?;
+        for (id, tenant) in open {
+            tx.rest_row(id, tenant).await?;
+            tx.mark(id, rest::Column::SocketsAt, at).await?;
+        }
+        tx.commit().await
+    }
 }
 
 impl Tx {
@@ -84,6 +109,7 @@ impl Tx {
             instance: Set(id.as_str().to_owned()),
             tenant: Set(tenant.to_owned()),
             active_at: Set(None),
+            sockets_at: Set(None),
             next_run_at: Set(None),
             facts: Set(String::new()),
         };
@@ -98,11 +124,15 @@ impl Tx {
     }
 
     async fn mark_active(&self, id: &ClawId, at: Timestamp) -> Result<()> {
-        use rest::Column as C;
+        self.mark(id, rest::Column::ActiveAt, at).await
+    }
+
+    /// Moves one of its times on.
+    async fn mark(&self, id: &ClawId, time: rest::Column, at: Timestamp) -> Result<()> {
         rest::Entity::update_many()
-            .col_expr(C::ActiveAt, Expr::value(Some(at.as_millis())))
-            .filter(C::Instance.eq(id.as_str()))
-            .filter(C::ActiveAt.is_null().or(C::ActiveAt.lt(at.as_millis())))
+            .col_expr(time, Expr::value(Some(at.as_millis())))
+            .filter(rest::Column::Instance.eq(id.as_str()))
+            .filter(time.is_null().or(time.lt(at.as_millis())))
             .exec(self.on())
             .await
             .map_err(db)?;
@@ -130,11 +160,18 @@ mod tests {
         assert_eq!(store.rest(&system, &id).await.unwrap(), Rest::default());
         let at = Timestamp::from_millis;
         store.mark_active(&system, &[(id.clone(), "default".into(), at(50))]).await.unwrap();
-        let rest = Rest { active_at: Some(at(20)), next_run_at: Some(at(90)), facts: "{}".into() };
+        let rest =
+            Rest { active_at: Some(at(20)), next_run_at: Some(at(90)), facts: "{}".into(), sockets_at: None };
         store.put_rest(&system, &id, "default", &rest).await.unwrap();
         assert_eq!(store.rest(&system, &id).await.unwrap(), Rest { active_at: Some(at(50)), ..rest.clone() });
         store.mark_active(&system, &[(id.clone(), "default".into(), at(60))]).await.unwrap();
         assert_eq!(store.rest(&system, &id).await.unwrap(), Rest { active_at: Some(at(60)), ..rest });
+        for (seen, last) in [(70, 70), (65, 70), (80, 80)] {
+            store.mark_sockets(&system, &[(id.clone(), "default".into())], at(seen)).await.unwrap();
+            store.put_rest(&system, &id, "default", &Rest::default()).await.unwrap();
+            let rest = store.rest(&system, &id).await.unwrap();
+            assert_eq!((rest.sockets_at, rest.active_at), (Some(at(last)), Some(at(60))));
+        }
         let person =
             Context::owner("me".into(), clawfarm_model::name::TenantName::default_tenant(), "r".into());
         assert!(store.rest(&person, &id).await.is_err(), "it spans tenants");

@@ -195,7 +195,7 @@ impl Sleeper {
             return Verdict::Stay(Vec::new());
         };
         let policy = self.layers.effective(&known.brief);
-        let traffic = core.doors.get().map(|doors| doors.traffic(&instance.id)).unwrap_or_default();
+        let mut traffic = core.doors.get().map(|doors| doors.traffic(&instance.id)).unwrap_or_default();
         marks::note_traffic(core, &instance.id, traffic, now);
         let address = core.doors.get().map(|doors| doors.address(&instance.id));
         let channels = core
@@ -205,6 +205,10 @@ impl Sleeper {
         let visited = self.is_visited(&known, &instance.id);
         // What other servers saw may be this much behind.
         let elsewhere = if core.shares.is_shared() { marks::EVERY * 2 } else { Duration::ZERO };
+        // At how many servers is not known, and no matter.
+        if memory.sockets_at.is_some_and(|at| at.after(elsewhere) > now) {
+            traffic.sockets = traffic.sockets.max(1);
+        }
         let mut used = known.since.max(memory.active_at.map_or(known.since, |at| at.after(elsewhere)));
         used = used.max(self.marks.last_used(&instance.id).unwrap_or(used));
         if let Some(rest) = rest {
@@ -244,7 +248,11 @@ impl Sleeper {
         let Some(known) = state.known.get_mut(&instance.id) else { return Ok(read) };
         if let Some(held) = &known.memory {
             // Written by this server alone, and perhaps not yet.
-            read = Memory { active_at: read.active_at.max(held.active_at), ..held.clone() };
+            read = Memory {
+                active_at: read.active_at.max(held.active_at),
+                sockets_at: read.sockets_at,
+                ..held.clone()
+            };
         }
         let used = read.active_at.max(self.marks.last_used(&instance.id));
         if let Some(at) = used {

@@ -4,6 +4,9 @@
 //! twice a minute what it has seen, in one transaction, and who decides reads it when a sleep is
 //! due and waits for that much longer. Asking all servers each time would make a sleep depend on
 //! every one of them.
+//!
+//! WebSockets that are open are written down beside it, also where nobody says anything on them: a
+//! claw that is suspended under a dashboard of another server's is woken by it at once.
 
 use std::collections::HashMap;
 use std::io;
@@ -195,23 +198,28 @@ pub(super) async fn run(core: Arc<Core>) {
 pub(super) async fn write(core: &Core) {
     let (now, marks) = (core.sleeper.clock.now(), &core.sleeper.marks);
     if let Some(doors) = core.doors.get() {
+        let mut open = Vec::new();
         for (id, traffic) in doors.all_traffic() {
             note_traffic(core, &id, traffic, now);
+            // A server that is alone knows of all of them itself.
+            if traffic.sockets > 0
+                && core.shares.is_shared()
+                && let Some(tenant) = tenant_of(core, &id).await
+            {
+                open.push((id, tenant));
+            }
+        }
+        if !open.is_empty()
+            && let Err(error) = core.store.mark_sockets(&Context::system("marks"), &open, now).await
+        {
+            tracing::debug!(?error, "which WebSockets are open could not be written down");
         }
     }
     let system = Context::system("marks");
     let mut used = Vec::new();
     for (id, at) in marks.take(now) {
-        match core.sleeper.tenant_of(&id) {
-            Some(tenant) => used.push((id, tenant, at)),
-            // Another server decides about it.
-            None => match core.store.instance(&system, &id).await {
-                Ok(instance) if instance.phase != clawfarm_model::Phase::Destroyed => {
-                    used.push((id, instance.tenant.to_string(), at));
-                }
-                Ok(_) => marks.forget(&id),
-                Err(error) => tracing::debug!(%id, ?error, "whose claw this is could not be read"),
-            },
+        if let Some(tenant) = tenant_of(core, &id).await {
+            used.push((id, tenant, at));
         }
     }
     if used.is_empty() {
@@ -220,6 +228,27 @@ pub(super) async fn write(core: &Core) {
     if let Err(error) = core.store.mark_active(&system, &used).await {
         tracing::debug!(?error, "what was used could not be written down; it is tried again");
         marks.put_back(&used);
+    }
+}
+
+/// Whose claw it is; `None` for one that has gone, or when that can't be read now.
+async fn tenant_of(core: &Core, id: &ClawId) -> Option<String> {
+    if let Some(tenant) = core.sleeper.tenant_of(id) {
+        return Some(tenant);
+    }
+    // Another server decides about it.
+    match core.store.instance(&Context::system("marks"), id).await {
+        Ok(instance) if instance.phase != clawfarm_model::Phase::Destroyed => {
+            Some(instance.tenant.to_string())
+        }
+        Ok(_) => {
+            core.sleeper.marks.forget(id);
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%id, ?error, "whose claw this is could not be read");
+            None
+        }
     }
 }
 

@@ -19,6 +19,8 @@ const ASKED_HOLDS: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Memory {
     pub(super) active_at: Option<Timestamp>,
+    /// When a WebSocket to it was last seen open, at any server.
+    pub(super) sockets_at: Option<Timestamp>,
     pub(super) next_run_at: Option<Timestamp>,
     pub(super) facts: MemoryFacts,
 }
@@ -37,12 +39,13 @@ impl Memory {
     pub(super) fn of(rest: &Rest) -> Self {
         // What can't be read is learnt anew.
         let facts = serde_json::from_str(&rest.facts).unwrap_or_default();
-        Self { active_at: rest.active_at, next_run_at: rest.next_run_at, facts }
+        Self { active_at: rest.active_at, sockets_at: rest.sockets_at, next_run_at: rest.next_run_at, facts }
     }
 
     pub(super) fn rest(&self) -> Rest {
         Rest {
             active_at: self.active_at,
+            sockets_at: self.sockets_at,
             next_run_at: self.next_run_at,
             facts: serde_json::to_string(&self.facts).unwrap_or_default(),
         }

@@ -137,4 +137,10 @@ impl Control {
         self.core.sleeper.clock.advance(by);
         self.core.sleeper.changed.notify_one();
     }
+
+    /// Writes down at once what is used through this server, for tests.
+    #[doc(hidden)]
+    pub async fn write_use_marks(&self) {
+        super::marks::write(&self.core).await;
+    }
 }

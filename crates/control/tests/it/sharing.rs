@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clawfarm_adapters::Registry;
 use clawfarm_adapters::openclaw::OpenClaw;
-use clawfarm_control::{Accepted, Control, Parts, Sharing};
+use clawfarm_control::{Accepted, Control, Doors, Entrance, Parts, Sharing, Traffic};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::server::Member;
 use clawfarm_model::target::{RuntimeKind, Target};
@@ -226,4 +227,74 @@ async fn two_servers_give_the_last_memory_of_a_target_once() {
     let promised =
         store.promised_memory_mib(&clawfarm_model::Context::system("test"), &target).await.unwrap();
     assert_eq!((made, promised), (room, room * wanted));
+}
+
+/// An edge with so many silent WebSockets to one claw.
+struct Sockets(clawfarm_model::ClawId, AtomicUsize);
+
+impl Doors for Sockets {
+    fn address(&self, id: &clawfarm_model::ClawId) -> String {
+        format!("http://{id}.localhost:1/")
+    }
+
+    fn open(&self, _: &Entrance) -> clawfarm_model::Result<String> {
+        Ok(String::new())
+    }
+
+    fn traffic(&self, id: &clawfarm_model::ClawId) -> Traffic {
+        let sockets = if *id == self.0 { self.1.load(Ordering::Relaxed) } else { 0 };
+        Traffic { requests: 0, sockets, last: None }
+    }
+
+    fn all_traffic(&self) -> Vec<(clawfarm_model::ClawId, Traffic)> {
+        vec![(self.0.clone(), self.traffic(&self.0))]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dashboard_at_one_server_keeps_another_from_suspending_its_claw() {
+    let home = tempfile::tempdir().unwrap();
+    let store = store(home.path()).await;
+    let ttl = Duration::from_secs(3600);
+    let holder = server(home.path(), store.clone(), "a", ttl).await;
+    let other = server(home.path(), store, "b", ttl).await;
+    let mut new = claw("alice");
+    new.policy.idle_seconds = Some(900);
+    let it = reached(&holder, holder.create(&owner(), new, None).await.unwrap()).await;
+    let id = it.id.as_str();
+    let later = |secs| {
+        for server in [&holder, &other] {
+            server.advance_sleep_clock(Duration::from_secs(secs));
+        }
+    };
+    let until = async |phase| {
+        let begun = std::time::Instant::now();
+        while holder.get(&owner(), id).await.unwrap().phase != phase {
+            assert!(begun.elapsed() < LIMIT, "not {phase}: {:?}", holder.outlook(&owner(), id).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let dashboard = Arc::new(Sockets(it.id.clone(), AtomicUsize::new(1)));
+    other.set_doors(Arc::clone(&dashboard) as _);
+    // For use elsewhere a reserve is kept. Silent as it is, the claw goes warm.
+    later(1000);
+    until(Phase::Warm).await;
+    // The other's clock first: what it has seen by then is written before the holder looks.
+    other.advance_sleep_clock(Duration::from_secs(200));
+    other.write_use_marks().await;
+    holder.advance_sleep_clock(Duration::from_secs(200));
+    let begun = std::time::Instant::now();
+    loop {
+        let kept = holder.outlook(&owner(), id).await.unwrap().kept_awake_by.join("; ");
+        if kept.contains("WebSocket") {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{:?}", holder.outlook(&owner(), id).await);
+        other.write_use_marks().await;
+    }
+    assert_eq!(holder.get(&owner(), id).await.unwrap().phase, Phase::Warm);
+    // It is closed.
+    dashboard.1.store(0, Ordering::Relaxed);
+    later(300);
+    until(Phase::Suspended).await;
 }

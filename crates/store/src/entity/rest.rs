@@ -10,6 +10,8 @@ pub struct Model {
     pub tenant: String,
     /// When it was last used, as far as that was written down.
     pub active_at: Option<i64>,
+    /// When a WebSocket to it was last seen open, as far as that was written down.
+    pub sockets_at: Option<i64>,
     /// When its next job or heartbeat is due, as it said before it slept.
     pub next_run_at: Option<i64>,
     /// The rest, as JSON.

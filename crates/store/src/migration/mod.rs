@@ -10,6 +10,7 @@ mod m0004_updates;
 mod m0005_tickets;
 mod m0006_sleep;
 mod m0007_inbox;
+mod m0008_sockets;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_tickets::Migration),
             Box::new(m0006_sleep::Migration),
             Box::new(m0007_inbox::Migration),
+            Box::new(m0008_sockets::Migration),
         ]
     }
 }

@@ -65,6 +65,7 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
              attempts, next_at, last_error) VALUES ('in-1', 'default', 'alice-x7k2m', 'l', '/hooks', 'dead', 'k', 'c', \
              3, 1, 2, 0, 'refused')",
         ],
+        8 => vec!["UPDATE rests SET sockets_at = 7"],
         _ => Vec::new(),
     }
 }
