@@ -157,7 +157,7 @@ async fn thaw(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) ->
 
 /// It was drained before it was frozen. A claw that forgot it meanwhile (the drain's lease ran
 /// out) answers that nothing is drained, which is as well. One that does not answer is told again
-/// at its next turn: until then it would take nothing.
+/// soon: until then it would take nothing.
 pub(crate) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> {
     let reach = Reach::acting(core, hold, instance).await?;
     if let Err(error) = reach.adapter().undrain(&reach.access()).await {
@@ -165,7 +165,7 @@ pub(crate) async fn undrain(core: &Core, hold: &Hold, instance: &Instance) -> Re
             return Err(error);
         }
         tracing::debug!(instance = %instance.id, ?error, "the drain was not taken back yet");
-        core.reconciler.is_drained(&instance.id);
+        core.reconciler.is_not_let_go(&instance.id);
     } else {
         core.reconciler.is_let_go(&instance.id);
     }

@@ -20,7 +20,7 @@ mod update;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clawfarm_model::{ClawId, Instance, Phase, Result, UpdateStage};
 use tokio::sync::Notify;
@@ -39,6 +39,8 @@ const RESYNC_EVERY: Duration = Duration::from_secs(120);
 const LOOK_SPACING: Duration = Duration::from_millis(50);
 /// When a claw that did not answer a look is asked again.
 const DOUBT_AGAIN: Duration = Duration::from_secs(5);
+/// How long a drain that nobody takes back can last: OpenClaw's ends after two minutes.
+const DRAIN_LASTS: Duration = Duration::from_secs(150);
 
 /// The reconciler's own state. Losing it loses nothing: it is rebuilt by looking again.
 #[derive(Default)]
@@ -54,7 +56,8 @@ pub(crate) struct Reconciler {
     /// that is.
     kept_down: Mutex<HashSet<ClawId>>,
     /// What was asked to take nothing new, on its way to sleep, and has not been let go since.
-    drained: Mutex<HashSet<ClawId>>,
+    /// For those that did not answer when that was to be taken back: since when.
+    drained: Mutex<HashMap<ClawId, Option<Instant>>>,
 }
 
 /// What tells one record of an instance from the next: the generation, whether it had failed, and
@@ -106,7 +109,13 @@ impl Reconciler {
 
     /// It is asked to take nothing new.
     pub(crate) fn is_drained(&self, id: &ClawId) {
-        self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id.clone());
+        self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id.clone(), None);
+    }
+
+    /// It did not answer when its drain was to be taken back: it is told again.
+    fn is_not_let_go(&self, id: &ClawId) {
+        let mut drained = self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drained.entry(id.clone()).or_default().get_or_insert_with(Instant::now);
     }
 
     /// It takes work again, or has ended.
@@ -115,7 +124,8 @@ impl Reconciler {
     }
 
     fn was_drained(&self, id: &ClawId) -> bool {
-        self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(id)
+        let drained = self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drained.get(id).is_some_and(|failed| failed.is_none_or(|since| since.elapsed() < DRAIN_LASTS))
     }
 
     fn is_kept_down(&self, id: &ClawId) -> bool {

@@ -28,6 +28,8 @@ use crate::sharing::held::{Claim, Hold};
 const OBSERVE_LIMIT: Duration = Duration::from_secs(15);
 /// When a target that did not answer is asked again.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(5);
+/// When one that did not take its drain back is told again.
+const UNDRAIN_AGAIN: Duration = Duration::from_secs(2);
 /// How often a frozen one is looked at.
 const WARM_EVERY: Duration = Duration::from_secs(30);
 /// When an instance is looked at again after its turn broke (the store does not answer).
@@ -144,7 +146,11 @@ async fn look_and_act(core: &Core, hold: &Hold, instance: Instance, interrupt: &
     match decision {
         Decision::No if instance.phase == Phase::Destroyed => Ok(Again::Never),
         Decision::No => Ok(asleep(core, &instance, now)),
-        Decision::Wait(until) => Ok(Again::At(at_rest(core, &instance, now).unwrap_or(until))),
+        Decision::Wait(until) => {
+            let until = at_rest(core, &instance, now).unwrap_or(until);
+            let again = now.after(clawfarm_failpoint::wait(UNDRAIN_AGAIN));
+            Ok(Again::At(if called_back(core, &instance, &seen) { until.min(again) } else { until }))
+        }
         Decision::Act(Act::Start, _) if core.reconciler.is_kept_down(&instance.id) => {
             write_kill(core, &instance).await
         }
