@@ -4,7 +4,8 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::policy::AwakeHours;
 use clawfarm_model::{
-    Action, Code, Context, Desired, Error, Instance, Resource, Result, RuntimePolicy, authorize,
+    Action, ClawId, Code, Context, Desired, Error, Instance, Phase, Resource, Result, RuntimePolicy,
+    authorize,
 };
 use clawfarm_store::{Changes, PolicyOf};
 
@@ -136,6 +137,14 @@ impl Control {
     pub fn advance_sleep_clock(&self, by: Duration) {
         self.core.sleeper.clock.advance(by);
         self.core.sleeper.changed.notify_one();
+    }
+
+    /// Whether it is known here, to who decides about sleep, that it is in this phase: from then on
+    /// the moved clock counts, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn sleep_knows(&self, id: &ClawId, phase: Phase) -> bool {
+        self.core.sleeper.lock().known.get(id).is_some_and(|known| known.brief.phase == phase)
     }
 
     /// Writes down at once what is used through this server, for tests.

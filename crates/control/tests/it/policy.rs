@@ -27,7 +27,16 @@ fn with(name: &str, policy: RuntimePolicy) -> NewInstance {
 impl Fleet {
     async fn ready_with(&self, name: &str, policy: RuntimePolicy) -> Instance {
         let accepted = self.control.create(&owner(), with(name, policy), None).await.unwrap();
-        self.reached(accepted).await
+        let id = accepted.instance.id.clone();
+        self.reached(accepted).await;
+        self.settled(id.as_str(), Phase::Ready).await
+    }
+
+    /// Waits until it is in this phase, and until that is known to who decides about its sleep: a
+    /// clock that is moved on before that counts as time before the phase began.
+    async fn settled(&self, name: &str, phase: Phase) -> Instance {
+        self.until(name, phase.as_str(), |it| it.phase == phase && self.control.sleep_knows(&it.id, phase))
+            .await
     }
 
     fn later(&self, by: Duration) {
@@ -66,13 +75,13 @@ async fn an_idle_claw_goes_warm_then_suspended_and_wakes_for_a_message() {
     fleet.ready_with("alice", quarter()).await;
     assert!(fleet.kept_up_by("alice").await.contains("used less than 900 s ago"));
     fleet.later(secs(901));
-    let warm = fleet.until_phase("alice", Phase::Warm).await;
+    let warm = fleet.settled("alice", Phase::Warm).await;
     assert_eq!(warm.intent.cause, Cause::Idle);
     fleet.later(secs(121));
-    let suspended = fleet.until_phase("alice", Phase::Suspended).await;
+    let suspended = fleet.settled("alice", Phase::Suspended).await;
     assert_eq!(suspended.intent.cause, Cause::WarmLong);
     fleet.say("alice").await;
-    let awake = fleet.until_phase("alice", Phase::Ready).await;
+    let awake = fleet.settled("alice", Phase::Ready).await;
     assert_eq!(awake.intent.cause, Cause::Message);
     let wake = fleet.control.outlook(&owner(), "alice").await.unwrap().last_wake.unwrap();
     assert_eq!((wake.cause, wake.from), (Cause::Message, clawfarm_model::WokenFrom::Suspended));
@@ -117,12 +126,12 @@ async fn one_that_does_not_say_that_it_has_finished_is_not_ended_by_its_policy()
     let fleet = Fleet::new().await;
     let alice = fleet.ready_with("alice", quarter()).await;
     fleet.later(secs(901));
-    fleet.until_phase("alice", Phase::Warm).await;
+    fleet.settled("alice", Phase::Warm).await;
     fleet.world.change_behaviour(|b| b.failures.push(Failure::new(Verb::Dial, Code::Unavailable))).unwrap();
     fleet.later(secs(121));
     fleet.until("alice", "kept up", |it| it.intent.desired == clawfarm_model::Desired::Running).await;
     fleet.world.change_behaviour(|b| b.failures.clear()).unwrap();
-    fleet.until_phase("alice", Phase::Ready).await;
+    fleet.settled("alice", Phase::Ready).await;
     assert_eq!((fleet.count(&alice, ActKind::Start), fleet.count(&alice, ActKind::Stop)), (1, 0));
     let events = fleet.control.events(&owner(), Some("alice"), None, 100).await.unwrap().0;
     assert!(events.iter().any(|e| e.message.contains("did not say that it has finished")), "{events:?}");
@@ -167,7 +176,7 @@ async fn a_session_that_was_used_inside_the_claw_counts() {
     }
     assert_eq!(fleet.control.get(&owner(), "alice").await.unwrap().phase, Phase::Ready);
     fleet.later(secs(1600));
-    fleet.until_phase("alice", Phase::Warm).await;
+    fleet.settled("alice", Phase::Warm).await;
 }
 
 #[tokio::test]
@@ -177,9 +186,9 @@ async fn the_clock_wakes_it_in_time_for_its_next_job_and_it_goes_back_to_sleep()
     fleet.world.change_behaviour(|b| b.claw.jobs = Some(vec![job.as_millis()])).unwrap();
     let alice = fleet.ready_with("alice", quarter()).await;
     fleet.later(secs(1000));
-    fleet.until_phase("alice", Phase::Warm).await;
+    fleet.settled("alice", Phase::Warm).await;
     fleet.later(secs(130));
-    fleet.until_phase("alice", Phase::Suspended).await;
+    fleet.settled("alice", Phase::Suspended).await;
     let outlook = fleet.control.outlook(&owner(), "alice").await.unwrap();
     assert_eq!(outlook.next_run_at, Some(job));
     let (wakes_at, cause) = outlook.wakes_at.unwrap();
@@ -192,7 +201,7 @@ async fn the_clock_wakes_it_in_time_for_its_next_job_and_it_goes_back_to_sleep()
     let asleep = fleet.control.get(&owner(), "alice").await.unwrap();
     assert_eq!(asleep.phase, Phase::Suspended);
     fleet.later(secs(560));
-    let awake = fleet.until_phase("alice", Phase::Ready).await;
+    let awake = fleet.settled("alice", Phase::Ready).await;
     assert_eq!(awake.intent.cause, Cause::Clock);
     assert_eq!(fleet.count(&alice, ActKind::Start), 2);
     // It is up until its job was due, and for a minute of rest.
@@ -208,8 +217,10 @@ async fn whoever_comes_to_one_that_the_clock_woke_is_not_left_after_a_minute() {
     fleet.world.change_behaviour(|b| b.claw.jobs = Some(vec![job.as_millis()])).unwrap();
     fleet.ready("alice").await;
     fleet.reached(fleet.control.suspend(&owner(), "alice", false, false).await.unwrap()).await;
+    let asleep = fleet.settled("alice", Phase::Suspended).await;
+    assert_eq!(asleep.intent.cause, Cause::Asked);
     fleet.later(secs(7200 - 30));
-    let awake = fleet.until_phase("alice", Phase::Ready).await;
+    let awake = fleet.settled("alice", Phase::Ready).await;
     assert_eq!(awake.intent.cause, Cause::Clock);
     let begun = std::time::Instant::now();
     // As if they had woken it: nothing lets it sleep by itself.
@@ -244,7 +255,7 @@ async fn a_time_that_was_missed_while_no_server_was_there_is_made_up_for_at_once
     fleet.world.change_behaviour(|b| b.claw.jobs = Some(vec![job.as_millis()])).unwrap();
     let alice = fleet.ready_with("alice", quarter()).await;
     fleet.later(secs(1000));
-    fleet.until_phase("alice", Phase::Warm).await;
+    fleet.settled("alice", Phase::Warm).await;
     let fleet = fleet.restarted().await;
     // A new server knows of it by the store alone; its clock stands an hour after the job.
     let outlook = fleet.control.outlook(&owner(), "alice").await.unwrap();
@@ -252,7 +263,7 @@ async fn a_time_that_was_missed_while_no_server_was_there_is_made_up_for_at_once
     fleet.later(secs(7200 + 3600));
     let woken = fleet.until("alice", "woken by the clock", |it| it.intent.cause == Cause::Clock).await;
     assert_eq!(woken.intent.desired, clawfarm_model::Desired::Running);
-    fleet.until_phase("alice", Phase::Ready).await;
+    fleet.settled("alice", Phase::Ready).await;
     assert_eq!(fleet.count(&alice, ActKind::Thaw), 1);
 }
 
@@ -265,11 +276,11 @@ async fn in_its_hours_it_is_up_and_is_woken_when_they_begin() {
     let hours = AwakeHours { zone: "UTC".into(), windows: vec![window.parse().unwrap()] };
     fleet.ready_with("alice", RuntimePolicy { hours: Some(hours), ..quarter() }).await;
     fleet.later(secs(1000));
-    fleet.until_phase("alice", Phase::Warm).await;
+    fleet.settled("alice", Phase::Warm).await;
     fleet.later(secs(200));
-    fleet.until_phase("alice", Phase::Suspended).await;
+    fleet.settled("alice", Phase::Suspended).await;
     fleet.later(secs(10 * 3600));
-    let awake = fleet.until_phase("alice", Phase::Ready).await;
+    let awake = fleet.settled("alice", Phase::Ready).await;
     assert_eq!(awake.intent.cause, Cause::Hours);
     fleet.later(secs(1800));
     assert!(
@@ -289,7 +300,7 @@ async fn what_a_tenant_or_a_project_says_holds_at_once_unless_the_instance_says_
     let tenant = PolicyOf::Tenant(TenantName::default_tenant());
     let change = PolicyChange { idle_seconds: Some(Some(600)), ..PolicyChange::default() };
     fleet.control.change_policy_of(&owner(), &tenant, &change).await.unwrap();
-    fleet.until_phase("alice", Phase::Warm).await;
+    fleet.settled("alice", Phase::Warm).await;
     let policy = fleet.control.outlook(&owner(), "alice").await.unwrap().policy;
     assert_eq!((policy.idle_seconds, policy.from.idle_seconds), (Some(600), Layer::Tenant));
     assert_eq!(fleet.kept_up_by("bob").await, "its policy says never (its own)");
@@ -347,7 +358,7 @@ async fn a_claw_that_is_called_back_in_the_middle_of_its_sleep_takes_work_again(
         }
         // A drained one answers 503 to all that is new.
         fleet.say("alice").await;
-        fleet.until_phase("alice", Phase::Ready).await;
+        fleet.settled("alice", Phase::Ready).await;
     }
 }
 

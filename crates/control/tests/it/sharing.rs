@@ -269,13 +269,14 @@ async fn a_dashboard_at_one_server_keeps_another_from_suspending_its_claw() {
     };
     let until = async |phase| {
         let begun = std::time::Instant::now();
-        while holder.get(&owner(), id).await.unwrap().phase != phase {
+        while holder.get(&owner(), id).await.unwrap().phase != phase || !holder.sleep_knows(&it.id, phase) {
             assert!(begun.elapsed() < LIMIT, "not {phase}: {:?}", holder.outlook(&owner(), id).await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let dashboard = Arc::new(Sockets(it.id.clone(), AtomicUsize::new(1)));
     other.set_doors(Arc::clone(&dashboard) as _);
+    until(Phase::Ready).await;
     // For use elsewhere a reserve is kept. Silent as it is, the claw goes warm.
     later(1000);
     until(Phase::Warm).await;
