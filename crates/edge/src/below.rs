@@ -7,7 +7,11 @@
 
 use clawfarm_model::ClawId;
 use http::header::{
-    CONTENT_SECURITY_POLICY, COOKIE, HeaderName, HeaderValue, LOCATION, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING,
+    CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, DATE,
+    ETAG, EXPIRES, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
@@ -18,6 +22,37 @@ use crate::problem;
 
 /// Where claws are.
 const BELOW: &str = "/c/";
+
+/// What a claw may say of its answer; [`OWN_PREFIXES`] too. All else stays behind, since it would be
+/// said in the base domain's name: there is always one more header by which a browser remembers
+/// something of a name, goes elsewhere or lets others in.
+const MAY_SAY: [HeaderName; 22] = [
+    ACCEPT_RANGES,
+    AGE,
+    ALLOW,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_DISPOSITION,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    DATE,
+    ETAG,
+    EXPIRES,
+    LAST_MODIFIED,
+    RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+    VARY,
+];
+
+/// Beginnings of what programs of OpenAI's form and of OpenClaw's own read; browsers know none.
+const OWN_PREFIXES: [&str; 3] = ["openai-", "x-ratelimit-", "x-openclaw-"];
 
 /// The claw that a path names, which is cut off it; `None` when the base domain itself is meant.
 ///
@@ -36,8 +71,10 @@ pub(crate) fn claw<B>(
     let prefix = format!("{BELOW}{id}");
     let Some(uri) = cut(request.uri(), &prefix) else { return Ok(None) };
     let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    // Who follows a link here would be shown a claw's page under the name of the base domain.
+    // Who follows a link here would be shown a claw's page under the name of the base domain, and
+    // a page's script would read a claw's answer as the base domain's own.
     if text("sec-fetch-mode") == Some("navigate")
+        || request.headers().get_all("sec-fetch-site").iter().any(|from| from.as_bytes() != b"none")
         || request.headers().contains_key("service-worker")
         || uri.path().starts_with(OWN)
     {
@@ -63,22 +100,42 @@ fn cut(uri: &Uri, prefix: &str) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
-/// Takes from an answer what would act on the base domain's name.
+/// Leaves of an answer what can't act on the base domain's name.
 pub(crate) fn clean(asked: &Asked, mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
-    headers.remove(SET_COOKIE);
-    headers.remove(HeaderName::from_static("service-worker-allowed"));
+    let to = headers.get(LOCATION).and_then(|value| value.to_str().ok()).and_then(|to| led(asked, to));
+    let unsaid: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            !MAY_SAY.contains(name) && !OWN_PREFIXES.iter().any(|it| name.as_str().starts_with(it))
+        })
+        .cloned()
+        .collect();
+    for name in &unsaid {
+        headers.remove(name);
+    }
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let moved = headers.get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    if let (Some(to), Some(prefix)) = (moved, &asked.prefix)
-        && to.starts_with('/')
-        && !to.starts_with("//")
-        && let Ok(to) = HeaderValue::from_str(&format!("{prefix}{to}"))
-    {
+    if let Some(to) = to {
         headers.insert(LOCATION, to);
     }
     response
+}
+
+/// Where an answer leads, as an address below the claw's; `None` when that is elsewhere.
+fn led(asked: &Asked, to: &str) -> Option<HeaderValue> {
+    let prefix = asked.prefix.as_deref()?;
+    // What a reader may take for a step up, or for the beginning of another host.
+    if to.contains("..") || to.contains('\\') || to.to_ascii_lowercase().contains("%2e") {
+        return None;
+    }
+    let path = to.strip_prefix(asked.origin.as_str()).unwrap_or(to);
+    if !path.starts_with('/') || path.starts_with("//") {
+        return None;
+    }
+    // It may have made use of `X-Forwarded-Prefix`.
+    let below = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
+    HeaderValue::from_str(&format!("{prefix}{}", below.unwrap_or(path))).ok()
 }
 
 #[cfg(test)]
@@ -93,5 +150,45 @@ mod tests {
         assert_eq!(cut("/c/a-1?x"), Some("/?x".into()));
         assert_eq!(cut("/c/a-1//x"), Some("//x".into()));
         assert_eq!(cut("https://claws.test/c/a-1/x"), Some("https://claws.test/x".into()));
+    }
+
+    #[test]
+    fn an_answer_leads_to_the_same_claw_or_nowhere() {
+        let asked = Asked {
+            caller: crate::edge::Caller { address: [192, 0, 2, 7].into(), tls: true },
+            host: "claws.test".into(),
+            origin: "https://claws.test".into(),
+            id: "1".into(),
+            prefix: Some("/c/a-1".into()),
+        };
+        let led = |to: &str| led(&asked, to).map(|to| to.to_str().unwrap().to_owned());
+        for (to, there) in [
+            ("/x?y=/", "/c/a-1/x?y=/"),
+            ("/", "/c/a-1/"),
+            ("/c/a-1/x", "/c/a-1/x"),
+            ("/c/a-1", "/c/a-1"),
+            ("/c/a-12/x", "/c/a-1/c/a-12/x"),
+            ("https://claws.test/x", "/c/a-1/x"),
+            ("https://claws.test/c/a-1/x", "/c/a-1/x"),
+        ] {
+            assert_eq!(led(to).as_deref(), Some(there), "{to}");
+        }
+        for to in [
+            "https://evil.test/",
+            "https://claws.test.evil.test/",
+            "https://claws.test@evil.test/",
+            "https://claws.test",
+            "https://claws.test//evil.test",
+            "//evil.test/",
+            "/\\evil.test/",
+            "\\\\evil.test",
+            "/../b-1/x",
+            "/%2E%2e/b-1/x",
+            "javascript:alert(1)",
+            "x",
+            "",
+        ] {
+            assert_eq!(led(to), None, "{to}");
+        }
     }
 }

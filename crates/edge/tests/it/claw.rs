@@ -126,6 +126,27 @@ async fn answer(
             response.headers_mut().insert("alt-svc", "h3=\":1\"".parse().unwrap());
             response
         }
+        "/power" => {
+            let mut response = text("power");
+            for (name, value) in [
+                ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+                ("nel", r#"{"report_to":"evil","max_age":31536000}"#),
+                ("report-to", r#"{"group":"evil","endpoints":[{"url":"https://evil.test/"}]}"#),
+                ("reporting-endpoints", r#"default="https://evil.test/""#),
+                ("refresh", "0; url=https://evil.test/"),
+                ("location", "https://evil.test/"),
+                ("link", "<https://evil.test/x.js>; rel=preload; as=script"),
+                ("access-control-allow-origin", "*"),
+                ("www-authenticate", "Basic"),
+                ("x-accel-redirect", "/elsewhere"),
+                ("content-type", "application/json"),
+                ("etag", "\"1\""),
+                ("openai-processing-ms", "7"),
+            ] {
+                response.headers_mut().insert(name, value.parse().unwrap());
+            }
+            response
+        }
         _ => echo(request).await,
     })
 }

@@ -118,6 +118,22 @@ async fn programs_reach_claws_below_one_name() {
     assert_eq!(told.headers["content-security-policy"], "sandbox; default-src 'none'");
     let cookies = Answer::of(ask(with_token("/c/a-1/cookies")).await).await;
     assert!(!cookies.headers.contains_key("set-cookie"));
+    let power = Answer::of(ask(with_token("/c/a-1/power")).await).await;
+    let mut said: Vec<&str> = power.headers.keys().map(http::HeaderName::as_str).collect();
+    said.sort_unstable();
+    assert_eq!(
+        said,
+        [
+            "content-length",
+            "content-security-policy",
+            "content-type",
+            "date",
+            "etag",
+            "openai-processing-ms",
+            "x-content-type-options",
+            "x-request-id"
+        ]
+    );
     // Messages come in, strangers don't, and no browser does.
     let message = Answer::of(ask(request("POST", "/c/a-1/hooks/wake")).await).await;
     assert_eq!(message.json()["target"], "/hooks/wake");
@@ -127,6 +143,11 @@ async fn programs_reach_claws_below_one_name() {
     let session = farm.session("a-1").await;
     assert_eq!(ask(request("GET", "/c/a-1/").header("cookie", session)).await.status(), 401);
     assert_eq!(ask(with_token("/c/a-1/").header("sec-fetch-mode", "navigate")).await.status(), 403);
+    for site in ["same-origin", "same-site", "cross-site", "made-up"] {
+        let script = with_token("/c/a-1/x").header("sec-fetch-site", site).header("sec-fetch-mode", "cors");
+        assert_eq!(ask(script).await.status(), 403, "{site}");
+    }
+    assert_eq!(ask(with_token("/c/a-1/x").header("sec-fetch-site", "none")).await.status(), 200);
     assert_eq!(ask(with_token("/c/a-1/sw.js").header("service-worker", "script")).await.status(), 403);
     assert_eq!(ask(with_token("/c/a-1/_clawfarm/state")).await.status(), 403);
     for closed in ["/c/a-1/api/v1/admin/rpc", "/c/a-1/../a-1/api/v1/%61dmin", "/c/a-1//api/v1/admin"] {
