@@ -12,6 +12,7 @@ mod below;
 mod body;
 mod directory;
 mod edge;
+mod fetched;
 mod forward;
 mod frames;
 mod gate;

@@ -28,6 +28,8 @@ pub(crate) enum Reason {
     ClawRate,
     /// More at a time.
     ClawBusy,
+    /// More messages of strangers at a time.
+    ClawMessages,
     /// More WebSockets.
     ClawWebsockets,
     /// Who has shown nothing that counts.
@@ -52,6 +54,7 @@ impl Reason {
             Self::SignInRate => "sign_in_rate",
             Self::ClawRate => "claw_rate",
             Self::ClawBusy => "claw_busy",
+            Self::ClawMessages => "claw_messages",
             Self::ClawWebsockets => "claw_websockets",
             Self::Stranger => "stranger",
             Self::CrossSite => "cross_site",

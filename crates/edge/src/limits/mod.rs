@@ -34,8 +34,10 @@ pub struct Limits {
     pub requests_per_address: u32,
     /// Requests a second to one claw; five times as many at once.
     pub requests_per_claw: u32,
-    /// Requests at a time to one claw.
+    /// Requests at a time to one claw, of those who are let in.
     pub at_once_per_claw: u32,
+    /// Strangers' messages at a time to one claw.
+    pub messages_per_claw: u32,
     /// WebSockets at a time to one claw.
     pub websockets_per_claw: u32,
     /// Attempts to sign in a minute from one address.
@@ -45,6 +47,9 @@ pub struct Limits {
     /// How long a caller may send nothing of a body that is waited for, or take nothing of an
     /// answer that is ready for it.
     pub silence: Duration,
+    /// How long the body of a stranger's message may take to arrive in all: one who sends a byte
+    /// now and then is never silent.
+    pub message: Duration,
 }
 
 /// How many of a second's requests may come at once: a dashboard loads its parts in one go.
@@ -63,24 +68,30 @@ impl Default for Limits {
             requests_per_claw: 500,
             // Twice as many as may wait for it while it wakes.
             at_once_per_claw: 512,
+            // Chat services send 40 at a time (Telegram's `max_connections`), and a claw takes each
+            // in an instant.
+            messages_per_claw: 64,
             websockets_per_claw: 128,
             sign_ins_per_address: 10,
             head: Duration::from_secs(30),
             // As nginx has it (`client_body_timeout`, `send_timeout`).
             silence: Duration::from_secs(60),
+            // As long as a wake is waited for; what services send is a few KiB.
+            message: Duration::from_secs(60),
         }
     }
 }
 
 impl Limits {
     /// The names by which a limit is set, each with what it counts.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "connections",
         "connections-per-address",
         "handshakes-per-address",
         "requests-per-address",
         "requests-per-claw",
         "at-once-per-claw",
+        "messages-per-claw",
         "websockets-per-claw",
         "sign-ins-per-address",
     ];
@@ -98,6 +109,7 @@ impl Limits {
             "requests-per-address" => &mut self.requests_per_address,
             "requests-per-claw" => &mut self.requests_per_claw,
             "at-once-per-claw" => &mut self.at_once_per_claw,
+            "messages-per-claw" => &mut self.messages_per_claw,
             "websockets-per-claw" => &mut self.websockets_per_claw,
             "sign-ins-per-address" => &mut self.sign_ins_per_address,
             _ => {
@@ -144,6 +156,8 @@ pub(crate) struct Meter {
     to_claws: Rates<(ClawId, bool)>,
     connections: Places<From>,
     at_once: Places<ClawId>,
+    /// Strangers' messages have few places of their own, for the same reason.
+    messages: Places<ClawId>,
     websockets: Places<ClawId>,
 }
 
@@ -157,6 +171,7 @@ impl Meter {
             sign_ins: Rates::new(limits.sign_ins_per_address, 1, Duration::from_secs(60)),
             connections: Places::default(),
             at_once: Places::default(),
+            messages: Places::default(),
             websockets: Places::default(),
             limits,
         }
@@ -198,10 +213,13 @@ impl Meter {
         self.to_claws.count(&(id.clone(), stranger)).map_err(|after| {
             too_many(Reason::ClawRate, "this address gets more requests than it may", after)
         })?;
+        let limits = &self.limits;
         let (places, most, reason, what) = if websocket {
-            (&self.websockets, self.limits.websockets_per_claw, Reason::ClawWebsockets, "open WebSockets")
+            (&self.websockets, limits.websockets_per_claw, Reason::ClawWebsockets, "open WebSockets")
+        } else if stranger {
+            (&self.messages, limits.messages_per_claw, Reason::ClawMessages, "messages at once")
         } else {
-            (&self.at_once, self.limits.at_once_per_claw, Reason::ClawBusy, "requests at once")
+            (&self.at_once, limits.at_once_per_claw, Reason::ClawBusy, "requests at once")
         };
         places.take(id.clone(), most).ok_or_else(|| {
             too_many(reason, &format!("this address has as many {what} as it may"), Duration::from_secs(1))
@@ -275,7 +293,8 @@ mod tests {
 
     #[test]
     fn a_claw_has_its_places() {
-        let limits = Limits { at_once_per_claw: 2, websockets_per_claw: 1, ..Limits::default() };
+        let limits =
+            Limits { at_once_per_claw: 2, messages_per_claw: 3, websockets_per_claw: 1, ..Limits::default() };
         let meter = Meter::new(limits);
         let (a, b) = (ClawId::new("a-1").unwrap(), ClawId::new("b-1").unwrap());
         let held: Vec<_> = (0..2).map(|_| meter.to_claw(&a, false, false).unwrap()).collect();
@@ -285,6 +304,12 @@ mod tests {
         assert!(meter.to_claw(&b, false, false).is_ok());
         drop(held);
         assert!(meter.to_claw(&a, false, false).is_ok());
+        // Strangers have their own, and use up nobody's.
+        let strangers: Vec<_> = (0..9).map(|_| meter.to_claw(&a, false, true)).collect();
+        assert_eq!(strangers.iter().filter(|it| it.is_ok()).count(), 3);
+        assert!(meter.to_claw(&a, false, false).is_ok());
+        drop(strangers);
+        assert_eq!(meter.messages.len(), 0);
         assert_eq!(meter.at_once.len(), 0, "what is free is not remembered");
     }
 }

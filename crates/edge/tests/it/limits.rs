@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use clawfarm_model::ClawId;
 use http::StatusCode;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -88,6 +91,85 @@ async fn a_claw_is_not_asked_more_than_it_may_be() {
         (farm.get("a-1", "/").await.status, socket().await.status()),
         (200, StatusCode::SWITCHING_PROTOCOLS)
     );
+}
+
+#[tokio::test]
+async fn strangers_messages_take_no_place_of_the_claw_s_people() {
+    let farm = Farm::limited(|limits| {
+        limits.at_once_per_claw = 1;
+        limits.messages_per_claw = 2;
+    })
+    .await;
+    let claw = Claw::new().await;
+    farm.put("a-1", State::Awake, claw.address);
+    let begun = format!("POST /hooks/x HTTP/1.1\r\nhost: {}\r\ncontent-length: 9\r\n\r\na", farm.host("a-1"));
+    let mut strangers = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(farm.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        strangers.push(stream);
+    }
+    let (id, held) = (ClawId::new("a-1").unwrap(), strangers.len());
+    let all = async {
+        while farm.edge.load(&id).is_none_or(|load| load.requests as usize != held) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LIMIT, all).await.expect("both are under way");
+    let third = farm.request("POST", "a-1", "/hooks/x").body(Full::from("whole")).unwrap();
+    assert_eq!(farm.ask(third).await.status(), 429);
+    assert_eq!(farm.get("a-1", "/").await.status, 200, "its people's place is free");
+    drop(strangers);
+    until_idle(&farm, "a-1").await;
+    let next = farm.request("POST", "a-1", "/hooks/x").body(Full::from("whole")).unwrap();
+    assert_eq!(farm.ask(next).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_stranger_s_message_that_drips_is_broken_off() {
+    let farm = Farm::limited(|limits| limits.message = Duration::from_secs(1)).await;
+    let claw = Claw::new().await;
+    farm.put("a-1", State::Awake, claw.address);
+    let head =
+        format!("POST /hooks/x HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000\r\n\r\n", farm.host("a-1"));
+    let mut stream = TcpStream::connect(farm.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = stream.split();
+    let drip = async {
+        while write.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = drip => {}
+        ended = timeout(LIMIT, read.read_to_end(&mut answer)) => { let _ = ended.expect("the edge ends it"); }
+    }
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{}", answer.escape_ascii());
+    until_idle(&farm, "a-1").await;
+}
+
+#[tokio::test]
+async fn who_lets_nothing_come_over_http2_holds_no_claw() {
+    let farm = Farm::limited(|limits| limits.silence = Duration::from_secs(1)).await;
+    let claw = Claw::new().await;
+    farm.put("a-1", State::Awake, claw.address);
+    let stream = TcpStream::connect(farm.address).await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(format!("http://{}/big", farm.host("a-1")));
+    let request = request.header("authorization", bearer("a-1")).body(Full::<Bytes>::default()).unwrap();
+    let answer = timeout(LIMIT, sender.send_request(request)).await.expect("it begins").unwrap();
+    assert_eq!(answer.status(), 200);
+    // Its connection is open, and answers pings; only what it asked for is not taken.
+    until_idle(&farm, "a-1").await;
+    assert!(!sender.is_closed());
+    assert!(timeout(LIMIT, answer.into_body().collect()).await.expect("it ends").is_err());
 }
 
 #[tokio::test]
