@@ -10,12 +10,15 @@ use crate::guard::server_only;
 use crate::store::Store;
 use crate::tx::Tx;
 
+/// For how many milliseconds a ticket is remembered after its end, by this server's clock. Servers' clocks differ:
+/// what one takes for long over, another still honours. A day is more than any that is kept at all.
+const REMEMBERED_MILLIS: i64 = 24 * 60 * 60 * 1000;
 /// The longest number of a ticket, in characters.
 const NUMBER_MAX: usize = 64;
 
 impl Store {
-    /// Marks a ticket as used, and returns whether it had not been. It is remembered until it
-    /// would have ended.
+    /// Marks a ticket as used, and returns whether it had not been. It is remembered for a
+    /// day longer than it is good, since other servers' clocks may be behind.
     ///
     /// # Errors
     /// When the context is a tenant's, the number is too long to be one, or the database fails.
@@ -27,7 +30,7 @@ impl Store {
         }
         let tx = Tx::begin(&self.0).await?;
         ticket::Entity::delete_many()
-            .filter(ticket::Column::Until.lt(tx.now.as_millis()))
+            .filter(ticket::Column::Until.lt(tx.now.as_millis().saturating_sub(REMEMBERED_MILLIS)))
             .exec(tx.on())
             .await
             .map_err(db)?;

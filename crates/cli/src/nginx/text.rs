@@ -63,8 +63,10 @@ impl Front {
             put(format_args!("{PASS}}}"));
         }
         for address in &self.redirect {
+            // The only server of an address answers all names, and would send people to any.
             put(format_args!(
-                "server {{\n    listen {address};\n    server_name {base} *.{base};\n    return 308 https://$host{}$request_uri;\n}}",
+                "server {{\n    listen {address};\n    server_name {base} *.{base};\n    if ($host !~ \"{}\") {{\n        return 404;\n    }}\n    return 308 https://$host{}$request_uri;\n}}",
+                all_names(base),
                 self.public_port()
             ));
         }
@@ -105,6 +107,11 @@ const PASS: &str = "    client_max_body_size 0;
 /// One label below the domain, which nginx keeps as `$clawfarm_id`.
 fn claw_names(base: &str) -> String {
     format!("~^(?<clawfarm_id>[a-z0-9-]+)\\.{}$", base.replace('.', "\\."))
+}
+
+/// The domain, and one label below it.
+fn all_names(base: &str) -> String {
+    format!("^([a-z0-9-]+\\.)?{}$", base.replace('.', "\\."))
 }
 
 /// A file's name in nginx's quotes. What would end them, or name a variable, is refused.

@@ -1,4 +1,4 @@
-//! Tickets of the edge that were used, until they would have ended.
+//! Tickets of the edge that were used, until no server's clock can take them for good.
 
 use sea_orm::entity::prelude::*;
 

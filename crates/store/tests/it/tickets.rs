@@ -19,7 +19,12 @@ async fn a_ticket_is_used_once_among_many_who_try(on: On) {
     assert_eq!(used, 1);
     assert!(bed.store.spend_ticket(&system(), "t-2", later).await.unwrap());
     assert!(!bed.store.spend_ticket(&system(), "t-2", later).await.unwrap());
-    // One that has ended is forgotten; its pass says itself that it has.
+    // To a server whose clock is ahead it has ended; to one whose clock is not it must stay used.
+    let over = Timestamp::from_millis(Timestamp::now().as_millis() - 600_000);
+    assert!(bed.store.spend_ticket(&system(), "skewed", over).await.unwrap());
+    assert!(bed.store.spend_ticket(&system(), "another", later).await.unwrap());
+    assert!(!bed.store.spend_ticket(&system(), "skewed", over).await.unwrap());
+    // One that has ended long ago is forgotten; its pass says itself that it has.
     assert!(bed.store.spend_ticket(&system(), "old", Timestamp::from_millis(1)).await.unwrap());
     assert!(bed.store.spend_ticket(&system(), "old", Timestamp::from_millis(1)).await.unwrap());
     assert!(bed.store.spend_ticket(&owner("default"), "t-3", later).await.is_err());
