@@ -9,9 +9,9 @@ use clawfarm_model::ClawId;
 use http::header::{
     ACCEPT_RANGES, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING,
     CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, DATE,
-    ETAG, EXPIRES, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    ETAG, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
@@ -107,7 +107,9 @@ pub(crate) fn clean(asked: &Asked, mut response: Response<Body>) -> Response<Bod
     let unsaid: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
-            !MAY_SAY.contains(name) && !OWN_PREFIXES.iter().any(|it| name.as_str().starts_with(it))
+            let own = OWN_PREFIXES.iter().any(|it| name.as_str().starts_with(it));
+            let token = || *name == WWW_AUTHENTICATE && asks_for_token(headers);
+            !(MAY_SAY.contains(name) || own || token())
         })
         .cloned()
         .collect();
@@ -120,6 +122,14 @@ pub(crate) fn clean(asked: &Asked, mut response: Response<Body>) -> Response<Bod
         headers.insert(LOCATION, to);
     }
     response
+}
+
+/// Whether it is a token that is asked for. For a name and a password a browser would ask its
+/// person, in the base domain's name; for a token it asks nobody.
+fn asks_for_token(headers: &HeaderMap) -> bool {
+    let mut asked = headers.get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes);
+    // Behind a comma there may be another scheme.
+    asked.all(|it| it.starts_with(b"Bearer") && !it.contains(&b','))
 }
 
 /// Where an answer leads, as an address below the claw's; `None` when that is elsewhere.

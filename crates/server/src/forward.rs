@@ -4,12 +4,13 @@
 //! that direction. Both sides ping every [`PING`], whatever the other does, so that a connection
 //! on which nothing is said for hours stays, and one whose other end is gone does not.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ws::{Message, WebSocket};
 use bytes::{Bytes, BytesMut};
-use clawfarm_model::{Code, Error, Result};
+use clawfarm_model::{ClawId, Code, Error, Result};
 use clawfarm_runtime::Connection;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -22,8 +23,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::console::close;
 
-/// Connections to ports of instances at a time: a browser opens six to a dashboard.
-const FORWARDS_MAX: usize = 512;
+/// Connections to ports of instances at a time, of which each is two sockets of this process, or
+/// three where another server is asked.
+const FORWARDS_MAX: usize = 1024;
+/// Those to one instance, so that one that is much asked for leaves others theirs: the WebSockets
+/// that the edge has to a claw, and the connections that it keeps for requests, by default.
+const FORWARDS_PER_CLAW: usize = 128 + 32;
 /// The longest message that is taken.
 pub(crate) const MESSAGE_MAX: usize = 1 << 20;
 /// What is read from the instance at a time.
@@ -37,29 +42,75 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Forwards {
     places: Arc<Semaphore>,
+    shares: Shares,
     tasks: TaskTracker,
 }
+
+/// How many each instance has. Who has none is not in it.
+type Shares = Arc<Mutex<HashMap<ClawId, usize>>>;
 
 /// A connection that may be open; let go when it is dropped.
 pub(crate) struct Place {
     _place: OwnedSemaphorePermit,
+    _share: Share,
     _task: TaskTrackerToken,
+}
+
+/// One of an instance's.
+struct Share {
+    shares: Shares,
+    id: ClawId,
+}
+
+impl Share {
+    fn of(shares: &Shares, id: &ClawId) -> Option<Self> {
+        let mut counts = lock(shares);
+        let count = counts.entry(id.clone()).or_default();
+        if *count >= FORWARDS_PER_CLAW {
+            return None;
+        }
+        *count += 1;
+        Some(Self { shares: Arc::clone(shares), id: id.clone() })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.shares);
+        if let Some(count) = counts.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.id);
+            }
+        }
+    }
+}
+
+fn lock(shares: &Shares) -> MutexGuard<'_, HashMap<ClawId, usize>> {
+    shares.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Forwards {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(FORWARDS_MAX)), tasks: TaskTracker::new() }
+        let places = Arc::new(Semaphore::new(FORWARDS_MAX));
+        Self { places, shares: Arc::default(), tasks: TaskTracker::new() }
     }
 }
 
 impl Forwards {
-    /// Room for one more.
-    pub(crate) fn place(&self) -> Result<Place> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            Error::new(Code::Overloaded, format!("{FORWARDS_MAX} connections are forwarded already"))
-                .fix("close others, or try again later")
+    /// Room for one more to an instance, whether this server reaches it or another one does.
+    ///
+    /// # Errors
+    /// `Overloaded` when the instance has its share, or all places are taken.
+    pub(crate) fn place(&self, id: &ClawId) -> Result<Place> {
+        let full = |what: String| Error::new(Code::Overloaded, what).fix("close others, or try again later");
+        let share = Share::of(&self.shares, id).ok_or_else(|| {
+            full(format!("{FORWARDS_PER_CLAW} connections to '{id}' are forwarded already"))
         })?;
-        Ok(Place { _place: place, _task: self.tasks.token() })
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| full(format!("{FORWARDS_MAX} connections are forwarded already")))?;
+        Ok(Place { _place: place, _share: share, _task: self.tasks.token() })
     }
 
     /// Waits until the open ones are closed.
@@ -173,12 +224,33 @@ mod tests {
             any(move |upgrade: WebSocketUpgrade| async move {
                 let (ours, theirs) = duplex(NARROW);
                 claw.clone()(theirs);
-                let place = forwards.place().unwrap();
+                let place = forwards.place(&ClawId::new("alice-x7k2m").unwrap()).unwrap();
                 upgrade.on_upgrade(move |socket| pump(socket, Box::new(ours), ending, place))
             }),
         );
         tokio::spawn(async move { axum::serve(listener, router).await });
         (Client::new(Endpoint::Unix(path), SecretString::from("t")), stop, folder)
+    }
+
+    #[test]
+    fn an_instance_has_its_share_and_leaves_others_theirs() {
+        let forwards = Forwards::default();
+        let id = |n: usize| ClawId::new(format!("claw-{n}")).unwrap();
+        let (one, other) = (id(0), id(1));
+        let mut held: Vec<_> = (0..FORWARDS_PER_CLAW).map(|_| forwards.place(&one).unwrap()).collect();
+        let refused = forwards.place(&one).err().unwrap();
+        assert_eq!(refused.code(), Code::Overloaded);
+        assert!(refused.message().contains("'claw-0'"), "{}", refused.message());
+        held.push(forwards.place(&other).unwrap());
+        held.remove(0);
+        held.push(forwards.place(&one).unwrap());
+        // All of them together have an end, too; who was refused took nothing.
+        let rest = (2..).map(id).flat_map(|id| vec![id; FORWARDS_PER_CLAW]);
+        held.extend(rest.map_while(|id| forwards.place(&id).ok()));
+        assert_eq!(held.len(), FORWARDS_MAX);
+        drop(held);
+        assert!(lock(&forwards.shares).is_empty(), "what is free is not remembered");
+        assert_eq!(forwards.places.available_permits(), FORWARDS_MAX);
     }
 
     fn echo(stream: DuplexStream) {

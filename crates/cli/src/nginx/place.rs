@@ -1,5 +1,9 @@
 //! Putting a configuration in place: tried first, replaced by rename, tried as a whole, and taken
 //! back when nginx does not like it.
+//!
+//! What was there is kept beside it until nginx is known to have read what is there now. Whoever is
+//! ended in between leaves it, and the next one goes on from there: it is tried again, read again,
+//! or taken back.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -46,21 +50,69 @@ impl Nginx {
     /// `Conflict` when there is a file of somebody else's, `InvalidInput` with nginx's own words when
     /// it refuses it; what was there before is there again then.
     pub(crate) async fn place(&self, text: &str) -> Result<Placed> {
-        let before = self.before()?;
+        let mut before = self.before()?;
+        let mut unread = self.kept()?;
+        if unread.is_some()
+            && let Err(refused) = self.test(self.config.as_deref()).await
+        {
+            if refused.code() != Code::InvalidInput {
+                return Err(refused);
+            }
+            // An nginx that is started now is not to find it.
+            self.take_back()?;
+            tracing::warn!(file = %self.file.display(), %refused, "what was left in place is taken back");
+            (before, unread) = (self.before()?, None);
+        }
         if before.as_deref() == Some(text.as_bytes()) {
-            return Ok(Placed::Unchanged);
+            // In place is not read: that may have failed, or nobody was left to tell nginx.
+            return if unread.is_some() { self.have_it_read().await } else { Ok(Placed::Unchanged) };
         }
         self.try_alone(text).await?;
-        self.replace(text.as_bytes())?;
+        // What nginx has read last stays what is kept, however often it could not be told since.
+        if unread.is_none() {
+            self.replace(&self.beside("old"), before.as_deref().unwrap_or_default())?;
+        }
+        self.replace(&self.file, text.as_bytes())?;
         // The whole may refuse what is right by itself: another server of the same name.
         if let Err(refused) = self.test(self.config.as_deref()).await {
-            match before {
-                Some(before) => self.replace(&before)?,
-                None => fs::remove_file(&self.file).map_err(|e| self.failed(e))?,
-            }
+            self.take_back()?;
             return Err(refused);
         }
-        self.reload().await
+        self.have_it_read().await
+    }
+
+    /// Has nginx read what is in place; then there is no going back.
+    async fn have_it_read(&self) -> Result<Placed> {
+        let placed = self.reload().await?;
+        fs::remove_file(self.beside("old")).map_err(|e| self.failed(e))?;
+        Ok(placed)
+    }
+
+    /// What was in place before what nginx is not known to have read; empty when there was none.
+    fn kept(&self) -> Result<Option<Vec<u8>>> {
+        match fs::read(self.beside("old")) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.failed(e)),
+        }
+    }
+
+    /// Puts back what is kept.
+    fn take_back(&self) -> Result<()> {
+        let old = self.beside("old");
+        let result = match self.kept()? {
+            Some(bytes) if !bytes.is_empty() => fs::rename(&old, &self.file),
+            // There was none. The file goes first: what is kept says that it is to.
+            _ => remove(&self.file).and_then(|()| remove(&old)),
+        };
+        result.map_err(|e| self.failed(e))
+    }
+
+    /// A file beside ours that nginx includes by no pattern: those take no name that begins with a
+    /// dot (glob(7)), while Debian's `sites-enabled/*` takes all others.
+    fn beside(&self, what: &str) -> PathBuf {
+        let name = self.file.file_name().unwrap_or_default().to_string_lossy();
+        self.file.with_file_name(format!(".{name}.clawfarm-{what}"))
     }
 
     /// What is there now, when it is ours.
@@ -140,18 +192,21 @@ impl Nginx {
         }
     }
 
-    /// Replaces the file: the old one or the new one, whatever happens.
-    fn replace(&self, bytes: &[u8]) -> Result<()> {
-        // Not one that nginx includes: it takes what ends in `.conf`.
-        let new = self.file.with_extension("conf.new");
+    /// Replaces a file: the old one or the new one, whatever happens.
+    fn replace(&self, file: &Path, bytes: &[u8]) -> Result<()> {
+        let new = self.beside("new");
         let write = || {
             let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&new)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.file)
+            let mut part = options.write(true).create(true).truncate(true).mode(0o644).open(&new)?;
+            part.write_all(bytes)?;
+            part.sync_all()?;
+            fs::rename(&new, file)
         };
-        write().map_err(|e| self.failed(e))
+        write().map_err(|e| {
+            // On a full disk it is best to leave nothing.
+            let _ = fs::remove_file(&new);
+            self.failed(e)
+        })
     }
 
     fn failed(&self, error: io::Error) -> Error {
@@ -161,5 +216,13 @@ impl Nginx {
             .source(error)
             .field("--to")
             .fix("check the folder and whose it is, and that the disk is not full")
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }

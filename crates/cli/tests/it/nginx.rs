@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -248,4 +249,126 @@ fn what_nginx_refuses_changes_nothing() {
     let bad =
         home.run(&["nginx", "--base-domain", "a;b", "--cert", "/etc/a.pem", "--key", "/etc/a.key"]).ends(2);
     assert!(bad.err.contains("is no domain name"), "{bad:?}");
+}
+
+#[test]
+fn port_80_leads_to_claws_and_nowhere_else() {
+    let home = Home::new();
+    let mut nginx = Nginx::new("claws.test");
+    let plain = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    let mut options = nginx.options("claws.test", 8421);
+    options.retain(|it| it != "--no-redirect");
+    options.extend(["--redirect".to_owned(), plain.to_string()]);
+    home.run(&options).ends(0);
+    nginx.start();
+    let ask = |host: &str| {
+        let mut stream = TcpStream::connect(plain).expect("it listens");
+        stream.set_read_timeout(Some(LIMIT)).expect("set");
+        write!(stream, "GET /x?y=1 HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").expect("asked");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    };
+    for host in ["claws.test", "a-1.claws.test", "A-1.Claws.Test:80"] {
+        let answer = ask(host);
+        let name = host.trim_end_matches(":80").to_lowercase();
+        let to = format!("\r\nLocation: https://{name}:{}/x?y=1\r\n", nginx.port);
+        assert!(answer.starts_with("HTTP/1.1 308") && answer.contains(&to), "{host}: {answer}");
+    }
+    for host in ["evil.test", "claws.test.evil.test", "evilclaws.test", "a.b.claws.test", "clawsxtest", "127.0.0.1"]
+    {
+        let answer = ask(host);
+        assert!(answer.starts_with("HTTP/1.1 404") && !answer.contains("Location"), "{host}: {answer}");
+    }
+}
+
+/// In nginx's place: it refuses (`refuses`), can't be told (`deaf`) or stands still (`stands`) while
+/// there is a file of that name, and writes to `reads` when it reads its configuration.
+fn pretended(nginx: &Nginx) -> PathBuf {
+    let script = r#"#!/bin/sh
+case "$*" in
+*reload*)
+    if [ -e FOLDER/deaf ]; then
+        echo 'nginx: [alert] kill(1, 1) failed (1: Operation not permitted)' >&2
+        exit 1
+    fi
+    echo read >> FOLDER/reads ;;
+*"FOLDER/nginx.conf -t"*)
+    while [ -e FOLDER/stands ]; do sleep 0.05; done
+    if [ -e FOLDER/refuses ]; then
+        echo 'nginx: [emerg] no' >&2
+        exit 1
+    fi ;;
+esac
+"#;
+    let program = nginx.at("pretended");
+    fs::write(&program, script.replace("FOLDER", nginx.folder.path().to_str().expect("UTF-8"))).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+    program
+}
+
+/// The options of `clawfarm nginx` with something in nginx's place.
+fn with(program: &Path, nginx: &Nginx, edge: u16) -> Vec<String> {
+    let mut options = nginx.options("claws.test", edge);
+    options.extend(["--nginx".to_owned(), program.to_str().expect("UTF-8").to_owned()]);
+    options
+}
+
+#[test]
+fn what_nginx_was_not_told_of_is_told_at_the_next_look() {
+    let (home, nginx) = (Home::new(), Nginx::new("claws.test"));
+    let options = with(&pretended(&nginx), &nginx, 8421);
+    let reads = || fs::read_to_string(nginx.at("reads")).unwrap_or_default().lines().count();
+    fs::write(nginx.at("deaf"), "").expect("written");
+    for _ in 0..2 {
+        let deaf = home.run(&options);
+        assert!(deaf.code != Some(0) && deaf.err.contains("could not be told"), "{deaf:?}");
+    }
+    assert!(nginx.at("conf.d/clawfarm.conf").exists(), "nginx refuses nothing of it");
+    fs::remove_file(nginx.at("deaf")).expect("removed");
+    let told = home.run(&options).ends(0);
+    assert!(told.err.contains("nginx reads it"), "{told:?}");
+    assert_eq!(reads(), 1);
+    // Then it is known, and is not told again.
+    assert!(home.run(&options).ends(0).err.contains("is as it was"));
+    assert_eq!((reads(), beside(&nginx)), (1, vec![]));
+}
+
+#[test]
+fn who_is_ended_half_way_leaves_what_the_next_takes_back() {
+    let (home, nginx) = (Home::new(), Nginx::new("claws.test"));
+    let program = pretended(&nginx);
+    let file = nginx.at("conf.d/clawfarm.conf");
+    let mut before = None;
+    for edge in [8421, 9999] {
+        let options = with(&program, &nginx, edge);
+        fs::write(nginx.at("stands"), "").expect("written");
+        let mut half = home.command(&options);
+        let half = half.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        let half = Ended(half);
+        let new = format!("127.0.0.1:{edge}");
+        eventually("the new one to be in place", || {
+            fs::read_to_string(&file).ok().filter(|text| text.contains(&new))
+        });
+        drop(half);
+        let left = beside(&nginx);
+        assert!(!left.is_empty() && left.iter().all(|name| name.starts_with('.')), "{left:?}");
+        fs::remove_file(nginx.at("stands")).expect("removed");
+        // It was never seen that nginx does not like it.
+        fs::write(nginx.at("refuses"), "").expect("written");
+        let refused = home.run(&options);
+        assert!(refused.code != Some(0) && refused.err.contains("nginx refuses"), "{refused:?}");
+        assert_eq!(fs::read_to_string(&file).ok(), before, "what was there is there");
+        assert!(beside(&nginx).is_empty());
+        fs::remove_file(nginx.at("refuses")).expect("removed");
+        home.run(&options).ends(0);
+        before = fs::read_to_string(&file).ok();
+        assert!(before.as_ref().is_some_and(|text| text.contains(&new)));
+    }
+}
+
+/// The names of what is beside our file.
+fn beside(nginx: &Nginx) -> Vec<String> {
+    let all = fs::read_dir(nginx.at("conf.d")).expect("read").flatten();
+    all.map(|it| it.file_name().into_string().expect("UTF-8")).filter(|it| it != "clawfarm.conf").collect()
 }

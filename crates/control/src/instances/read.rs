@@ -1,7 +1,7 @@
 //! Looking at an instance: itself, its use, its output, commands inside it.
 
 use clawfarm_model::resources::Usage;
-use clawfarm_model::{Action, Code, Context, Error, Instance, Phase, Result};
+use clawfarm_model::{Action, ClawId, Code, Context, Error, Instance, Phase, Result};
 use clawfarm_runtime::{ExecRequest, ExecSession, LogQuery, LogStream};
 use clawfarm_store::{InstanceFilter, Outcome, Page, PageRequest};
 
@@ -16,6 +16,14 @@ impl Control {
     /// `NotFound`; `InvalidInput`, with the candidates, when it fits several.
     pub async fn get(&self, context: &Context, id: &str) -> Result<Instance> {
         self.core.find(context, id).await
+    }
+
+    /// The id of an instance, by the same.
+    ///
+    /// # Errors
+    /// As for [`Self::get`].
+    pub async fn id_of(&self, context: &Context, id: &str) -> Result<ClawId> {
+        self.core.store.resolve(context, id).await
     }
 
     /// A page of instances.

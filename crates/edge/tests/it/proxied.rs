@@ -140,6 +140,8 @@ async fn programs_reach_claws_below_one_name() {
     for path in ["/c/a-1/", "/c/b-1/", "/c/a-1"] {
         assert_eq!(ask(request("GET", path).header("accept", "text/html")).await.status(), 401, "{path}");
     }
+    let stranger = ask(request("GET", "/c/a-1/")).await;
+    assert!(stranger.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
     let session = farm.session("a-1").await;
     assert_eq!(ask(request("GET", "/c/a-1/").header("cookie", session)).await.status(), 401);
     assert_eq!(ask(with_token("/c/a-1/").header("sec-fetch-mode", "navigate")).await.status(), 403);

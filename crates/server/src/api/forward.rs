@@ -34,8 +34,9 @@ pub(super) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let upgrade = upgrade.map_err(|rejection| no_websocket(&rejection))?;
-    let place = state.forwards().place()?;
-    let connection = state.control().forward(&context, &id.0, query.port).await?;
+    let id = state.control().id_of(&context, &id.0).await?;
+    let place = state.forwards().place(&id)?;
+    let connection = state.control().forward(&context, id.as_str(), query.port).await?;
     let stop = state.shutdown().clone();
     Ok(upgrade
         .max_message_size(MESSAGE_MAX)

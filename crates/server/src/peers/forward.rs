@@ -10,16 +10,17 @@ use axum::response::{IntoResponse, Response};
 use clawfarm_model::{Context, Error, Result};
 use http::StatusCode;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::PassedOn;
-use super::route::{Needs, needs, other};
+use super::route::{Needs, needs, other, segment};
 use super::there::There;
 use super::watch::Watched;
-use crate::console;
 use crate::error::{ApiError, ApiResult};
+use crate::forward;
 use crate::layers::BODY_MAX;
 use crate::state::ServerState;
 
@@ -69,6 +70,8 @@ async fn decide(state: &ServerState, wanted: Needs, request: Request) -> ApiResu
     let mut request = Request::from_parts(parts, Body::empty());
     let upgrade = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
+    // Before the other is asked: who has as many as it may costs it nothing.
+    let place = connection_place(state, context.as_ref(), &parts).await?;
     let there = There { state: state.clone(), node, address };
     let line = match there.open().await {
         Ok(line) => line,
@@ -77,7 +80,23 @@ async fn decide(state: &ServerState, wanted: Needs, request: Request) -> ApiResu
         Err(error) => return Err(error.into()),
     };
     let response = there.ask(line, &parts, read, context.as_ref()).await?;
-    Ok(Way::Answered(answer(there, response, upgrade)?))
+    Ok(Way::Answered(answer(there, response, upgrade, place)?))
+}
+
+/// The place of a connection to a port of an instance; `None` for what is something else. The
+/// edge's connections to claws that another server reaches are many: they are counted apart from
+/// consoles, and each claw has its share.
+async fn connection_place(
+    state: &ServerState,
+    context: Option<&Context>,
+    parts: &Parts,
+) -> Result<Option<forward::Place>> {
+    let is_forward = parts.uri.path().ends_with("/port-forward");
+    let (Some(context), Some(id), true) = (context, segment(&parts.uri, 4), is_forward) else {
+        return Ok(None);
+    };
+    let id = state.control().id_of(context, &id).await?;
+    state.forwards().place(&id).map(Some)
 }
 
 /// The body of a request, which is short and comes soon.
@@ -103,11 +122,17 @@ fn answer(
     there: There,
     mut response: hyper::Response<hyper::body::Incoming>,
     caller: OnUpgrade,
+    place: Option<forward::Place>,
 ) -> Result<Response> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let place = there.state.consoles().place()?;
         let theirs = hyper::upgrade::on(&mut response);
-        tokio::spawn(tunnel(caller, theirs, there, place));
+        match place {
+            Some(place) => tokio::spawn(tunnel(caller, theirs, there, place)),
+            None => {
+                let place = there.state.consoles().place()?;
+                tokio::spawn(tunnel(caller, theirs, there, place))
+            }
+        };
         let (parts, _) = response.into_parts();
         return Ok(Response::from_parts(parts, Body::empty()));
     }
@@ -128,9 +153,9 @@ fn hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Carries a console's bytes both ways until one side hangs up, the other server is gone, or this
-/// one ends.
-async fn tunnel(caller: OnUpgrade, theirs: OnUpgrade, there: There, _place: console::Place) {
+/// Carries the bytes of a console or a connection both ways until one side hangs up, the other
+/// server is gone, or this one ends.
+async fn tunnel<P: Send>(caller: OnUpgrade, theirs: OnUpgrade, there: There, _place: P) {
     let stop = there.state.shutdown().clone();
     let carried = async {
         let (Ok(caller), Ok(theirs)) = tokio::join!(caller, theirs) else { return };

@@ -170,7 +170,7 @@ fn ticket(control: &Control, signer: &Signer, uri: &Uri) -> Result<Option<(Strin
 }
 
 /// A segment of the path that is an id; nothing else is looked up.
-fn segment(uri: &Uri, number: usize) -> Option<String> {
+pub(super) fn segment(uri: &Uri, number: usize) -> Option<String> {
     Some(uri.path().split('/').nth(number)?.parse::<IdText>().ok()?.0)
 }
 

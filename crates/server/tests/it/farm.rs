@@ -18,8 +18,12 @@ use clawfarm_server::{ClawListener, HomeLock, PeersConfig, ServerConfig, ServerS
 use clawfarm_store::{MasterKey, Store, StoreConfig};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use secrecy::SecretString;
 use serde_json::Value;
+use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -85,6 +89,17 @@ impl Farm {
     pub(crate) async fn ask_long(&self, request: Request<Body>) -> Answer {
         let answer = tokio::time::timeout(3 * LIMIT, self.router.clone().oneshot(request));
         Self::read(answer.await.expect("an answer").unwrap()).await
+    }
+
+    /// A connection on which the routes answer, for what becomes a WebSocket.
+    pub(crate) fn connect(&self) -> DuplexStream {
+        let (ours, theirs) = duplex(64 << 10);
+        let routes = TowerToHyperService::new(self.router.clone());
+        let served = http1::Builder::new().serve_connection(TokioIo::new(theirs), routes).with_upgrades();
+        tokio::spawn(async move {
+            let _ = served.await;
+        });
+        ours
     }
 
     /// Sends a request as it is.

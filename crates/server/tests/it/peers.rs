@@ -263,3 +263,51 @@ async fn who_waits_for_a_server_that_stands_still_is_told() {
     assert!(refused.text.contains("server 'far', which this is for, does not answer"), "{}", refused.text);
     two.far.ended().await;
 }
+
+/// Opens a connection to a claw's gateway through a server: the connection, and the status line.
+async fn forwarded(near: &Farm, id: &str) -> (DuplexStream, String) {
+    let mut stream = near.connect();
+    let head = format!(
+        "GET /api/v1/instances/{id}/port-forward HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\
+         connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n") {
+        let byte = tokio::time::timeout(LIMIT, stream.read_u8()).await.expect("it is answered").unwrap();
+        answer.push(byte);
+    }
+    (stream, String::from_utf8(answer).unwrap())
+}
+
+#[tokio::test]
+async fn connections_to_claws_elsewhere_are_shared_out_and_take_no_console_s_place() {
+    let two = Two::new().await;
+    let mut ids = Vec::new();
+    for name in ["alice", "bob"] {
+        let made = two.near.post("/api/v1/instances", &new_on_far(name)).await.json();
+        let ended = two.near.ended(made["operation"]["id"].as_str().unwrap()).await;
+        assert_eq!(ended["state"], "succeeded", "{ended}");
+        ids.push(made["instance"]["id"].as_str().unwrap().to_owned());
+    }
+    // One claw has its share, by whatever name it is called, ...
+    let mut open = Vec::new();
+    let refused = loop {
+        let (stream, status) = forwarded(&two.near, [&*ids[0], "alice"][open.len() % 2]).await;
+        if !status.contains(" 101 ") {
+            break status;
+        }
+        open.push(stream);
+        assert!(open.len() < 400, "one claw takes all");
+    };
+    assert!(refused.contains(" 429 "), "{refused}");
+    // ... and another one gets more than there are consoles (256).
+    while open.len() <= 256 {
+        let (stream, status) = forwarded(&two.near, &ids[1]).await;
+        assert!(status.contains(" 101 "), "{}: {status}", open.len());
+        open.push(stream);
+    }
+    drop(open);
+    two.far.ended().await;
+}
