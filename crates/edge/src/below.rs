@@ -51,8 +51,9 @@ const MAY_SAY: [HeaderName; 22] = [
     VARY,
 ];
 
-/// Beginnings of what programs of OpenAI's form and of OpenClaw's own read; browsers know none.
-const OWN_PREFIXES: [&str; 3] = ["openai-", "x-ratelimit-", "x-openclaw-"];
+/// Beginnings of what programs of OpenAI's form, of OpenClaw's and of the edge's own read; browsers
+/// know none.
+const OWN_PREFIXES: [&str; 4] = ["openai-", "x-ratelimit-", "x-openclaw-", "x-clawfarm-"];
 
 /// The claw that a path names, which is cut off it; `None` when the base domain itself is meant.
 ///

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
+use http::Version;
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
@@ -20,11 +22,20 @@ use crate::told::{self, Reason};
 /// (RFC 9113, 6.5.2).
 const PIECE: usize = 16 << 10;
 
+/// An answer's body, watched where it has to be: over HTTP/1 the connection is the stream, and tells
+/// by itself when nothing is taken.
+pub(crate) fn watched(body: Body, version: Version, limit: Duration) -> Body {
+    if version != Version::HTTP_2 || body.is_end_stream() {
+        return body;
+    }
+    Fetched::new(body, limit).boxed_unsync()
+}
+
 /// An answer's body, dropped with all it holds when nobody comes for what is ready.
 ///
 /// The server asks a body for more only when its caller lets more come, so a body that waits for
 /// its turn is not polled, and can't keep the time itself: a task does.
-pub(crate) struct Fetched {
+struct Fetched {
     body: Arc<Mutex<Option<Body>>>,
     bell: Arc<Bell>,
     /// What was too long for one piece.
@@ -42,7 +53,7 @@ struct Bell {
 
 impl Fetched {
     /// Watches a body from now on.
-    pub(crate) fn new(body: Body, limit: Duration) -> Self {
+    fn new(body: Body, limit: Duration) -> Self {
         let body = Arc::new(Mutex::new(Some(body)));
         let bell = Arc::new(Bell { due: Mutex::new(Some(Instant::now())), caller: AtomicWaker::new() });
         // It holds nothing of the body, which ends with its answer.
@@ -161,7 +172,7 @@ fn lock<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use futures::channel::mpsc;
     use futures::{FutureExt as _, StreamExt as _};
-    use http_body_util::{BodyExt as _, StreamBody};
+    use http_body_util::StreamBody;
 
     use super::*;
 

@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep};
 use crate::body::{AtEnd, Body, Passing};
 use crate::directory::{Site, SiteState};
 use crate::edge::{Asked, Edge};
-use crate::fetched::Fetched;
 use crate::gate::{self, Who};
 use crate::hold::{Waited, may_pass};
 use crate::limits::Place;
@@ -26,7 +25,7 @@ use crate::patient::Arriving;
 use crate::told::{Line, Told};
 use crate::tunnel::{self, Wish};
 use crate::upstream::{Failed, InUse};
-use crate::{headers, pages, problem};
+use crate::{fetched, headers, pages, problem};
 
 /// When a client may try again, in seconds.
 pub(crate) const RETRY_SECS: u32 = 2;
@@ -81,7 +80,7 @@ pub(crate) async fn forward(
 ) -> Response<Body> {
     let began = Instant::now();
     let found = Arc::clone(&site);
-    let streams = request.version() == Version::HTTP_2;
+    let version = request.version();
     let wish = tunnel::wish(&mut request);
     if wish.is_none() && *request.method() == Method::CONNECT {
         return problem::not_allowed(METHODS);
@@ -108,14 +107,8 @@ pub(crate) async fn forward(
     match took.line {
         Some(mut line) => {
             line.answered(response.status(), took.woke);
-            response.map(|body| {
-                let body = Told::new(body, line).boxed_unsync();
-                // Over HTTP/1 the connection is the stream, and tells by itself.
-                if streams && took.answered && !body.is_end_stream() {
-                    return Fetched::new(body, edge.config.limits.silence).boxed_unsync();
-                }
-                body
-            })
+            let silence = edge.config.limits.silence;
+            response.map(|body| fetched::watched(Told::new(body, line).boxed_unsync(), version, silence))
         }
         None => response,
     }
@@ -185,9 +178,8 @@ async fn send(
 ) -> Response<Body> {
     let mut run = site.run;
     let received = took.line.as_ref().map_or_else(Arc::default, |line| Arc::clone(&line.received));
-    let (limits, silent) = (&edge.config.limits, Arc::clone(&took.silent));
-    let whole = matches!(who, Who::Messenger).then_some(limits.message);
-    let request = request.map(|body| Arriving::new(body, limits.silence, whole, received, silent));
+    let (silence, silent) = (edge.config.limits.silence, Arc::clone(&took.silent));
+    let request = request.map(|body| Arriving::new(body, silence, received, silent));
     let mut request = to_claw(asked, site, who, request, wish.as_ref());
     for attempt in 1..=TRIES {
         let answered = tokio::select! {

@@ -110,22 +110,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 pub(crate) struct Arriving {
     body: Incoming,
     still: Still,
-    /// When all of it is to have come, where that has a limit.
-    whole: Option<Pin<Box<Sleep>>>,
     received: Arc<AtomicU64>,
     silent: Arc<AtomicBool>,
 }
 
 impl Arriving {
-    /// `limit` is for each pause, `whole` for all of it; `silent` is set when it was broken off.
-    pub(crate) fn new(
+    /// `silent` is set when it was broken off.
+    pub(crate) const fn new(
         body: Incoming,
         limit: Duration,
-        whole: Option<Duration>,
         received: Arc<AtomicU64>,
         silent: Arc<AtomicBool>,
     ) -> Self {
-        Self { body, still: Still::new(limit), whole: whole.map(|it| Box::pin(sleep(it))), received, silent }
+        Self { body, still: Still::new(limit), received, silent }
     }
 }
 
@@ -149,10 +146,7 @@ impl HttpBody for Arriving {
             }
             // Only while it is waited for: a claw that does not read stops this clock.
             Poll::Pending => {
-                let late = self.whole.as_mut().is_some_and(|whole| whole.as_mut().poll(cx).is_ready());
-                if !late {
-                    ready!(self.still.poll(cx));
-                }
+                ready!(self.still.poll(cx));
                 self.silent.store(true, Ordering::Relaxed);
                 told::refused(Reason::Silent);
                 Poll::Ready(Some(Err("the caller sends nothing".into())))

@@ -22,6 +22,8 @@ pub(crate) enum Reason {
     AddressRate,
     /// More connections of one address than it may have.
     AddressConnections,
+    /// More messages of one address that are not there yet.
+    AddressMessages,
     /// More attempts to sign in.
     SignInRate,
     /// More requests to one claw.
@@ -51,6 +53,7 @@ impl Reason {
         match self {
             Self::AddressRate => "address_rate",
             Self::AddressConnections => "address_connections",
+            Self::AddressMessages => "address_messages",
             Self::SignInRate => "sign_in_rate",
             Self::ClawRate => "claw_rate",
             Self::ClawBusy => "claw_busy",

@@ -275,7 +275,8 @@ fn port_80_leads_to_claws_and_nowhere_else() {
         let to = format!("\r\nLocation: https://{name}:{}/x?y=1\r\n", nginx.port);
         assert!(answer.starts_with("HTTP/1.1 308") && answer.contains(&to), "{host}: {answer}");
     }
-    for host in ["evil.test", "claws.test.evil.test", "evilclaws.test", "a.b.claws.test", "clawsxtest", "127.0.0.1"]
+    for host in
+        ["evil.test", "claws.test.evil.test", "evilclaws.test", "a.b.claws.test", "clawsxtest", "127.0.0.1"]
     {
         let answer = ask(host);
         assert!(answer.starts_with("HTTP/1.1 404") && !answer.contains("Location"), "{host}: {answer}");
@@ -302,7 +303,8 @@ case "$*" in
 esac
 "#;
     let program = nginx.at("pretended");
-    fs::write(&program, script.replace("FOLDER", nginx.folder.path().to_str().expect("UTF-8"))).expect("written");
+    fs::write(&program, script.replace("FOLDER", nginx.folder.path().to_str().expect("UTF-8")))
+        .expect("written");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
     program
 }

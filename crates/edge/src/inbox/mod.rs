@@ -31,7 +31,7 @@ use crate::edge::{Asked, Edge};
 use crate::forward::Held;
 use crate::told::{Line, Told};
 use crate::upstream::Failed;
-use crate::{forward, headers, limits, problem};
+use crate::{fetched, forward, headers, limits, problem};
 
 use self::proof::Shown;
 use self::said::Said;
@@ -59,10 +59,12 @@ pub(crate) async fn handle(
         Ok(place) => place,
         Err(refused) => return *refused,
     };
+    let version = request.version();
     let mut line = Line::new(asked, site, "inbox", &request, false);
     let response = taken(edge, asked, site, request, place).await.unwrap_or_else(|refused| *refused);
     line.answered(response.status(), None);
-    response.map(|body| Told::new(body, line).boxed_unsync())
+    let silence = edge.config.limits.silence;
+    response.map(|body| fetched::watched(Told::new(body, line).boxed_unsync(), version, silence))
 }
 
 type Refused = Box<Response<Body>>;
@@ -82,8 +84,10 @@ async fn taken(
         return Err(Box::new(problem::unauthorized()));
     }
     let (parts, body) = request.into_parts();
+    let unread = edge.meter.unread(asked.caller.address)?;
     let _room = edge.inbox.room().ok_or_else(|| full_house("too many messages come at once"))?;
     let body = read::whole(&parts.headers, body).await.map_err(Box::new)?;
+    drop(unread);
     let shown = proof::check(proof, &parts.headers, &body, Timestamp::now().as_millis() / 1000);
     if !awake && matches!(shown, Shown::Nothing) {
         return Err(Box::new(problem::unauthorized()));

@@ -47,10 +47,11 @@ pub struct Limits {
     /// How long a caller may send nothing of a body that is waited for, or take nothing of an
     /// answer that is ready for it.
     pub silence: Duration,
-    /// How long the body of a stranger's message may take to arrive in all: one who sends a byte
-    /// now and then is never silent.
-    pub message: Duration,
 }
+
+/// Bodies of messages that may be on their way from one address: a quarter of those that are read at
+/// once in all, so that nobody's unfinished ones keep others' out. One that is there takes no time.
+const UNREAD_PER_ADDRESS: u32 = 16;
 
 /// How many of a second's requests may come at once: a dashboard loads its parts in one go.
 const BURST: u32 = 5;
@@ -68,16 +69,13 @@ impl Default for Limits {
             requests_per_claw: 500,
             // Twice as many as may wait for it while it wakes.
             at_once_per_claw: 512,
-            // Chat services send 40 at a time (Telegram's `max_connections`), and a claw takes each
-            // in an instant.
-            messages_per_claw: 64,
+            // Half of those that are read at once in all; most are there and answered in an instant.
+            messages_per_claw: 32,
             websockets_per_claw: 128,
             sign_ins_per_address: 10,
             head: Duration::from_secs(30),
             // As nginx has it (`client_body_timeout`, `send_timeout`).
             silence: Duration::from_secs(60),
-            // As long as a wake is waited for; what services send is a few KiB.
-            message: Duration::from_secs(60),
         }
     }
 }
@@ -158,6 +156,7 @@ pub(crate) struct Meter {
     at_once: Places<ClawId>,
     /// Strangers' messages have few places of their own, for the same reason.
     messages: Places<ClawId>,
+    unread: Places<From>,
     websockets: Places<ClawId>,
 }
 
@@ -172,6 +171,7 @@ impl Meter {
             connections: Places::default(),
             at_once: Places::default(),
             messages: Places::default(),
+            unread: Places::default(),
             websockets: Places::default(),
             limits,
         }
@@ -200,6 +200,14 @@ impl Meter {
         let rate = self.sign_ins.count(&From::of(from));
         rate.map_err(|after| {
             too_many(Reason::SignInRate, "your address has tried to sign in too often", after)
+        })
+    }
+
+    /// The place of a message's body until it is there.
+    pub(crate) fn unread(&self, from: IpAddr) -> Result<Place<From>, Box<Response<Body>>> {
+        self.unread.take(From::of(from), UNREAD_PER_ADDRESS).ok_or_else(|| {
+            let what = "your address has as many unfinished messages as it may";
+            too_many(Reason::AddressMessages, what, Duration::from_secs(1))
         })
     }
 
