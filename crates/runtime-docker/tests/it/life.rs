@@ -228,7 +228,10 @@ async fn commands_run_beside_it(farm: Farm) {
     session.input.send(ExecInput::Stdin("through".into())).await.unwrap();
     session.input.send(ExecInput::Eof).await.unwrap();
     let mut seen = Vec::new();
-    while let Some(piece) = tokio::time::timeout(LIMIT, session.output.recv()).await.unwrap() {
+    while let Some(piece) = tokio::time::timeout(LIMIT, session.output.recv())
+        .await
+        .unwrap_or_else(|_| panic!("it is still open after {seen:?}"))
+    {
         seen.push(piece);
     }
     assert_eq!(seen, [ExecOutput::Stdout("through".into()), ExecOutput::Exit(0)]);
@@ -240,11 +243,14 @@ async fn commands_run_beside_it(farm: Farm) {
     };
     let mut session = exec.exec(&id, request).await.unwrap();
     session.input.send(ExecInput::Resize(TermSize { cols: 100, rows: 40 })).await.unwrap();
-    session.input.send(ExecInput::Stdin("stty size; echo $TERM; sleep 1234\n".into())).await.unwrap();
+    // Podman takes a size and input on two ways: what is typed may be read before the size is set.
+    let typed = "until [ \"$(stty size)\" = '40 100' ]; do sleep 0.1; done; stty size; echo $TERM; sleep 1234\n";
+    session.input.send(ExecInput::Stdin(typed.into())).await.unwrap();
     let mut printed = String::new();
-    while !(printed.contains("40 100") && printed.contains("xterm")) {
-        match tokio::time::timeout(LIMIT, session.output.recv()).await.unwrap() {
-            Some(ExecOutput::Stdout(bytes)) => printed.push_str(&String::from_utf8_lossy(&bytes)),
+    // What is typed is shown, too, with the wanted size in quotes.
+    while !(printed.contains("\n40 100") && printed.contains("xterm")) {
+        match tokio::time::timeout(LIMIT, session.output.recv()).await {
+            Ok(Some(ExecOutput::Stdout(bytes))) => printed.push_str(&String::from_utf8_lossy(&bytes)),
             other => panic!("{other:?} after {printed:?}"),
         }
     }

@@ -58,7 +58,7 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
         5 => vec!["INSERT INTO edge_tickets VALUES ('t-1', 5)"],
         6 => vec![
             "INSERT INTO policies VALUES ('default', '', '{\"idle_seconds\":900}', 1)",
-            "INSERT INTO rests VALUES ('alice-x7k2m', 'default', 5, NULL, '{}')",
+            "INSERT INTO rests (instance, tenant, active_at, facts) VALUES ('alice-x7k2m', 'default', 5, '{}')",
         ],
         7 => vec![
             "INSERT INTO inbox (id, tenant, instance, lane, path, state, wrapped_key, content, size, received_at, \
