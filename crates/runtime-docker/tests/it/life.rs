@@ -244,7 +244,8 @@ async fn commands_run_beside_it(farm: Farm) {
     let mut session = exec.exec(&id, request).await.unwrap();
     session.input.send(ExecInput::Resize(TermSize { cols: 100, rows: 40 })).await.unwrap();
     // Podman takes a size and input on two ways: what is typed may be read before the size is set.
-    let typed = "until [ \"$(stty size)\" = '40 100' ]; do sleep 0.1; done; stty size; echo $TERM; sleep 1234\n";
+    let typed =
+        "until [ \"$(stty size)\" = '40 100' ]; do sleep 0.1; done; stty size; echo $TERM; sleep 1234\n";
     session.input.send(ExecInput::Stdin(typed.into())).await.unwrap();
     let mut printed = String::new();
     // What is typed is shown, too, with the wanted size in quotes.
