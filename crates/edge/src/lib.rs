@@ -42,6 +42,6 @@ pub use host::BaseDomain;
 pub use limits::Limits;
 pub use listener::{Certificates, EdgeTls, Listener, serve};
 pub use load::Load;
-pub use plain::{PlainListener, Proofs, serve_plain};
+pub use plain::{Plain, PlainListener, Proofs, serve_plain};
 pub use proxied::Proxies;
 pub use session::{SESSION_LIFE, TICKET_LIFE};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use clawfarm_model::Result;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,10 +23,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::host::{self, BaseDomain, Place};
+use crate::limits::{Limits, Meter};
 use crate::listener::{accept, bind};
+use crate::proxied::Proxies;
+use crate::told::{self, Reason};
 
 /// Connections at a time: none has a reason to stay.
-const CONNECTIONS_MAX: usize = 512;
+const CONNECTIONS_MAX: usize = 1024;
+/// How many of them one address may have: a browser opens six, and many are behind one address. An
+/// authority comes from several.
+const PER_ADDRESS: u32 = 64;
 /// How long the head of a request may take to arrive.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection may last in all.
@@ -62,31 +68,54 @@ impl PlainListener {
     }
 }
 
-/// Answers callers without TLS until `stopping` is cancelled. `port` is where TLS is, as people see
-/// it.
-pub async fn serve_plain(
-    listener: PlainListener,
-    base: BaseDomain,
-    port: u16,
-    proofs: Option<Arc<dyn Proofs>>,
-    stopping: CancellationToken,
-) {
+/// What callers without TLS are answered by.
+pub struct Plain {
+    /// The names that are ours.
+    pub base: BaseDomain,
+    /// Where TLS is, as people see it.
+    pub port: u16,
+    /// What an authority may read.
+    pub proofs: Option<Arc<dyn Proofs>>,
+    /// How much one address may have; of connections no more than suits this port.
+    pub limits: Limits,
+    /// Proxies of ours, which are many callers.
+    pub proxies: Option<Proxies>,
+}
+
+/// Answers callers without TLS until `stopping` is cancelled.
+pub async fn serve_plain(listener: PlainListener, plain: Plain, stopping: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tasks = TaskTracker::new();
-    let shared = Arc::new((base, port, proofs));
+    let mut limits = plain.limits.clone();
+    limits.connections_per_address = match limits.connections_per_address {
+        0 => PER_ADDRESS,
+        most => most.min(PER_ADDRESS),
+    };
+    let shared = Arc::new((plain, Meter::new(limits)));
     loop {
-        let (stream, _, place) = tokio::select! {
+        let (stream, address, place) = tokio::select! {
             () = stopping.cancelled() => break,
             accepted = accept(&listener.0, &places) => accepted,
         };
+        let (plain, meter) = shared.as_ref();
+        let address = address.ip();
+        let ours = plain.proxies.as_ref().is_some_and(|it| it.are_at(address));
+        let share = if ours { None } else { meter.connection(address) };
+        if share.is_none() && !ours {
+            told::refused(Reason::AddressConnections);
+            continue;
+        }
         let (shared, stopping) = (Arc::clone(&shared), stopping.clone());
         tasks.spawn(async move {
-            let _place = place;
+            let _held = (place, share);
             let service = service_fn(|request| {
                 let shared = Arc::clone(&shared);
                 async move {
-                    let (base, port, proofs) = shared.as_ref();
-                    Ok::<_, Infallible>(answer(base, *port, proofs.as_deref(), &request).await)
+                    let (plain, meter) = shared.as_ref();
+                    if !ours && meter.request(address).is_err() {
+                        return Ok(too_many());
+                    }
+                    Ok::<_, Infallible>(answer(plain, &request).await)
                 }
             });
             let mut builder = http1::Builder::new();
@@ -109,20 +138,22 @@ pub async fn serve_plain(
     let _ = timeout(HEAD_LIMIT / 5, tasks.wait()).await;
 }
 
-async fn answer(
-    base: &BaseDomain,
-    port: u16,
-    proofs: Option<&dyn Proofs>,
-    request: &Request<Incoming>,
-) -> Response<Full<Bytes>> {
-    if let (Some(token), Some(proofs)) = (request.uri().path().strip_prefix(PROOFS), proofs) {
+async fn answer(plain: &Plain, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if let (Some(token), Some(proofs)) = (request.uri().path().strip_prefix(PROOFS), &plain.proofs) {
         // An authority is answered whatever name it came by: what it reads proves one name alone.
         return match proofs.proof(token).await {
             Some(proof) => said(StatusCode::OK, proof),
             None => said(StatusCode::NOT_FOUND, "no such proof\n".to_owned()),
         };
     }
-    redirect(base, port, request)
+    redirect(&plain.base, plain.port, request)
+}
+
+fn too_many() -> Response<Full<Bytes>> {
+    let text = "your address sends more requests than it may; try again after a second\n";
+    let mut response = said(StatusCode::TOO_MANY_REQUESTS, text.to_owned());
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// To the same address over TLS, for names of ours alone: nobody is sent elsewhere.

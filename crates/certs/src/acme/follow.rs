@@ -11,13 +11,15 @@ use crate::table::Shown;
 use crate::{Source as _, measure};
 
 impl AcmeSource {
-    /// Reads what is new, again and again.
+    /// Reads what is new, again and again, and when an authority asks for what is not known.
     pub(super) async fn follow(&self, stopping: &CancellationToken) {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(self.config.timing.poll) => {}
+                () = self.answers.asked() => {}
             }
+            let _look = self.answers.look();
             if let Err(error) = self.load().await {
                 tracing::warn!(?error, "the certificates could not be read; what is known goes on");
                 self.lock().fault = Some(error.message().to_owned());

@@ -8,12 +8,14 @@
 
 mod account;
 mod answer;
+mod budget;
 mod follow;
 mod issue;
 mod order;
 mod plan;
 mod record;
 mod source;
+mod times;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clawfarm_model::Result;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
 pub use answer::Answers;
 pub use source::AcmeSource;
@@ -75,9 +78,12 @@ pub struct Timing {
     pub authority: Duration,
     /// How long a handshake waits for a certificate that is being got.
     pub handshake: Duration,
-    /// New names within seven days: Let's Encrypt allows 50 of a registered domain, and what else
-    /// has names there needs some.
+    /// First certificates of names within seven days: Let's Encrypt allows 50 of a registered
+    /// domain, and what else has names there needs some.
     pub weekly: usize,
+    /// Tries within an hour to get a first one for a claw: Let's Encrypt allows 300 orders in three
+    /// hours, whether something comes of them or not, and renewals need some.
+    pub hourly: usize,
 }
 
 impl Default for Timing {
@@ -91,6 +97,7 @@ impl Default for Timing {
             authority: Duration::from_secs(120),
             handshake: Duration::from_secs(8),
             weekly: 40,
+            hourly: 30,
         }
     }
 }
@@ -98,9 +105,18 @@ impl Default for Timing {
 /// Which names below the base domain there are: no other gets a certificate.
 #[async_trait]
 pub trait Names: Send + Sync + 'static {
-    /// Whether there is a claw of this id.
+    /// Whose claw has this id; `None` when there is none.
     ///
     /// # Errors
     /// `Unavailable` when that can't be told now.
-    async fn exists(&self, label: &str) -> Result<bool>;
+    async fn owner(&self, label: &str) -> Result<Option<Owner>>;
+}
+
+/// Whose claw it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The tenant.
+    pub tenant: String,
+    /// Whether there is no other tenant, to whom something has to be left.
+    pub alone: bool,
 }

@@ -26,6 +26,8 @@ pub(super) struct Attempt<'a> {
     pub(super) source: &'a AcmeSource,
     pub(super) account: &'a Account,
     pub(super) name: &'a str,
+    /// The names that it is to be for.
+    pub(super) names: &'a [String],
     pub(super) lease: Lease,
 }
 
@@ -72,20 +74,22 @@ impl Attempt<'_> {
         outcome
     }
 
-    /// The order that was left, when the authority still has it.
+    /// The order that was left, when it is for the same and the authority still has it.
     async fn resumed(&self, record: &mut Record) -> Outcome<Option<AcmeOrder>> {
         let Some(left) = record.order.clone() else { return Ok(None) };
-        match self.account.order(left.url.clone()).await {
-            Ok(mut order) => {
-                if order.state().status != OrderStatus::Invalid {
-                    tracing::info!(name = self.name, "an order that was left is gone on with");
-                    return Ok(Some(order));
+        if left.names == self.names && left.directory == self.source.config.directory {
+            match self.account.order(left.url.clone()).await {
+                Ok(mut order) => {
+                    if order.state().status != OrderStatus::Invalid {
+                        tracing::info!(name = self.name, "an order that was left is gone on with");
+                        return Ok(Some(order));
+                    }
                 }
+                // It has forgotten or refused it.
+                Err(instant_acme::Error::Api(_)) => {}
+                Err(error) => return Err(error.into()),
             }
-            Err(instant_acme::Error::Api(_)) => {}
-            Err(error) => return Err(error.into()),
         }
-        // It has forgotten or refused it.
         self.clean_up(&left).await;
         record.order = None;
         self.save(record).await?;
@@ -95,8 +99,8 @@ impl Attempt<'_> {
     async fn begin(&self, record: &mut Record) -> Outcome<AcmeOrder> {
         let key = KeyPair::generate().map_err(made_wrong)?;
         let identifiers: Vec<Identifier> =
-            record.names.iter().map(|name| Identifier::Dns(name.clone())).collect();
-        let order = match replaced(record) {
+            self.names.iter().map(|name| Identifier::Dns(name.clone())).collect();
+        let order = match self.replaced(record) {
             // Renewals that say what they replace are not counted against the authority's limits.
             Some(id) => match self.account.new_order(&NewOrder::new(&identifiers).replaces(id)).await {
                 Err(instant_acme::Error::Api(problem)) if kind(&problem) != Some("rateLimited") => {
@@ -108,6 +112,8 @@ impl Attempt<'_> {
         };
         record.order = Some(Order {
             url: order.url().to_owned(),
+            directory: self.source.config.directory.clone(),
+            names: self.names.to_vec(),
             key: key.serialize_pem(),
             records: Vec::new(),
             tokens: Vec::new(),
@@ -134,7 +140,7 @@ impl Attempt<'_> {
         let pem = record.order.as_ref().map(|it| it.key.clone()).unwrap_or_default();
         if order.state().status == OrderStatus::Ready {
             let key = KeyPair::from_pem(&pem).map_err(made_wrong)?;
-            let mut of = CertificateParams::new(record.names.clone()).map_err(made_wrong)?;
+            let mut of = CertificateParams::new(self.names).map_err(made_wrong)?;
             of.distinguished_name = DistinguishedName::new();
             let csr = of.serialize_request(&key).map_err(made_wrong)?;
             order.finalize_csr(csr.der()).await?;
@@ -216,7 +222,7 @@ impl Attempt<'_> {
             let name = format!("{PROOF}{}", proof.token);
             self.source.vault.put(&name, Some(&value), Some(self.lease)).await.map_err(Failed::Lost)?;
         }
-        // This server knows them now; others ask the vault.
+        // This server knows them now; others read them when they are asked for one.
         self.source.load().await.map_err(Failed::Lost)
     }
 
@@ -245,6 +251,15 @@ impl Attempt<'_> {
         }
     }
 
+    /// The certificate that an order replaces, where the authority wants to know.
+    fn replaced(&self, record: &Record) -> Option<CertificateIdentifier<'static>> {
+        if !record.says_when || record.directory != self.source.config.directory {
+            return None;
+        }
+        let leaf = CertificateDer::from_pem_slice(record.chain.as_ref()?.as_bytes()).ok()?;
+        CertificateIdentifier::try_from(&leaf).ok().map(CertificateIdentifier::into_owned)
+    }
+
     async fn save(&self, record: &Record) -> Outcome<()> {
         self.source.save(self.name, record, self.lease).await.map_err(Failed::Lost)
     }
@@ -254,15 +269,6 @@ struct Proof {
     token: String,
     answer: String,
     record: DnsRecord,
-}
-
-/// The certificate that an order replaces, where the authority wants to know.
-fn replaced(record: &Record) -> Option<CertificateIdentifier<'static>> {
-    if !record.says_when {
-        return None;
-    }
-    let leaf = CertificateDer::from_pem_slice(record.chain.as_ref()?.as_bytes()).ok()?;
-    CertificateIdentifier::try_from(&leaf).ok().map(CertificateIdentifier::into_owned)
 }
 
 /// What the authority found wrong, from the parts of the order.

@@ -8,23 +8,30 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Owner;
+use super::budget::Counted;
 use crate::Chain;
 use crate::dns::Record as DnsRecord;
 
-/// Names of documents: certificates, wishes for them, proofs, the account, the times of orders.
+/// Names of documents: certificates, wishes for them, proofs, the account, and what is counted of
+/// new names.
 pub(super) const CERT: &str = "cert/";
-pub(super) const WISH: &str = "wish/";
+pub(super) const WISH: &str = "want/";
 pub(super) const PROOF: &str = "http/";
 pub(super) const ACCOUNT: &str = "account/";
-pub(super) const ORDERS: &str = "orders";
+pub(super) const ISSUED: &str = "issued";
+pub(super) const TRIED: &str = "tried";
 
 /// A certificate, and how far another has come.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// The names it is for.
+    /// The names that the chain is for; those that were tried last, while there is none.
     pub(super) names: Vec<String>,
-    /// The authority it is from.
+    /// The authority that the chain is from.
     pub(super) directory: String,
+    /// Whose claw has this name.
+    #[serde(default)]
+    pub(super) owner: Option<Owner>,
     /// The chain, as PEM.
     #[serde(default)]
     pub(super) chain: Option<String>,
@@ -34,6 +41,16 @@ pub(super) struct Record {
     /// When another is due.
     #[serde(default)]
     pub(super) renew_at: Option<Timestamp>,
+    /// When a server that would ask for fewer names, or another authority, replaces it as well:
+    /// who it belongs to has not come.
+    #[serde(default)]
+    pub(super) late_at: Option<Timestamp>,
+    /// Until then no other one is got by itself, whatever the clocks and the authority say.
+    #[serde(default)]
+    pub(super) rest_until: Option<Timestamp>,
+    /// What was shown before it, from elsewhere.
+    #[serde(default)]
+    pub(super) replaced: Vec<Replaced>,
     /// When the authority is asked whether it wants it renewed earlier.
     #[serde(default)]
     pub(super) ask_at: Option<Timestamp>,
@@ -57,11 +74,25 @@ pub(super) struct Record {
     pub(super) again_at: Option<Timestamp>,
 }
 
+/// What a certificate of other options has taken the place of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Replaced {
+    pub(super) names: Vec<String>,
+    pub(super) directory: String,
+    pub(super) at: Timestamp,
+}
+
 /// An order that is under way.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Order {
     /// Its address at the authority.
     pub(super) url: String,
+    /// The authority that has it.
+    #[serde(default)]
+    pub(super) directory: String,
+    /// The names that it is for.
+    #[serde(default)]
+    pub(super) names: Vec<String>,
     /// The key that the certificate is to be for, as PEM.
     pub(super) key: String,
     /// What was put into the DNS for it.
@@ -124,6 +155,16 @@ pub(super) fn pending(name: &str, names: Vec<String>) -> Certificate {
     }
 }
 
+/// A wish for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Wanted {
+    pub(super) wish: Wish,
+    /// Whose claw has the name.
+    #[serde(default)]
+    pub(super) owner: Option<Owner>,
+    pub(super) at: Timestamp,
+}
+
 /// What somebody wants of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,9 +179,12 @@ pub(super) enum Wish {
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) records: BTreeMap<String, Record>,
-    pub(super) wishes: BTreeMap<String, Wish>,
+    pub(super) wishes: BTreeMap<String, Wanted>,
     pub(super) proofs: BTreeMap<String, String>,
-    pub(super) orders: Vec<Timestamp>,
+    /// First certificates of names.
+    pub(super) issued: Vec<Counted>,
+    /// Tries to get one for a name that has none.
+    pub(super) tried: Vec<Counted>,
 }
 
 impl Kept {
@@ -153,8 +197,10 @@ impl Kept {
                 kept.wishes.insert(name.to_owned(), from_secret(name, value)?);
             } else if let Some(token) = name.strip_prefix(PROOF) {
                 kept.proofs.insert(token.to_owned(), value.expose_secret().to_owned());
-            } else if name == ORDERS {
-                kept.orders = from_secret(name, value)?;
+            } else if name == ISSUED {
+                kept.issued = from_secret(name, value)?;
+            } else if name == TRIED {
+                kept.tried = from_secret(name, value)?;
             }
         }
         Ok(kept)

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use async_trait::async_trait;
 use clawfarm_model::certificate::Certificate;
 use clawfarm_model::target::{Check, CheckLevel};
-use clawfarm_model::{Error, Result, Timestamp};
+use clawfarm_model::{Code, Error, Result, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::plan;
-use super::record::{Kept, WISH, Wish, pending, to_secret};
-use super::{AcmeConfig, Answers, Names};
+use super::plan::Plan;
+use super::record::{Kept, WISH, Wanted, Wish, pending, to_secret};
+use super::times::waits;
+use super::{AcmeConfig, Answers, Names, Owner, budget};
 use crate::http::Client;
 use crate::source::check;
 use crate::{Chain, Source, Table, Vault};
@@ -38,8 +39,20 @@ pub(super) struct State {
     pub(super) version: Option<i64>,
     pub(super) kept: Kept,
     pub(super) chains: BTreeMap<String, Arc<Chain>>,
+    /// Until when this server leaves names alone that failed.
+    pub(super) held: BTreeMap<String, Instant>,
     /// Why the vault could not be read.
     pub(super) fault: Option<String>,
+}
+
+/// Whom a name belongs to.
+pub(super) enum Belongs {
+    /// It is the base domain.
+    Base,
+    /// It is a claw's.
+    Claw(Owner),
+    /// There is none of that name.
+    Nobody,
 }
 
 impl AcmeSource {
@@ -96,14 +109,15 @@ impl AcmeSource {
         tokio::join!(self.follow(&stopping), self.issue(&stopping));
     }
 
-    /// The base domain's certificate, with the names that it is to have.
-    pub(super) fn base(&self) -> (String, Vec<String>) {
-        let base = &self.config.base;
-        let mut names = vec![base.clone()];
-        if self.config.dns.is_some() {
-            names.push(format!("*.{base}"));
+    /// What this server would ask for.
+    pub(super) fn plan(&self) -> Plan<'_> {
+        let config = &self.config;
+        let mut names = vec![config.base.clone()];
+        if config.dns.is_some() {
+            names.push(format!("*.{}", config.base));
         }
-        (base.clone(), names)
+        let (directory, timing) = (&config.directory, &config.timing);
+        Plan { base: &config.base, names, directory, timing, now: Timestamp::now() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -114,43 +128,92 @@ impl AcmeSource {
         self.lock().kept.proofs.get(token).cloned()
     }
 
-    /// The names that have a record, or a wish for one.
-    fn is_known(&self, name: &str) -> bool {
-        let state = self.lock();
-        state.kept.records.contains_key(name) || state.kept.wishes.contains_key(name)
-    }
-
-    /// Whether a name may have a certificate of its own: it is a claw's.
-    pub(super) async fn may_have(&self, name: &str) -> Result<bool> {
+    /// Whose a name is.
+    pub(super) async fn belongs(&self, name: &str) -> Result<Belongs> {
         if name == self.config.base {
-            return Ok(true);
+            return Ok(Belongs::Base);
         }
         let label = name.strip_suffix(self.config.base.as_str()).and_then(|it| it.strip_suffix('.'));
-        match (label, self.names.get()) {
-            (Some(label), Some(names)) if !label.contains('.') && self.config.dns.is_none() => {
-                names.exists(label).await
-            }
-            _ => Ok(false),
-        }
+        let owner = match (label, self.names.get()) {
+            (Some(label), Some(names)) if !label.contains('.') => names.owner(label).await?,
+            _ => None,
+        };
+        Ok(owner.map_or(Belongs::Nobody, Belongs::Claw))
     }
 
-    async fn wish(&self, name: &str, wish: Wish) -> Result<()> {
-        self.vault.put(&format!("{WISH}{name}"), Some(&to_secret(&wish)?), None).await?;
+    async fn wish(&self, name: &str, wish: Wish, owner: Option<Owner>) -> Result<()> {
+        let wanted = Wanted { wish, owner, at: Timestamp::now() };
+        self.vault.put(&format!("{WISH}{name}"), Some(&to_secret(&wanted)?), None).await?;
         self.hurry.notify_one();
         Ok(())
     }
 
-    /// Whether a name has no certificate and none is being got.
-    fn is_given_up(&self, name: &str) -> bool {
+    /// Whether a name has no certificate, and is left alone because getting one failed.
+    fn has_failed(&self, name: &str) -> bool {
         let state = self.lock();
-        let now = Timestamp::now();
-        let waits = match state.kept.records.get(name) {
-            Some(record) => record.again_at.is_some_and(|at| at > now),
-            None => {
-                *name != self.config.base && !plan::may_begin(&state.kept, self.config.timing.weekly, now)
-            }
+        let failed = |record| waits(record, &self.config.timing, Timestamp::now());
+        !state.chains.contains_key(name) && state.kept.records.get(name).is_some_and(failed)
+    }
+
+    /// Whether a claw's name, for which nothing is under way, has to wait for its first certificate.
+    fn has_to_wait(&self, name: &str, owner: &Owner) -> bool {
+        let state = self.lock();
+        let ordered = state.kept.records.get(name).is_some_and(|it| it.order.is_some());
+        !ordered && !budget::may_begin(&state.kept, Some(owner), &self.config.timing, Timestamp::now())
+    }
+
+    /// Has a name seen to that somebody waits for; says whether it may get a certificate now.
+    async fn want(&self, name: &str) -> bool {
+        // One that there is not costs a look, as a request for it does.
+        let owner = match self.belongs(name).await {
+            // It is seen to without being asked for.
+            Ok(Belongs::Base) => return true,
+            Ok(Belongs::Claw(owner)) if self.config.dns.is_none() => owner,
+            _ => return false,
         };
-        waits && !state.chains.contains_key(name)
+        if self.has_failed(name) || self.has_to_wait(name, &owner) {
+            return false;
+        }
+        let under_way = Plan::is_under_way(&self.lock().kept, name);
+        if !under_way && let Err(error) = self.wish(name, Wish::Have, Some(owner)).await {
+            tracing::warn!(%name, ?error, "a certificate can't be asked for");
+            return false;
+        }
+        true
+    }
+
+    /// What `doctor` says of all of them together.
+    fn check_all(&self, state: &State) -> Vec<Check> {
+        let plan = self.plan();
+        let warning = |detail: String, fix: &str| Check {
+            name: "certificates".to_owned(),
+            level: CheckLevel::Warning,
+            detail,
+            fix: Some(fix.to_owned()),
+        };
+        let mut checks = Vec::new();
+        if budget::is_used_up(&state.kept, plan.timing, plan.now) {
+            checks.push(warning(
+                format!(
+                    "{} names got their first within seven days: further ones have to wait",
+                    plan.timing.weekly
+                ),
+                "prove the domain by the DNS, and have a wildcard: --acme-dns",
+            ));
+        }
+        let base = state.kept.records.get(plan.base);
+        if base.is_some_and(|it| plan.is_left(it) || plan.was_replaced(it, &plan.names)) {
+            checks.push(warning(
+                "another server has other options of ACME than this one, and its certificate is shown"
+                    .to_owned(),
+                "give all servers the same --acme-directory and --acme-dns",
+            ));
+        }
+        if let Some(fault) = state.fault.clone() {
+            let level = CheckLevel::Error;
+            checks.push(Check { level, ..warning(fault, "see the server's log") });
+        }
+        checks
     }
 }
 
@@ -160,7 +223,7 @@ impl Source for AcmeSource {
         let now = Timestamp::now();
         let state = self.lock();
         let mut told: Vec<Certificate> = Vec::new();
-        let (base, names) = self.base();
+        let (base, names) = (self.config.base.clone(), self.plan().names);
         if !state.kept.records.contains_key(&base) {
             told.push(pending(&base, names));
         }
@@ -176,34 +239,46 @@ impl Source for AcmeSource {
     }
 
     async fn renew(&self, name: &str) -> Result<()> {
-        if name != self.config.base && !self.is_known(name) {
-            return Err(Error::not_found("certificate", name).fix("see clawfarm cert ls"));
+        let is_base = name == self.config.base;
+        let (owner, left) = {
+            let state = self.lock();
+            let record = state.kept.records.get(name);
+            if !is_base && record.is_none() && !state.kept.wishes.contains_key(name) {
+                return Err(Error::not_found("certificate", name).fix("see clawfarm cert ls"));
+            }
+            let left = record.filter(|it| is_base && self.plan().is_left(it)).map(|it| it.late_at);
+            (record.and_then(|it| it.owner.clone()), left)
+        };
+        if !is_base && self.config.dns.is_some() {
+            return Err(Error::new(
+                Code::Unsupported,
+                format!("{name} is to have the wildcard of {}, and none of its own", self.config.base),
+            )
+            .fix(format!("clawfarm cert renew {}", self.config.base)));
         }
-        self.wish(name, Wish::Renew).await
+        if let Some(until) = left {
+            let until = until.map_or_else(String::new, |it| format!(" until {it}"));
+            return Err(Error::new(
+                Code::Conflict,
+                format!("it has a wildcard, which this server can't get: it is left to who can{until}"),
+            )
+            .fix("start the server with --acme-dns, or ask one that has it"));
+        }
+        self.wish(name, Wish::Renew, owner).await
     }
 
     async fn ready(&self, name: &str) {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        if self.table.has(&name) || self.is_given_up(&name) {
+        if self.table.has(&name) {
             return;
         }
         let until = Instant::now() + self.config.timing.handshake;
-        if !self.is_known(&name) {
-            // One that there is not costs a look, as a request for it does.
-            match timeout_at(until, self.may_have(&name)).await {
-                Ok(Ok(true)) => {}
-                _ => return,
-            }
-            if name != self.config.base
-                && let Err(error) = self.wish(&name, Wish::Have).await
-            {
-                tracing::warn!(%name, ?error, "a certificate can't be asked for");
-                return;
-            }
-        }
         let mut read = self.read.subscribe();
+        if !matches!(timeout_at(until, self.want(&name)).await, Ok(true)) {
+            return;
+        }
         let wait = async {
-            while !self.table.has(&name) && !self.is_given_up(&name) {
+            while !self.table.has(&name) && !self.has_failed(&name) {
                 if read.changed().await.is_err() {
                     return;
                 }
@@ -219,27 +294,7 @@ impl Source for AcmeSource {
             .iter()
             .map(|it| check(it, &format!("mend what it says; then: clawfarm cert renew {}", it.name)))
             .collect();
-        let state = self.lock();
-        let weekly = self.config.timing.weekly;
-        if !plan::may_begin(&state.kept, weekly, Timestamp::now()) {
-            checks.push(Check {
-                name: "certificates".to_owned(),
-                level: CheckLevel::Warning,
-                detail: format!(
-                    "{weekly} names got their first within seven days: further ones have to wait"
-                ),
-                fix: Some("prove the domain by the DNS, and have a wildcard: --acme-dns".to_owned()),
-            });
-        }
-        if let Some(fault) = state.fault.clone() {
-            checks.push(Check {
-                name: "certificates".to_owned(),
-                level: CheckLevel::Error,
-                detail: fault,
-                fix: Some("see the server's log".to_owned()),
-            });
-        }
-        drop(state);
+        checks.extend(self.check_all(&self.lock()));
         checks
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clawfarm_model::{Code, Error, Result};
+use futures::future::join_all;
 use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::time::{Instant, sleep};
 
@@ -13,26 +14,41 @@ use super::{Dns, Record};
 
 /// How often they are asked.
 const POLL: Duration = Duration::from_secs(2);
+/// Which part of the limit servers have to answer, while others have all records: resolvers go on to
+/// the next one, too, when one is dead.
+const SILENT: u32 = 10;
 
 /// What the servers say.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
     /// All have all records.
     Everywhere,
+    /// Some have all, and these did not answer.
+    Silent(Vec<String>),
     /// These do not have all, or did not answer.
     NotYet(Vec<String>),
 }
 
 impl Dns {
-    /// Waits until all servers have all records.
+    /// Waits until all servers have all records. One that does not answer is not waited for as
+    /// long as one that does not have them.
     ///
     /// # Errors
     /// `Timeout` with the servers that do not have them.
     pub(crate) async fn wait_for(&self, records: &[Record], limit: Duration) -> Result<()> {
-        let until = Instant::now() + limit;
+        let began = Instant::now();
+        let until = began + limit;
         loop {
             let why = match self.look(records).await {
                 Ok(Seen::Everywhere) => return Ok(()),
+                Ok(Seen::Silent(servers)) => {
+                    let servers = servers.join("; ");
+                    if began.elapsed() >= limit / SILENT {
+                        tracing::warn!(%servers, "a DNS server of the domain does not answer; the others have the record");
+                        return Ok(());
+                    }
+                    servers
+                }
                 Ok(Seen::NotYet(servers)) => servers.join("; "),
                 Err(error) => error.message().to_owned(),
             };
@@ -52,20 +68,39 @@ impl Dns {
     /// # Errors
     /// When the domain's servers can't be found.
     pub async fn look(&self, records: &[Record]) -> Result<Seen> {
-        let mut missing = Vec::new();
+        let mut asked = Vec::new();
         for record in records {
             let at = name(&record.name)?;
             let servers =
                 if self.look_at.is_empty() { own_servers(&at).await? } else { self.look_at.clone() };
-            for server in servers {
-                match has(server, &at, &record.value).await {
-                    Ok(true) => {}
-                    Ok(false) => missing.push(format!("{server} does not have {}", record.name)),
-                    Err(error) => missing.push(error.message().to_owned()),
+            // Together: one that is dead takes its time.
+            asked.extend(servers.into_iter().map(|server| {
+                let at = at.clone();
+                async move { (server, record, has(server, &at, &record.value).await) }
+            }));
+        }
+        let (mut have, mut missing, mut silent) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let mut without = BTreeSet::new();
+        for (server, record, answer) in join_all(asked).await {
+            match answer {
+                Ok(true) => {
+                    have.insert(server);
+                }
+                Ok(false) => missing.push(format!("{server} does not have {}", record.name)),
+                Err(error) => {
+                    without.insert(server);
+                    silent.push(error.message().to_owned());
                 }
             }
         }
-        Ok(if missing.is_empty() { Seen::Everywhere } else { Seen::NotYet(missing) })
+        Ok(if missing.is_empty() && silent.is_empty() {
+            Seen::Everywhere
+        } else if missing.is_empty() && have.iter().any(|server| !without.contains(server)) {
+            Seen::Silent(silent)
+        } else {
+            missing.append(&mut silent);
+            Seen::NotYet(missing)
+        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! The wildcard, proven by the DNS.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
-use clawfarm_certs::dns::{Cloudflare, Dns, Hook, Provider as _, Record, Rfc2136};
+use clawfarm_certs::dns::{Cloudflare, Dns, Hook, Provider as _, Record, Rfc2136, Seen};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use clawfarm_test_acme::{Bind, Pebble, Setup};
 
@@ -126,4 +128,56 @@ async fn by_signed_updates_of_bind() {
     let stranger = Rfc2136::new(local(bind.port), &bind.other_key(), None).unwrap();
     let error = stranger.present(&record("x")).await.unwrap_err();
     assert!(error.message().contains("refused"), "{error:?}");
+}
+
+/// A DNS server that has no record of any name.
+async fn without_records() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind(local(0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let length = stream.read_u16().await.unwrap();
+            let mut message = vec![0; usize::from(length)];
+            stream.read_exact(&mut message).await.unwrap();
+            // An answer (QR) with what was asked and nothing else.
+            message[2] |= 0x80;
+            stream.write_u16(length).await.unwrap();
+            stream.write_all(&message).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dns_server_that_is_dead_is_not_waited_for_like_one_without_the_record() {
+    let pebble = Pebble::start(&Setup::default());
+    let there = StandIn::start(pebble.resolver().manage).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "cf-token-of-the-test\n").unwrap();
+    let dns = |other| Dns {
+        provider: Box::new(Cloudflare::new(&token, Some(&there.api)).unwrap()),
+        look_at: vec![local(pebble.resolver().port), other],
+    };
+    let dead = local(clawfarm_test_acme::free_port());
+    let empty = without_records().await;
+    let record =
+        Record { domain: "claws.test".into(), name: "_acme-challenge.claws.test".into(), value: "v".into() };
+    let with_dead = dns(dead);
+    with_dead.provider.present(&record).await.unwrap();
+    let seen = with_dead.look(std::slice::from_ref(&record)).await.unwrap();
+    assert!(matches!(&seen, Seen::Silent(who) if who.len() == 1), "{seen:?}");
+    let seen = dns(empty).look(std::slice::from_ref(&record)).await.unwrap();
+    assert!(matches!(&seen, Seen::NotYet(who) if who.len() == 1), "{seen:?}");
+    let other = Record { value: "w".into(), ..record.clone() };
+    assert!(matches!(with_dead.look(&[record.clone(), other]).await.unwrap(), Seen::NotYet(_)));
+    let all_dead = Dns { look_at: vec![dead], ..dns(dead) };
+    assert!(matches!(all_dead.look(&[record]).await.unwrap(), Seen::NotYet(_)));
+
+    let mut config = config(&pebble, Some(with_dead));
+    config.timing.propagation = Duration::from_secs(20);
+    let server = Running::begin(config, &Memory::default()).await;
+    server.has("claws.test").await;
+    server.end().await;
 }

@@ -27,6 +27,7 @@ pub(crate) async fn tell(manage: u16, path: &str, what: serde_json::Value) {
 pub(crate) struct Port80 {
     pub(crate) port: u16,
     source: Arc<std::sync::Mutex<Option<Arc<AcmeSource>>>>,
+    other: Arc<std::sync::Mutex<Option<&'static str>>>,
     task: JoinHandle<()>,
 }
 
@@ -35,15 +36,21 @@ impl Port80 {
         let listener = TcpListener::bind(local(0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let source = Arc::new(std::sync::Mutex::new(None::<Arc<AcmeSource>>));
-        let shared = Arc::clone(&source);
+        let other = Arc::new(std::sync::Mutex::new(None));
+        let (shared, elsewhere) = (Arc::clone(&source), Arc::clone(&other));
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
                 let source = shared.lock().unwrap().clone();
+                let elsewhere = *elsewhere.lock().unwrap();
                 tokio::spawn(async move {
                     let service = service_fn(|request: Request<hyper::body::Incoming>| {
                         let source = source.clone();
                         async move {
+                            let host = request.headers().get("host").and_then(|it| it.to_str().ok());
+                            let ours =
+                                elsewhere.is_none_or(|it| host.is_none_or(|host| !host.starts_with(it)));
+                            let source = source.filter(|_| ours);
                             let token = request.uri().path().strip_prefix("/.well-known/acme-challenge/");
                             let answer = match (source, token) {
                                 (Some(source), Some(token)) => source.answer(token).await,
@@ -63,11 +70,16 @@ impl Port80 {
                 });
             }
         });
-        Self { port, source, task }
+        Self { port, source, other, task }
     }
 
     pub(crate) fn of(&self, source: &Arc<AcmeSource>) {
         *self.source.lock().unwrap() = Some(Arc::clone(source));
+    }
+
+    /// A name that does not lead here.
+    pub(crate) fn not_for(&self, name: &'static str) {
+        *self.other.lock().unwrap() = Some(name);
     }
 }
 

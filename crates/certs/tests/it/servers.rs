@@ -36,3 +36,24 @@ async fn one_of_them_asks_and_all_show_what_it_got() {
         server.end().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_different_options_they_do_not_take_turns() {
+    let port80 = Port80::bind().await;
+    let setup = Setup { http: port80.port, ..Setup::default() };
+    let authorities = [Pebble::start(&setup), Pebble::start(&setup)];
+    let vault = Memory::default();
+    let one = Running::begin(config(&authorities[0], None), &vault).await;
+    port80.of(&one.source);
+    let first = one.has("claws.test").await;
+    // A new authority is asked at once, and the server that has the old one does not take it back.
+    let two = Running::begin(config(&authorities[1], None), &vault).await;
+    let second = until("the new one is shown", || one.shown("claws.test").filter(|it| *it != first)).await;
+    vault.settled().await;
+    assert_eq!(one.shown("claws.test"), Some(second));
+    assert_eq!(authorities.each_ref().map(Pebble::orders), [1, 1]);
+    let told = |server: &Running| server.source.checks().iter().any(|it| it.detail.contains("other options"));
+    assert_eq!((told(&one), told(&two)), (true, false));
+    one.end().await;
+    two.end().await;
+}

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use clawfarm_certs::acme::{AcmeConfig, AcmeSource, Names, Timing};
+use clawfarm_certs::acme::{AcmeConfig, AcmeSource, Names, Owner, Timing};
 use clawfarm_certs::dns::Dns;
 use clawfarm_certs::{Lease, Source as _, Vault};
 use clawfarm_model::certificate::Certificate;
@@ -45,11 +45,40 @@ struct Inner {
     version: i64,
     epoch: i64,
     until: Option<Instant>,
+    /// How often it was asked for its version.
+    looks: u64,
 }
 
 impl Memory {
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         self.0.lock().unwrap().documents.get(name).cloned()
+    }
+
+    pub(crate) fn looks(&self) -> u64 {
+        self.0.lock().unwrap().looks
+    }
+
+    /// Writes what a server would have written.
+    pub(crate) async fn write(&self, name: &str, value: &serde_json::Value) {
+        self.put(name, Some(&SecretString::from(value.to_string())), None).await.unwrap();
+    }
+
+    /// Waits until nobody has anything to do: no order is under way, and nothing was written while
+    /// everybody has looked often.
+    pub(crate) async fn settled(&self) {
+        let mut last = (0, self.looks());
+        until("nothing is done any more", || {
+            let inner = self.0.lock().unwrap();
+            let ordered = inner.documents.iter().any(|(name, text)| {
+                name.starts_with("cert/")
+                    && !serde_json::from_str::<serde_json::Value>(text).unwrap()["order"].is_null()
+            });
+            if ordered || inner.version != last.0 {
+                last = (inner.version, inner.looks);
+            }
+            (inner.looks > last.1 + 100).then_some(())
+        })
+        .await;
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -60,7 +89,9 @@ impl Memory {
 #[async_trait]
 impl Vault for Memory {
     async fn version(&self) -> Result<i64> {
-        Ok(self.0.lock().unwrap().version)
+        let mut inner = self.0.lock().unwrap();
+        inner.looks += 1;
+        Ok(inner.version)
     }
 
     async fn all(&self) -> Result<Vec<(String, SecretString)>> {
@@ -111,8 +142,9 @@ pub(crate) struct Claws(pub(crate) &'static [&'static str]);
 
 #[async_trait]
 impl Names for Claws {
-    async fn exists(&self, label: &str) -> Result<bool> {
-        Ok(self.0.contains(&label))
+    async fn owner(&self, label: &str) -> Result<Option<Owner>> {
+        let owner = Owner { tenant: "default".to_owned(), alone: true };
+        Ok(self.0.contains(&label).then_some(owner))
     }
 }
 
@@ -183,6 +215,19 @@ impl Running {
 
     pub(crate) async fn has(&self, name: &str) -> String {
         until(&format!("{name} has a certificate; {:?}", self.source.list()), || self.shown(name)).await
+    }
+
+    /// Comes until there is a certificate.
+    pub(crate) async fn gets(&self, name: &str) -> String {
+        let began = Instant::now();
+        loop {
+            self.source.ready(name).await;
+            if let Some(serial) = self.shown(name) {
+                return serial;
+            }
+            assert!(began.elapsed() < LIMIT, "{name}: {:?}", self.source.list());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Waits for a failure that says something: another may come before it, as pebble refuses one

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use clawfarm_certs::acme::{AcmeSource, Names};
+use clawfarm_certs::acme::{AcmeSource, Names, Owner};
 use clawfarm_certs::{FileSource, Lease, LocalSource, Source, Table, Vault, server_config};
 use clawfarm_control::Control;
 use clawfarm_edge::{EdgeTls, Proofs};
@@ -72,9 +72,9 @@ impl Certs {
     }
 
     /// Keeps them current.
-    pub(super) fn begin(self, control: &Control, shutdown: CancellationToken) {
+    pub(super) fn begin(self, control: &Control, store: &Store, shutdown: CancellationToken) {
         control.set_certificates(Arc::new(Shown(self.source())));
-        let names = Arc::new(Ids(control.clone()));
+        let names = Arc::new(Ids { control: control.clone(), store: store.clone() });
         tokio::spawn(async move {
             match self {
                 Self::Files(source) => source.follow(shutdown).await,
@@ -120,14 +120,21 @@ impl Proofs for LaidOut {
 }
 
 /// The claws there are.
-struct Ids(Control);
+struct Ids {
+    control: Control,
+    store: Store,
+}
 
 #[async_trait]
 impl Names for Ids {
-    async fn exists(&self, label: &str) -> Result<bool> {
-        let Ok(id) = ClawId::new(label) else { return Ok(false) };
-        let found = self.0.entrance(&Context::system("edge"), &id).await?;
-        Ok(found.is_some_and(|it| it.instance.phase != Phase::Destroyed))
+    async fn owner(&self, label: &str) -> Result<Option<Owner>> {
+        let Ok(id) = ClawId::new(label) else { return Ok(None) };
+        let found = self.control.entrance(&Context::system("edge"), &id).await?;
+        let Some(found) = found.filter(|it| it.instance.phase != Phase::Destroyed) else { return Ok(None) };
+        let tenant = found.instance.tenant.as_str().to_owned();
+        let projects = self.store.projects(&system()).await?;
+        let alone = projects.iter().all(|(other, _)| other.as_str() == tenant);
+        Ok(Some(Owner { tenant, alone }))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clawfarm_control::{Control, Doors, Entrance, Traffic};
-use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Load, PlainListener, Proxies};
+use clawfarm_edge::{BaseDomain, Edge, EdgeConfig, Limits, Listener, Load, Plain, PlainListener, Proxies};
 use clawfarm_model::{ClawId, Error, Result};
 use clawfarm_server::AdminToken;
 use clawfarm_store::Store;
@@ -86,6 +86,7 @@ pub(crate) struct Bound {
     proxies: Option<Proxies>,
     paths: bool,
     home: PathBuf,
+    store: Store,
     certs: Option<Certs>,
     plain: Option<PlainListener>,
     hsts: Option<Duration>,
@@ -148,6 +149,7 @@ pub(crate) async fn bind(
         proxies,
         paths: args.reach.paths(),
         home: home.to_owned(),
+        store: store.clone(),
     }))
 }
 
@@ -165,8 +167,8 @@ impl Bound {
             key,
             hold: EdgeConfig::HOLD,
             page_after: EdgeConfig::PAGE_AFTER,
-            limits: self.limits,
-            proxies: self.proxies,
+            limits: self.limits.clone(),
+            proxies: self.proxies.clone(),
             paths: self.paths,
             hsts: self.hsts,
         };
@@ -175,11 +177,17 @@ impl Bound {
         let proofs = self.certs.as_ref().and_then(Certs::proofs);
         if let Some(plain) = self.plain {
             tracing::info!(address = ?plain.address(), "callers without TLS are sent on to it");
-            let (base, stopping) = (self.base.clone(), shutdown.clone());
-            tokio::spawn(clawfarm_edge::serve_plain(plain, base, self.public, proofs, stopping));
+            let answers = Plain {
+                base: self.base.clone(),
+                port: self.public,
+                proofs,
+                limits: self.limits.clone(),
+                proxies: self.proxies.clone(),
+            };
+            tokio::spawn(clawfarm_edge::serve_plain(plain, answers, shutdown.clone()));
         }
         if let Some(certs) = self.certs {
-            certs.begin(&control, shutdown.clone());
+            certs.begin(&control, &self.store, shutdown.clone());
         }
         let doors =
             PublicDoors { edge: Arc::clone(&edge), base: self.base, port: self.public, tls: self.tls, admin };

@@ -8,6 +8,7 @@ mod hostile;
 mod inbox;
 mod limits;
 mod passing;
+mod plain;
 mod proxied;
 mod waking;
 mod websocket;
