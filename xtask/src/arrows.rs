@@ -68,10 +68,12 @@ const TABLE: &[(&str, &[&str])] = &[
 ];
 
 /// What any crate's tests may use beside: the simulated runtime is made for that, which is
-/// itself held against the adapters; and the server is tested through the client.
+/// itself held against the adapters; the server is tested through the client, and the edge with
+/// certificates that change.
 const FOR_TESTS: &[&str] = &[
     "clawfarm-runtime-sim",
     "clawfarm-adapters",
+    "clawfarm-certs",
     "clawfarm-client",
     "clawfarm-fuzz",
     "clawfarm-test-postgres",

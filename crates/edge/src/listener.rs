@@ -30,7 +30,7 @@ use crate::told::{self, Connected, Reason};
 const HEAD_MAX: usize = 64 << 10;
 /// The most headers.
 const HEADERS_MAX: usize = 100;
-/// How long a TLS handshake may take.
+/// How long a TLS handshake may take, where a head may take longer.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Streams at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 250;
@@ -153,7 +153,7 @@ pub async fn serve(edge: Arc<Edge>, listener: Listener, stopping: CancellationTo
             match tls {
                 None => requests(stream, &edge, caller, ends).await,
                 Some(tls) => {
-                    if let Some(stream) = shake_hands(&tls, stream).await {
+                    if let Some(stream) = shake_hands(&tls, stream, edge.config.limits.head).await {
                         requests(stream, &edge, caller, ends).await;
                     }
                 }
@@ -185,11 +185,11 @@ fn most(limit: u32) -> usize {
     }
 }
 
-async fn shake_hands<S>(tls: &EdgeTls, stream: S) -> Option<TlsStream<S>>
+async fn shake_hands<S>(tls: &EdgeTls, stream: S, head: Duration) -> Option<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    match timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+    match timeout(HANDSHAKE_LIMIT.min(head), tls.accept(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),

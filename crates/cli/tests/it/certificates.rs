@@ -12,7 +12,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::{Home, LIMIT, eventually};
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 /// Whom a caller trusts.
 fn trusting(pem: &[u8]) -> Arc<ClientConfig> {
@@ -32,7 +32,7 @@ fn trusting(pem: &[u8]) -> Arc<ClientConfig> {
 }
 
 /// Connects to the edge under a name, and shakes hands.
-fn connect(port: u16, name: &str, config: &Arc<ClientConfig>) -> Result<Secure, String> {
+pub(crate) fn connect(port: u16, name: &str, config: &Arc<ClientConfig>) -> Result<Secure, String> {
     let tcp = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
     tcp.set_read_timeout(Some(LIMIT)).expect("set");
     let name = ServerName::try_from(name.to_owned()).expect("a name");
@@ -67,7 +67,7 @@ fn ask(stream: &mut (impl std::io::Read + std::io::Write), host: &str, first: &s
 }
 
 /// Runs a server in the background; says where its edge listens, with and without TLS.
-fn serve(home: &Home, options: &[&str]) -> (u16, Option<u16>) {
+pub(crate) fn serve(home: &Home, options: &[&str]) -> (u16, Option<u16>) {
     let mut arguments = vec!["serve", "--background", "--edge", "127.0.0.1:0"];
     arguments.extend(options);
     home.run(&arguments).ends(0);
@@ -80,7 +80,7 @@ fn serve(home: &Home, options: &[&str]) -> (u16, Option<u16>) {
     (port("the edge listens").unwrap_or_else(|| panic!("{log}")), port("callers without TLS"))
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
@@ -264,6 +264,23 @@ fn an_acme_server_gives_one_to_the_domain_and_to_each_claw_that_there_is() {
     home.run(&["cert", "renew", "claws.test"]).ends(0);
     assert!(leaf(&connect(port, "claws.test", &trust).expect("a connection")) != before, "another is shown");
     assert!(ask(&mut base, "claws.test", "GET /").starts_with("http/1.1 "), "the open connection goes on");
+    // What watches the farm sees until when each is good, and how getting them goes.
+    let until = shown("claws.test").expect("shown")["not_after"].as_str().expect("a time").to_owned();
+    let until = clawfarm_model::Timestamp::parse(&until).expect("a time").as_millis() / 1000;
+    let measured = |what: &str| {
+        let text = crate::faults::asked(&home, "GET", "/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(what));
+        line.and_then(|it| it.trim().parse::<f64>().ok())
+    };
+    #[expect(clippy::cast_precision_loss, reason = "seconds of this era fit")]
+    eventually("its end to be measured", || {
+        let there = measured("clawfarm_certificate_expiry_timestamp_seconds{name=\"claws.test\"}")?;
+        (there == until as f64).then_some(())
+    });
+    let claws = measured(&format!("clawfarm_certificate_expiry_timestamp_seconds{{name=\"{claw}\"}}"));
+    assert!(claws.is_some_and(|at| at > 0.0), "{claws:?}");
+    let got = measured("clawfarm_certificate_renewals_total{outcome=\"ok\"}");
+    assert!(got.is_some_and(|count| count >= 3.0), "{got:?}");
     // Its key is in no log.
     let log = fs::read_to_string(home.farm().join("server.log")).expect("a log");
     assert!(!log.contains("PRIVATE KEY"));
@@ -320,7 +337,7 @@ fn of_two_servers_with_one_database_one_asks_and_both_show_it() {
 }
 
 /// pebble makes another root at each start, which nobody trusts: what is shown is looked at alone.
-fn untrusting() -> Arc<ClientConfig> {
+pub(crate) fn untrusting() -> Arc<ClientConfig> {
     #[derive(Debug)]
     struct Anything(Arc<rustls::crypto::CryptoProvider>);
     impl rustls::client::danger::ServerCertVerifier for Anything {

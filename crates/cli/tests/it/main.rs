@@ -15,6 +15,7 @@ mod forward;
 mod handshake;
 mod hostile;
 mod inbox;
+mod killed_orders;
 mod many;
 mod nginx;
 mod overload;

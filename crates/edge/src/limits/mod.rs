@@ -42,7 +42,8 @@ pub struct Limits {
     pub websockets_per_claw: u32,
     /// Attempts to sign in a minute from one address.
     pub sign_ins_per_address: u32,
-    /// How long the head of a request may take to arrive, and an idle connection is kept.
+    /// How long the head of a request may take to arrive, and an idle connection is kept; a TLS
+    /// handshake takes no longer either, and ten seconds at most.
     pub head: Duration,
     /// How long a caller may send nothing of a body that is waited for, or take nothing of an
     /// answer that is ready for it.
