@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::inbox::InboxRoute;
-use clawfarm_model::{ClawId, Code, Error, Result};
+use clawfarm_model::{ClawId, Code, Error, Result, Timestamp};
 use secrecy::SecretString;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -114,8 +114,10 @@ fn no_inbox(id: &ClawId) -> Error {
 /// What is said of where a message comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender<'a> {
-    /// The path it came in at.
+    /// The path it came in at: its route's.
     pub path: &'a str,
+    /// The path and query that it asked for: what its number is unique among.
+    pub target: &'a str,
     /// Its conversation, beside the path; empty when that is not known.
     pub conversation: &'a str,
     /// What its service calls it, when it does: it sends it again under that.
@@ -170,6 +172,8 @@ pub struct Site {
     pub run: i64,
     /// Whether it takes requests.
     pub state: SiteState,
+    /// Since when.
+    pub up_since: Timestamp,
     /// How it is told who a request is from.
     pub identity: Identity,
     /// Its gateway token: whoever brings it is let in.

@@ -19,7 +19,6 @@ use crate::directory::{Site, SiteState};
 use crate::edge::{Asked, Edge};
 use crate::gate::{self, Who};
 use crate::hold::{Waited, may_pass};
-use crate::limits::Place;
 use crate::load::Going;
 use crate::patient::Arriving;
 use crate::told::{Line, Told};
@@ -55,18 +54,34 @@ struct Took {
 
 /// What is counted of a request until all of it is over.
 pub(crate) struct Held {
-    going: Going,
-    _place: Place<ClawId>,
+    /// What keeps its claw awake; nothing does for one that has shown nothing.
+    going: Option<Going>,
+    /// Its places, in whatever it has them.
+    _places: Box<dyn Send + Sync>,
 }
 
 impl Held {
-    pub(crate) const fn new(going: Going, place: Place<ClawId>) -> Self {
-        Self { going, _place: place }
+    pub(crate) fn new(going: Option<Going>, places: impl Send + Sync + 'static) -> Self {
+        Self { going, _places: Box::new(places) }
     }
 
-    /// What is counted as going to the claw.
-    pub(crate) fn going(&mut self) -> &mut Going {
-        &mut self.going
+    /// From now on it counts as use of the claw.
+    pub(crate) fn counts(&mut self, begin: impl FnOnce() -> Going) {
+        self.going.get_or_insert_with(begin);
+    }
+
+    /// It has become a WebSocket.
+    pub(crate) fn becomes_socket(&mut self) {
+        if let Some(going) = &mut self.going {
+            going.becomes_socket();
+        }
+    }
+
+    /// Its client has said something.
+    pub(crate) fn talks(&self) {
+        if let Some(going) = &self.going {
+            going.talks();
+        }
     }
 }
 
@@ -85,11 +100,11 @@ pub(crate) async fn forward(
     if wish.is_none() && *request.method() == Method::CONNECT {
         return problem::not_allowed(METHODS);
     }
-    let place = match edge.meter.to_claw(&site.id, wish.is_some(), matches!(who, Who::Messenger)) {
+    let place = match edge.meter.to_claw(&site.id, wish.is_some()) {
         Ok(place) => place,
         Err(refused) => return *refused,
     };
-    let held = Held { going: edge.loads.begin(&site.id), _place: place };
+    let held = Held::new(Some(edge.loads.begin(&site.id)), place);
     let line = Line::new(asked, &site, Edge::who(&who), &request, wish.is_some());
     let mut took = Took { woke: None, line: Some(line), silent: Arc::default(), answered: false };
     let page = matches!(who, Who::Person(_)) && gate::wants_page(request.method(), request.headers());
@@ -240,6 +255,18 @@ pub(crate) async fn look_again(edge: &Edge, site: &Site) {
         sleep(pause).await;
         pause = (pause * 2).min(LOOK_AGAIN * 16);
         wake_frozen(edge, &site.id).await;
+    }
+}
+
+/// Returns when a claw is asleep. For a request that is not to wake it.
+pub(crate) async fn until_asleep(edge: &Edge, site: &Site) {
+    loop {
+        sleep(LOOK_AGAIN).await;
+        if let Ok(Some(now)) = edge.directory.look_up(&site.id).await
+            && matches!(now.state, SiteState::Asleep { .. })
+        {
+            return;
+        }
     }
 }
 

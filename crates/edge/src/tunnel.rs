@@ -96,7 +96,7 @@ impl Wish {
             parts.headers.insert(UPGRADE, self.protocol.clone());
         }
         let client = self.client;
-        held.going().becomes_socket();
+        held.becomes_socket();
         tasks.spawn(async move {
             let (client, claw) = match tokio::try_join!(client, claw) {
                 Ok(both) => both,
@@ -146,7 +146,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         let read = &buffer.filled()[before..];
         self.received.fetch_add(read.len() as u64, Ordering::Relaxed);
         if self.frames.talk(read) {
-            self.held.going().talks();
+            self.held.talks();
             self.heard.notify_one();
         }
         polled

@@ -2,6 +2,7 @@
 //! themselves, and what is known of one that is kept.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -128,6 +129,23 @@ impl InboxRequest {
         let (head, body) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
         Some((serde_json::from_slice(head).ok()?, body))
     }
+}
+
+/// How long after it is up a claw may still answer for a channel that is not: OpenClaw's gateway
+/// answers before its plugins have their paths, by half a minute on a small machine (measured).
+pub const SETTLES: Duration = Duration::from_secs(180);
+
+/// Whether a status is what a claw answers with at a path that is nobody's, or not yet.
+#[must_use]
+pub const fn is_nobody_s(status: u16) -> bool {
+    matches!(status, 401 | 404 | 405)
+}
+
+/// Whether a claw that is up since then may still lack a channel.
+#[must_use]
+pub fn settles(up_since: Timestamp, now: Timestamp) -> bool {
+    let up = now.as_millis().saturating_sub(up_since.as_millis());
+    u128::try_from(up).is_ok_and(|up| up < SETTLES.as_millis())
 }
 
 /// Whether a message waits or was given up.

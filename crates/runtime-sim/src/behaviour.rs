@@ -267,6 +267,9 @@ pub struct ClawBehaviour {
     /// before or after it has taken the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_fail: Option<f64>,
+    /// How long after it is ready its channels are: until then their paths are nobody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels_ms: Option<Millis>,
     /// Its probes fail although it is up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<bool>,
@@ -403,6 +406,7 @@ impl ClawBehaviour {
         set(&mut self.drain_ms, &other.drain_ms);
         set(&mut self.answer_ms, &other.answer_ms);
         set(&mut self.messages_fail, &other.messages_fail);
+        set(&mut self.channels_ms, &other.channels_ms);
         set(&mut self.unhealthy, &other.unhealthy);
         set(&mut self.silent, &other.silent);
         set(&mut self.jobs, &other.jobs);

@@ -87,6 +87,7 @@ impl One {
             runtime: "sim",
             run: 1,
             state: SiteState::Awake,
+            up_since: clawfarm_model::Timestamp::from_millis(0),
             // As OpenClaw has it.
             identity: Identity::Header {
                 name: "x-clawfarm-user-0123456789abcdef".into(),

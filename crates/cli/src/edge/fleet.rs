@@ -60,6 +60,7 @@ pub(super) fn site(entrance: &Entrance) -> Site {
         runtime: instance.spec.runtime.as_str(),
         run: instance.intent.run,
         state: state(instance),
+        up_since: instance.phase_since,
         identity: entrance.identity.clone(),
         token: entrance.token.clone(),
         rules: Arc::clone(&entrance.rules),
@@ -133,8 +134,8 @@ impl Directory for Fleet {
     }
 
     async fn line_up(&self, id: &ClawId, sender: Sender<'_>) -> Result<Place> {
-        let Sender { path, conversation, number } = sender;
-        let sender = clawfarm_control::Sender { path, conversation, number };
+        let Sender { path, target, conversation, number } = sender;
+        let sender = clawfarm_control::Sender { path, target, conversation, number };
         let Lined { id, lane, waits } = self.control.line_up(&system(), id, sender).await?;
         Ok(Place { id, lane, waits })
     }

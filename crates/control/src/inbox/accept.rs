@@ -10,8 +10,11 @@ use crate::core::may;
 /// What is said of where a message comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Sender<'a> {
-    /// The path it came in at.
+    /// The path it came in at: its route's.
     pub path: &'a str,
+    /// The path and query that it asked for. Two hooks of one route may number what they send
+    /// alike.
+    pub target: &'a str,
     /// Whose order it is in, beside the path: a chat, a channel. Empty when that is not known.
     pub conversation: &'a str,
     /// What the service itself calls the message, when it does: it sends it again under it.
@@ -50,7 +53,7 @@ impl Control {
         let store = &self.core.store;
         let lane = store.inbox_code("lane", &format!("{id}\0{}\0{}", sender.path, sender.conversation))?;
         let number = match sender.number {
-            Some(number) => store.inbox_code("message", &format!("{id}\0{}\0{number}", sender.path))?,
+            Some(number) => store.inbox_code("message", &format!("{id}\0{}\0{number}", sender.target))?,
             None => random()?,
         };
         let waits = store.waits_in_lane(context, id, &lane).await?;

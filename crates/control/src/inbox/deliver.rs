@@ -1,8 +1,9 @@
 //! The deliverer of a server: told by the store which claws have messages, it gives each claw
 //! what waits for it. A claw without messages costs nothing.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clawfarm_model::event::Event;
@@ -17,17 +18,19 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::attempt::{Outcome, attempt};
+use super::line::Line;
 use crate::core::{Core, may};
 use crate::sharing::held::{Claim, Hold};
 use crate::sleep::InUse;
 use crate::{Control, Entrance};
 
-/// Claws that are delivered to at once. Each may be a wake, which the admission bounds further.
-const CLAWS: usize = 64;
 /// Messages that one claw is given at once, of as many senders.
 const AT_ONCE: usize = 8;
-/// Lanes that are looked at together.
-const LANES: u64 = 64;
+/// Lanes that are looked at together: those that are under way, and as many more.
+const LANES: u64 = 2 * AT_ONCE as u64;
+/// How long one claw is delivered to before it stands in line again, when others wait for its place.
+/// What is under way is waited for.
+const SLICE: Duration = Duration::from_secs(60);
 /// How often all that waits is looked for: what nobody told of, because the server that took it in
 /// died, or because the claw was another server's then.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -68,10 +71,7 @@ pub(crate) fn begin(core: &Arc<Core>) {
 
 struct Deliverer {
     control: Control,
-    /// When each claw is to be looked at.
-    due: BTreeMap<ClawId, Instant>,
-    /// Those that are being delivered to, each with what tells it of something new.
-    running: HashMap<ClawId, Arc<Notify>>,
+    line: Line,
     /// Those that wait for something to happen to them.
     parked: HashSet<ClawId>,
     /// How often in a row each could not be woken.
@@ -80,13 +80,7 @@ struct Deliverer {
 
 impl Deliverer {
     fn new(control: Control) -> Self {
-        Self {
-            control,
-            due: BTreeMap::new(),
-            running: HashMap::new(),
-            parked: HashSet::new(),
-            failures: HashMap::new(),
-        }
+        Self { control, line: Line::default(), parked: HashSet::new(), failures: HashMap::new() }
     }
 
     async fn run(mut self) {
@@ -96,8 +90,9 @@ impl Deliverer {
         let (done, mut ended) = mpsc::unbounded_channel::<(ClawId, Next)>();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
+            self.learn_tenants().await;
             self.start(&done);
-            let next = self.next_due();
+            let next = self.line.next().unwrap_or_else(|| Instant::now() + SWEEP);
             tokio::select! {
                 told = news.next() => {
                     if told.is_empty() {
@@ -125,10 +120,11 @@ impl Deliverer {
         match self.control.core.store.instances_with_messages(&system()).await {
             Ok(ids) => {
                 self.failures.retain(|id, _| ids.contains(id));
+                self.line.forget_but(&ids);
                 for id in ids {
                     // One that can't be woken keeps its own time.
                     let now = Instant::now();
-                    self.due.entry(id).or_insert(now);
+                    self.line.unless_known(id, now);
                 }
             }
             Err(error) => tracing::warn!(?error, "the messages that wait could not be listed"),
@@ -145,11 +141,9 @@ impl Deliverer {
     }
 
     fn look_at(&mut self, id: ClawId) {
-        if let Some(tell) = self.running.get(&id) {
-            tell.notify_one();
-        }
+        self.line.tell(&id);
         if !self.failures.contains_key(&id) {
-            self.due.insert(id, Instant::now());
+            self.line.sooner(id, Instant::now());
         }
     }
 
@@ -162,34 +156,30 @@ impl Deliverer {
         }
     }
 
-    fn next_due(&self) -> Instant {
-        let full = self.running.len() >= CLAWS;
-        let free = self.due.iter().filter(|(id, _)| !full && !self.running.contains_key(*id));
-        free.map(|(_, at)| *at).min().unwrap_or_else(|| Instant::now() + SWEEP)
+    /// Finds out whose those are that are due. To one that is gone nothing is to be delivered.
+    async fn learn_tenants(&mut self) {
+        for id in self.line.unknown(Instant::now()) {
+            match self.control.entrance(&system(), &id).await {
+                Ok(Some(entrance)) => self.line.is_of(id, entrance.instance.tenant.clone()),
+                Ok(None) => self.line.leave(&id),
+                Err(error) => {
+                    tracing::warn!(%id, ?error, "messages could not be delivered; it is tried again");
+                    self.line.at(id, Instant::now() + 2 * FIRST_PAUSE);
+                }
+            }
+        }
     }
 
     /// Begins with those that are due.
     fn start(&mut self, done: &mpsc::UnboundedSender<(ClawId, Next)>) {
-        let now = Instant::now();
-        let mut ready: Vec<(Instant, ClawId)> = self
-            .due
-            .iter()
-            .filter(|(id, at)| **at <= now && !self.running.contains_key(*id))
-            .map(|(id, at)| (*at, id.clone()))
-            .collect();
-        // Who has waited longest first.
-        ready.sort();
-        for (_, id) in ready.into_iter().take(CLAWS.saturating_sub(self.running.len())) {
-            self.due.remove(&id);
+        for (id, tell) in self.line.begin(Instant::now()) {
             self.parked.remove(&id);
-            let tell = Arc::new(Notify::new());
-            self.running.insert(id.clone(), Arc::clone(&tell));
-            let (control, done) = (self.control.clone(), done.clone());
+            let (control, done, crowded) = (self.control.clone(), done.clone(), self.line.crowded());
             let stopping = control.core.stopping.clone();
             self.control.core.turns.spawn(async move {
                 let delivered = tokio::select! {
                     () = stopping.cancelled() => return,
-                    delivered = deliver(&control, &id, &tell) => delivered,
+                    delivered = deliver(&control, &id, &tell, &crowded) => delivered,
                 };
                 let next = delivered.unwrap_or_else(|error| {
                     tracing::warn!(%id, ?error, "messages could not be delivered; it is tried again");
@@ -201,75 +191,84 @@ impl Deliverer {
     }
 
     fn ended(&mut self, id: ClawId, next: Next) {
-        self.running.remove(&id);
-        let sooner = |due: &mut BTreeMap<ClawId, Instant>, id, at: Instant| {
-            let known = due.entry(id).or_insert(at);
-            *known = at.min(*known);
-        };
+        self.line.ended(&id);
         match next {
             Next::Unwakeable => {
                 let failures = self.failures.entry(id.clone()).or_default();
                 *failures += 1;
                 // Later, whoever told of something new meanwhile.
-                self.due.insert(id, Instant::now() + pause((*failures).min(WAKES)));
+                self.line.at(id, Instant::now() + pause((*failures).min(WAKES)));
                 return;
             }
             Next::News => {}
             Next::Change => {
-                self.due.remove(&id);
+                self.line.leave(&id);
                 self.parked.insert(id.clone());
             }
-            Next::At(at) => sooner(&mut self.due, id.clone(), at),
+            Next::At(at) => self.line.sooner(id.clone(), at),
         }
         self.failures.remove(&id);
     }
 }
 
-/// Delivers what waits for a claw, until nothing does or nothing can be done now.
-async fn deliver(control: &Control, id: &ClawId, tell: &Notify) -> Result<Next> {
+/// Delivers what waits for a claw, until nothing does, nothing can be done now, or it is others'
+/// turn.
+async fn deliver(control: &Control, id: &ClawId, tell: &Notify, crowded: &AtomicBool) -> Result<Next> {
     let core = &control.core;
+    let turn_ends = Instant::now() + SLICE;
     let mut under_way: HashSet<String> = HashSet::new();
     let mut tries = FuturesUnordered::new();
     // Why nothing more can be begun; what is under way is waited for.
     let mut blocked = None;
     loop {
+        if blocked.is_none() && Instant::now() >= turn_ends && crowded.load(Ordering::Relaxed) {
+            blocked = Some(Next::At(Instant::now()));
+        }
         if tries.is_empty()
             && let Some(next) = blocked
         {
             return Ok(next);
         }
-        let heads = core.store.inbox_heads(&system(), id, LANES).await?;
-        let now = Timestamp::now();
-        let fresh: Vec<Head> = heads.into_iter().filter(|head| !under_way.contains(&head.id)).collect();
-        let (ready, later): (Vec<Head>, Vec<Head>) = fresh.into_iter().partition(|head| head.next_at <= now);
-        let next_at = later.iter().map(|head| head.next_at).min();
-        if tries.is_empty() && ready.is_empty() {
-            return Ok(next_at.map_or(Next::News, |at| Next::At(from_now(at, now))));
-        }
-        if blocked.is_none() && !ready.is_empty() && tries.len() < AT_ONCE {
-            let up = match up(control, id).await? {
-                Ok(up) => up,
-                Err(next) => {
-                    blocked = Some(next);
-                    continue;
+        let mut wait = SWEEP;
+        if blocked.is_none() && tries.len() < AT_ONCE {
+            let now = Timestamp::now();
+            let heads = core.store.inbox_heads(&system(), id, now, LANES).await?;
+            let ready: Vec<Head> = heads.into_iter().filter(|head| !under_way.contains(&head.id)).collect();
+            if ready.is_empty() {
+                let next = core.store.inbox_next(&system(), id, now).await?;
+                if tries.is_empty() {
+                    return Ok(next.map_or(Next::News, |at| Next::At(from_now(at, now))));
                 }
-            };
-            for head in ready.into_iter().take(AT_ONCE - tries.len()) {
-                under_way.insert(head.id.clone());
-                let up = Arc::clone(&up);
-                tries.push(async move {
-                    let tried = once(control, &up, &head).await;
-                    (head.id, tried)
-                });
+                wait = next.map_or(SWEEP, |at| until(at, now));
+            } else {
+                match up(control, id).await? {
+                    Ok(up) => {
+                        for head in ready.into_iter().take(AT_ONCE - tries.len()) {
+                            under_way.insert(head.id.clone());
+                            let up = Arc::clone(&up);
+                            tries.push(async move {
+                                let tried = once(control, &up, &head).await;
+                                (head.id, tried)
+                            });
+                        }
+                        // Others may be ready, or be so soon.
+                        wait = if tries.len() < AT_ONCE { Duration::ZERO } else { SWEEP };
+                    }
+                    Err(next) => {
+                        blocked = Some(next);
+                        continue;
+                    }
+                }
             }
         }
         tokio::select! {
+            biased;
             Some((message, tried)) = tries.next(), if !tries.is_empty() => {
                 under_way.remove(&message);
                 tried?;
             }
             () = tell.notified() => {}
-            () = sleep_until(next_at.map_or_else(|| Instant::now() + SWEEP, |at| from_now(at, now))) => {}
+            () = sleep(wait) => {}
         }
     }
 }
@@ -374,7 +373,7 @@ fn measure(tried: &Tried, head: &Head) {
     match tried {
         Tried::Delivered => {
             counter!("clawfarm_inbox_delivered_total").increment(1);
-            let waited = Timestamp::now().as_millis().saturating_sub(head.received_at.as_millis());
+            let waited = Timestamp::now().as_millis().saturating_sub(head.since.as_millis());
             histogram!("clawfarm_inbox_delay_seconds")
                 .record(f64::from(u32::try_from(waited.max(0)).unwrap_or(u32::MAX)) / 1000.0);
         }
@@ -392,8 +391,12 @@ fn pause(tries: u32) -> Duration {
 }
 
 fn from_now(at: Timestamp, now: Timestamp) -> Instant {
+    Instant::now() + until(at, now)
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Duration {
     let left = at.as_millis().saturating_sub(now.as_millis()).max(0);
-    Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    Duration::from_millis(u64::try_from(left).unwrap_or(0))
 }
 
 fn system() -> Context {

@@ -10,6 +10,7 @@
 mod accept;
 mod attempt;
 mod deliver;
+mod line;
 mod manage;
 mod routes;
 mod sign;

@@ -7,23 +7,17 @@ use clawfarm_model::inbox::Proof;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
-/// What is younger is passed on as it is: Slack's libraries take five minutes, OpenClaw takes an
-/// hour for Feishu.
-const FRESH_MS: i64 = 60_000;
+/// What was signed less than so many seconds ago is passed on as it is: Slack's libraries take five
+/// minutes, OpenClaw takes an hour for Feishu.
+const FRESH: i64 = 60;
 
-/// Puts a signature of now into the headers of a message that was received at `received`.
-pub(super) fn renew(
-    headers: &mut [(String, Vec<u8>)],
-    body: &[u8],
-    proof: &Proof,
-    received: Timestamp,
-    now: Timestamp,
-) {
-    if now.as_millis().saturating_sub(received.as_millis()) < FRESH_MS {
-        return;
-    }
-    let time = (now.as_millis() / 1000).to_string();
+/// Puts a signature of now into the headers of a message whose own is old. How long it has waited
+/// here is not asked: it may have been old when it came, and be tried anew long after.
+pub(super) fn renew(headers: &mut [(String, Vec<u8>)], body: &[u8], proof: &Proof, now: Timestamp) {
+    let seconds = now.as_millis() / 1000;
+    let time = seconds.to_string();
     match proof {
+        Proof::Slack { .. } | Proof::Feishu { .. } if is_fresh(headers, seconds) => {}
         Proof::Slack { secret } => {
             let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()) else { return };
             mac.update(format!("v0:{time}:").as_bytes());
@@ -44,6 +38,13 @@ pub(super) fn renew(
         }
         _ => {}
     }
+}
+
+fn is_fresh(headers: &[(String, Vec<u8>)], now: i64) -> bool {
+    let signed = ["x-slack-request-timestamp", "x-lark-request-timestamp"]
+        .iter()
+        .find_map(|name| String::from_utf8(find(headers, name)?).ok()?.parse::<i64>().ok());
+    signed.is_some_and(|signed| now.saturating_sub(signed).saturating_abs() < FRESH)
 }
 
 fn find(headers: &[(String, Vec<u8>)], name: &str) -> Option<Vec<u8>> {
@@ -78,7 +79,7 @@ mod tests {
         let proof = Proof::Slack { secret: "8f742231b10e8888abcd99yyyzzz85a5".into() };
         let mut headers = signed();
         let now = Timestamp::from_millis(1_531_420_618_000);
-        renew(&mut headers, body, &proof, Timestamp::from_millis(0), now);
+        renew(&mut headers, body, &proof, now);
         assert_eq!(
             find(&headers, "x-slack-signature").unwrap(),
             b"v0=4100b1756950a204e3fc6c04e24946e09b85819f68b234fd31d974b37f919c9a"
@@ -87,12 +88,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_fresh_is_left_as_it_is() {
+    fn what_was_signed_just_now_is_left_as_it_is_and_all_else_is_signed_anew() {
         let proof = Proof::Slack { secret: "s".into() };
+        let after = |seconds: i64| {
+            let mut headers = signed();
+            renew(&mut headers, b"x", &proof, Timestamp::from_millis((100 + seconds) * 1000));
+            headers
+        };
+        assert_eq!(after(59), signed());
+        // One that is replayed was taken in long ago, whatever is known of when it was wanted again.
+        for seconds in [60, 301, 31 * 24 * 3600] {
+            let headers = after(seconds);
+            let time = (100 + seconds).to_string();
+            assert_eq!(find(&headers, "x-slack-request-timestamp").unwrap(), time.as_bytes());
+            assert_ne!(find(&headers, "x-slack-signature").unwrap(), b"v0=old");
+        }
         let mut headers = signed();
-        renew(&mut headers, b"x", &proof, Timestamp::from_millis(1_000), Timestamp::from_millis(30_000));
-        assert_eq!(headers, signed());
-        renew(&mut headers, b"x", &Proof::Open, Timestamp::from_millis(0), Timestamp::from_millis(900_000));
+        renew(&mut headers, b"x", &Proof::Open, Timestamp::from_millis(900_000));
         assert_eq!(headers, signed());
     }
 }

@@ -19,7 +19,7 @@ fn edge() -> Context {
 
 /// As the edge takes a message in.
 async fn accept(fleet: &Fleet, to: &Instance, conversation: &str, body: &str) -> Lined {
-    let sender = Sender { path: "/hooks", conversation, number: Some(body) };
+    let sender = Sender { path: "/hooks", target: "/hooks/agent?x=y", conversation, number: Some(body) };
     let lined = fleet.control.line_up(&edge(), &to.id, sender).await.unwrap();
     let request = InboxRequest {
         target: "/hooks/agent?x=y".into(),
@@ -54,7 +54,7 @@ async fn kept(fleet: &Fleet, of: &Instance) -> Vec<InboxMessage> {
     fleet.control.messages(&owner(), of.id.as_str(), None, None, 100).await.unwrap()
 }
 
-async fn until_kept(fleet: &Fleet, of: &Instance, what: &str, is: impl Fn(&[InboxMessage]) -> bool) {
+async fn until_kept(fleet: &Fleet, of: &Instance, what: &str, mut is: impl FnMut(&[InboxMessage]) -> bool) {
     let begun = Instant::now();
     loop {
         let all = kept(fleet, of).await;
@@ -99,14 +99,8 @@ async fn a_sleeper_is_woken_once_and_given_all_in_order() {
         let wakes = if warm { ActKind::Thaw } else { ActKind::Start };
         assert_eq!(fleet.count(&alice, wakes), if warm { 1 } else { 2 });
         // Awake it takes the next at once.
-        assert!(
-            !fleet
-                .control
-                .line_up(&edge(), &alice.id, Sender { path: "/hooks", conversation: "chat", number: None })
-                .await
-                .unwrap()
-                .waits
-        );
+        let sender = Sender { path: "/hooks", target: "/hooks", conversation: "chat", number: None };
+        assert!(!fleet.control.line_up(&edge(), &alice.id, sender).await.unwrap().waits);
         accept(&fleet, &alice, "chat", "later").await;
         until_received(&fleet, &alice, 11).await;
     }
@@ -201,6 +195,38 @@ async fn one_that_can_t_be_woken_now_has_its_messages_later() {
         .unwrap();
     accept(&fleet, &alice, "chat", "m1").await;
     assert_eq!(bodies(&until_received(&fleet, &alice, 1).await), ["m1"]);
+}
+
+#[tokio::test]
+async fn two_hooks_may_number_alike() {
+    let fleet = Fleet::new().await;
+    let alice = fleet.ready("alice").await;
+    let id = async |target: &str, number: Option<&str>| {
+        let sender = Sender { path: "/hooks", target, conversation: "chat", number };
+        fleet.control.line_up(&edge(), &alice.id, sender).await.unwrap().id
+    };
+    assert_eq!(id("/hooks/a", Some("1")).await, id("/hooks/a", Some("1")).await);
+    assert_ne!(id("/hooks/a", Some("1")).await, id("/hooks/b", Some("1")).await);
+    assert_ne!(id("/hooks/a", Some("1")).await, id("/hooks/a", Some("2")).await);
+    assert_ne!(id("/hooks/a", None).await, id("/hooks/a", None).await);
+}
+
+#[tokio::test]
+async fn one_whose_channels_come_up_late_has_its_messages_then() {
+    let fleet = Fleet::with(|b| b.claw.channels_ms = Some((2_000, 2_000))).await;
+    let alice = asleep(&fleet, "alice", false).await;
+    for n in 0..3 {
+        accept(&fleet, &alice, "chat", &format!("m{n}")).await;
+    }
+    let mut first = 0;
+    until_kept(&fleet, &alice, "the first was not taken", |all| {
+        let Some(it) = all.first() else { return true };
+        first = first.max(it.attempts);
+        first > 0
+    })
+    .await;
+    assert_eq!(bodies(&until_received(&fleet, &alice, 3).await), ["m0", "m1", "m2"]);
+    until_kept(&fleet, &alice, "nothing is kept, nor given up", <[_]>::is_empty).await;
 }
 
 #[tokio::test]

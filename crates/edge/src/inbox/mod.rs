@@ -6,6 +6,7 @@
 //! that it was taken. What is written down is proven first: nobody who has not shown who he is
 //! fills the disk, or wakes a claw.
 
+mod intake;
 mod proof;
 mod read;
 mod said;
@@ -15,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_model::edge::Identity;
-use clawfarm_model::inbox::{InboxRequest, InboxRoute, Proof};
-use clawfarm_model::{ClawId, Code, Error, Timestamp};
+use clawfarm_model::inbox::{self, InboxRequest, InboxRoute, Proof};
+use clawfarm_model::{Code, Error, Timestamp};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -26,14 +27,16 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::body::{Body, full};
-use crate::directory::{Message, Place, Sender, Site, SiteState};
+use crate::directory::{Message, Sender, Site, SiteState};
 use crate::edge::{Asked, Edge};
 use crate::forward::Held;
-use crate::told::{Line, Told};
+use crate::limits::Sort;
+use crate::told::{Line, Reason, Told};
 use crate::upstream::Failed;
 use crate::{fetched, forward, headers, limits, problem};
 
-use self::proof::Shown;
+pub(crate) use self::intake::Intake;
+use self::proof::{Ahead, Shown};
 use self::said::Said;
 
 /// The header with a message's id: what the claw is given, with each try the same. OpenClaw's
@@ -55,13 +58,9 @@ pub(crate) async fn handle(
     site: &Arc<Site>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let place = match edge.meter.to_claw(&site.id, false, true) {
-        Ok(place) => place,
-        Err(refused) => return *refused,
-    };
     let version = request.version();
     let mut line = Line::new(asked, site, "inbox", &request, false);
-    let response = taken(edge, asked, site, request, place).await.unwrap_or_else(|refused| *refused);
+    let response = taken(edge, asked, site, request).await.unwrap_or_else(|refused| *refused);
     line.answered(response.status(), None);
     let silence = edge.config.limits.silence;
     response.map(|body| fetched::watched(Told::new(body, line).boxed_unsync(), version, silence))
@@ -74,50 +73,67 @@ async fn taken(
     asked: &Asked,
     site: &Arc<Site>,
     request: Request<Incoming>,
-    counted: limits::Place<ClawId>,
 ) -> Result<Response<Body>, Refused> {
     let awake = matches!(site.state, SiteState::Awake);
     let route = route(site, request.uri().path());
     let proof = route.map_or(&Proof::Unknown, |route| &route.proof);
-    // Whose claw alone can tell who it is, is heard when the claw is there to tell.
-    if !awake && matches!(proof, Proof::Unknown) {
+    let ahead = proof::ahead(proof, request.headers(), seconds());
+    // Whose claw alone can tell who it is, is heard when the claw is there to tell. Awake it may
+    // know better than what is known of it here.
+    if !awake && (matches!(proof, Proof::Unknown) || ahead == Ahead::Hopeless) {
         return Err(Box::new(problem::unauthorized()));
     }
     let (parts, body) = request.into_parts();
-    let unread = edge.meter.unread(asked.caller.address)?;
-    let _room = edge.inbox.room().ok_or_else(|| full_house("too many messages come at once"))?;
+    let sort = if ahead == Ahead::Proven { Sort::Proven } else { Sort::Stranger };
+    let unread = edge.meter.unread(&site.id, asked.caller.address, sort)?;
+    let room = edge.inbox.room(sort).ok_or_else(full_house)?;
     let body = read::whole(&parts.headers, body).await.map_err(Box::new)?;
-    drop(unread);
-    let shown = proof::check(proof, &parts.headers, &body, Timestamp::now().as_millis() / 1000);
-    if !awake && matches!(shown, Shown::Nothing) {
+    drop((unread, room));
+    let shown = proof::check(proof, &parts.headers, &body, seconds());
+    let proven = matches!(shown, Shown::Itself(_));
+    if !awake && !proven {
         return Err(Box::new(problem::unauthorized()));
     }
     let said = said::of(proof, &parts, shown.clear(&body));
     let sender = Sender {
         path: route.map_or(parts.uri.path(), |route| &route.path),
+        target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
         conversation: &said.conversation,
         number: said.number.as_deref(),
     };
     let place = edge.directory.line_up(&site.id, sender).await.map_err(|error| refusal(&error))?;
     let kept = kept(asked, site, &parts);
-    if awake
-        && !place.waits
-        && let Some(answer) = direct(edge, site, route, &kept, &body, &place, counted).await
-    {
-        return Ok(answer);
+    if awake && !place.waits {
+        let sort = if proven && !matches!(proof, Proof::Open) { Sort::Proven } else { Sort::Stranger };
+        match edge.meter.message(&site.id, sort).zip(edge.inbox.waiting(body.len())) {
+            Some(places) => {
+                let message = Direct { route, kept: &kept, body: &body, id: &place.id, proven };
+                if let Some(answer) = direct(edge, site, message, places).await {
+                    return Ok(answer);
+                }
+            }
+            // Its claw is at many already. What is written down waits without a place.
+            None if proven => {}
+            None => return Err(limits::no_place(Reason::ClawMessages, "messages at once")),
+        }
     }
     // The claw could have told, and did not; or it is not its turn yet.
-    if matches!(shown, Shown::Nothing) {
+    if !proven {
         return Err(Box::new(problem::later("it takes no messages at the moment", AGAIN_SECS)));
     }
     // A question of the service's about the address itself, which is no message.
     if let Some(answer) = said.answer {
         return Ok(answered(&answer));
     }
+    let _memory = edge.inbox.writing(body.len()).ok_or_else(full_house)?;
     let message = Message { path: sender.path.to_owned(), content: kept.pack(&body), place };
     let id = message.place.id.clone();
     edge.directory.accept(&site.id, message).await.map_err(|error| refusal(&error))?;
     Ok(acknowledged(proof, &said.taken, &id))
+}
+
+fn seconds() -> i64 {
+    Timestamp::now().as_millis() / 1000
 }
 
 /// The route of a path: the longest that it is at or below.
@@ -148,36 +164,60 @@ fn kept(asked: &Asked, site: &Site, parts: &Parts) -> InboxRequest {
     InboxRequest { target, headers }
 }
 
+/// A message for a claw that is awake.
+struct Direct<'a> {
+    route: Option<&'a InboxRoute>,
+    kept: &'a InboxRequest,
+    body: &'a Bytes,
+    id: &'a str,
+    /// Whether it has shown that it is its service's, or need not.
+    proven: bool,
+}
+
 /// Passes a message straight on; `None` when the claw did not take it, or not in time.
 async fn direct(
     edge: &Arc<Edge>,
     site: &Arc<Site>,
-    route: Option<&InboxRoute>,
-    kept: &InboxRequest,
-    body: &Bytes,
-    place: &Place,
-    counted: limits::Place<ClawId>,
+    message: Direct<'_>,
+    places: impl Send + Sync + 'static,
 ) -> Option<Response<Body>> {
-    let held = Held::new(edge.loads.begin(&site.id), counted);
-    let request = to_claw(kept, body, &place.id)?;
+    let Direct { route, kept, body, id, proven } = message;
+    // What has shown nothing keeps no claw awake, and wakes none that falls asleep over it.
+    let mut held = Held::new(proven.then(|| edge.loads.begin(&site.id)), places);
+    let request = to_claw(kept, body, id)?;
     let listener = route.and_then(|route| route.listener);
+    let attending = async {
+        if proven { forward::look_again(edge, site).await } else { forward::until_asleep(edge, site).await }
+    };
     let sending = async {
         tokio::select! {
-            sent = edge.upstream.send_to(&site.id, site.run, listener, request) => sent,
-            () = forward::look_again(edge, site) => unreachable!("it goes on until there is an answer"),
+            sent = edge.upstream.send_to(&site.id, site.run, listener, request) => Some(sent),
+            () = attending => None,
         }
     };
     let waits =
         !route.is_none_or(|route| matches!(route.proof, Proof::Unknown | Proof::Open | Proof::Token { .. }));
     let sent = if waits { timeout(PATIENCE, sending).await.ok()? } else { sending.await };
-    match sent {
+    match sent? {
         Ok((answer, in_use)) => {
-            let missing = route
-                .and_then(|route| route.accepted.as_deref())
-                .is_some_and(|name| answer.status().is_success() && !answer.headers().contains_key(name));
+            let good = answer.status().is_success();
+            let page = good && is_html(answer.headers());
+            let missing = match route.and_then(|route| route.accepted.as_deref()) {
+                Some(name) => good && !answer.headers().contains_key(name),
+                // Its channels may not be up yet, of which nothing is known for what is not proven.
+                None => {
+                    proven
+                        && inbox::settles(site.up_since, Timestamp::now())
+                        && (page || inbox::is_nobody_s(answer.status().as_u16()))
+                }
+            };
             // It is on its way to sleep, or not up yet.
             if answer.status() == StatusCode::SERVICE_UNAVAILABLE || missing {
                 return None;
+            }
+            if good && !page {
+                // It knows who that is.
+                held.counts(|| edge.loads.begin(&site.id));
             }
             Some(forward::passed_on(edge, site, answer, in_use, held))
         }
@@ -186,6 +226,11 @@ async fn direct(
             None
         }
     }
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    header(headers, CONTENT_TYPE.as_str())
+        .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html"))
 }
 
 fn to_claw(kept: &InboxRequest, body: &Bytes, id: &str) -> Option<Request<Body>> {
@@ -237,25 +282,8 @@ fn refusal(error: &Error) -> Refused {
     Box::new(response)
 }
 
-fn full_house(detail: &str) -> Refused {
-    Box::new(problem::later(detail, AGAIN_SECS))
-}
-
-/// How many messages are read at once.
-pub(crate) struct Intake(Arc<tokio::sync::Semaphore>);
-
-impl Default for Intake {
-    /// With the largest message that is taken, 64 MiB.
-    fn default() -> Self {
-        Self(Arc::new(tokio::sync::Semaphore::new(64)))
-    }
-}
-
-impl Intake {
-    /// A place for one, or none at once.
-    fn room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        Arc::clone(&self.0).try_acquire_owned().ok()
-    }
+fn full_house() -> Refused {
+    Box::new(problem::later("too many messages come at once", AGAIN_SECS))
 }
 
 /// A header's text.

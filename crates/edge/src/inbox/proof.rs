@@ -45,6 +45,40 @@ impl Shown {
     }
 }
 
+/// What a sender's headers show before its body is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// That it is the service.
+    Proven,
+    /// That the body can still show it, or that nothing is asked for.
+    Open,
+    /// That no body can.
+    Hopeless,
+}
+
+/// Checks what can be checked without the body; `now` is in seconds.
+pub(super) fn ahead(proof: &Proof, headers: &HeaderMap, now: i64) -> Ahead {
+    let when = |hope: bool| if hope { Ahead::Open } else { Ahead::Hopeless };
+    let dated =
+        |time: &str, window| header(headers, time).is_some_and(|it| within(it, window, now).is_some());
+    match proof {
+        Proof::Token { .. } | Proof::Telegram { .. } => match check(proof, headers, &Bytes::new(), now) {
+            Shown::Itself(_) => Ahead::Proven,
+            Shown::Nothing => Ahead::Hopeless,
+        },
+        Proof::Slack { .. } => {
+            let signed = headers.contains_key("x-slack-signature");
+            when(signed && dated("x-slack-request-timestamp", SLACK_WINDOW))
+        }
+        Proof::Discord { .. } => {
+            let signed = headers.contains_key("x-signature-ed25519");
+            when(signed && dated("x-signature-timestamp", WINDOW))
+        }
+        // Feishu's question about the address has its proof in the body alone.
+        Proof::Unknown | Proof::Open | Proof::Feishu { .. } => Ahead::Open,
+    }
+}
+
 /// Checks a message; `now` is in seconds.
 pub(super) fn check(proof: &Proof, headers: &HeaderMap, body: &Bytes, now: i64) -> Shown {
     match proof {
@@ -193,6 +227,7 @@ mod tests {
             &[("x-openclaw-token", "sesame")],
         ] {
             assert!(shown(&proof, good, "", NOW), "{good:?}");
+            assert_eq!(ahead(&proof, &map(good), NOW), Ahead::Proven);
         }
         for bad in [
             &[][..],
@@ -202,6 +237,7 @@ mod tests {
             &[("authorization", "Bearer wrong"), ("x-openclaw-token", "sesame")],
         ] {
             assert!(!shown(&proof, bad, "", NOW), "{bad:?}");
+            assert_eq!(ahead(&proof, &map(bad), NOW), Ahead::Hopeless);
         }
         // An empty secret proves nothing.
         let none = Proof::Telegram { secret: "".into() };
@@ -219,6 +255,11 @@ mod tests {
         let proof = Proof::Slack { secret: "8f742231b10e8888abcd99yyyzzz85a5".into() };
         let signature = "v0=4100b1756950a204e3fc6c04e24946e09b85819f68b234fd31d974b37f919c9a";
         let headers = [("x-slack-request-timestamp", "1531420618"), ("x-slack-signature", signature)];
+        // Without the body it may be; one that is not signed, or too old, can't.
+        assert_eq!(ahead(&proof, &map(&headers), NOW), Ahead::Open);
+        assert_eq!(ahead(&proof, &map(&headers[..1]), NOW), Ahead::Hopeless);
+        assert_eq!(ahead(&proof, &map(&headers[1..]), NOW), Ahead::Hopeless);
+        assert_eq!(ahead(&proof, &map(&headers), NOW + 301), Ahead::Hopeless);
         assert!(shown(&proof, &headers, body, NOW));
         assert!(shown(&proof, &headers, body, NOW + 299));
         assert!(!shown(&proof, &headers, body, NOW + 301), "too old");
@@ -236,6 +277,8 @@ mod tests {
         let signature = hex(pair.sign(format!("{time}{body}").as_bytes()).as_ref());
         let headers = [("x-signature-timestamp", time.as_str()), ("x-signature-ed25519", &signature)];
         assert!(shown(&proof, &headers, body, NOW));
+        assert_eq!(ahead(&proof, &map(&headers), NOW), Ahead::Open);
+        assert_eq!(ahead(&proof, &map(&headers[..1]), NOW), Ahead::Hopeless);
         assert!(!shown(&proof, &headers, r#"{"type":2}"#, NOW));
         assert!(!shown(&proof, &headers, body, NOW + WINDOW + 1));
         let other = Proof::Discord { public_key: hex(&[9; 32]) };

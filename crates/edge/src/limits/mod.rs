@@ -36,7 +36,7 @@ pub struct Limits {
     pub requests_per_claw: u32,
     /// Requests at a time to one claw, of those who are let in.
     pub at_once_per_claw: u32,
-    /// Strangers' messages at a time to one claw.
+    /// Messages at a time to one claw: of strangers, and as many of those who have proven themselves.
     pub messages_per_claw: u32,
     /// WebSockets at a time to one claw.
     pub websockets_per_claw: u32,
@@ -50,7 +50,7 @@ pub struct Limits {
     pub silence: Duration,
 }
 
-/// Bodies of messages that may be on their way from one address: a quarter of those that are read at
+/// Bodies of messages that may be on their way from one address: an eighth of those that are read at
 /// once in all, so that nobody's unfinished ones keep others' out. One that is there takes no time.
 const UNREAD_PER_ADDRESS: u32 = 16;
 
@@ -70,7 +70,7 @@ impl Default for Limits {
             requests_per_claw: 500,
             // Twice as many as may wait for it while it wakes.
             at_once_per_claw: 512,
-            // Half of those that are read at once in all; most are there and answered in an instant.
+            // A quarter of those that are read at once in all; most are there and answered in an instant.
             messages_per_claw: 32,
             websockets_per_claw: 128,
             sign_ins_per_address: 10,
@@ -145,18 +145,30 @@ impl From {
     }
 }
 
+/// From whom a request to a claw is. Each sort is counted apart: strangers must not use up what a
+/// claw's people have, nor what services have that have shown who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Sort {
+    /// One who was let in.
+    Known,
+    /// A message whose sender has proven itself.
+    Proven,
+    /// A message of anybody.
+    Stranger,
+}
+
 /// What is counted of callers and claws.
 pub(crate) struct Meter {
     pub(crate) limits: Limits,
     requests: Rates<From>,
     handshakes: Rates<From>,
     sign_ins: Rates<From>,
-    /// Messages of strangers are counted apart: they must not use up what a claw's people have.
-    to_claws: Rates<(ClawId, bool)>,
+    to_claws: Rates<(ClawId, Sort)>,
     connections: Places<From>,
     at_once: Places<ClawId>,
-    /// Strangers' messages have few places of their own, for the same reason.
-    messages: Places<ClawId>,
+    /// Messages that are read, and those that wait for their claw's answer.
+    arriving: Places<(ClawId, Sort)>,
+    messages: Places<(ClawId, Sort)>,
     unread: Places<From>,
     websockets: Places<ClawId>,
 }
@@ -171,6 +183,7 @@ impl Meter {
             sign_ins: Rates::new(limits.sign_ins_per_address, 1, Duration::from_secs(60)),
             connections: Places::default(),
             at_once: Places::default(),
+            arriving: Places::default(),
             messages: Places::default(),
             unread: Places::default(),
             websockets: Places::default(),
@@ -204,36 +217,56 @@ impl Meter {
         })
     }
 
-    /// The place of a message's body until it is there.
-    pub(crate) fn unread(&self, from: IpAddr) -> Result<Place<From>, Box<Response<Body>>> {
-        self.unread.take(From::of(from), UNREAD_PER_ADDRESS).ok_or_else(|| {
+    /// Counts a message, and gives its body a place until it is there.
+    pub(crate) fn unread(
+        &self,
+        id: &ClawId,
+        from: IpAddr,
+        sort: Sort,
+    ) -> Result<Unread, Box<Response<Body>>> {
+        self.rate(id, sort)?;
+        let claw = self.arriving.take((id.clone(), sort), self.limits.messages_per_claw);
+        let claw = claw.ok_or_else(|| no_place(Reason::ClawMessages, "messages at once"))?;
+        let address = self.unread.take(From::of(from), UNREAD_PER_ADDRESS).ok_or_else(|| {
             let what = "your address has as many unfinished messages as it may";
             too_many(Reason::AddressMessages, what, Duration::from_secs(1))
-        })
+        })?;
+        Ok(Unread { _claw: claw, _address: address })
+    }
+
+    /// The place of a message at its claw until it has been answered; `None` when they are taken.
+    pub(crate) fn message(&self, id: &ClawId, sort: Sort) -> Option<Place<(ClawId, Sort)>> {
+        self.messages.take((id.clone(), sort), self.limits.messages_per_claw)
     }
 
     /// Counts a request to a claw, and gives it a place there until it has been answered.
-    pub(crate) fn to_claw(
-        &self,
-        id: &ClawId,
-        websocket: bool,
-        stranger: bool,
-    ) -> Result<Place<ClawId>, Box<Response<Body>>> {
-        self.to_claws.count(&(id.clone(), stranger)).map_err(|after| {
-            too_many(Reason::ClawRate, "this address gets more requests than it may", after)
-        })?;
+    pub(crate) fn to_claw(&self, id: &ClawId, websocket: bool) -> Result<Place<ClawId>, Box<Response<Body>>> {
+        self.rate(id, Sort::Known)?;
         let limits = &self.limits;
         let (places, most, reason, what) = if websocket {
             (&self.websockets, limits.websockets_per_claw, Reason::ClawWebsockets, "open WebSockets")
-        } else if stranger {
-            (&self.messages, limits.messages_per_claw, Reason::ClawMessages, "messages at once")
         } else {
             (&self.at_once, limits.at_once_per_claw, Reason::ClawBusy, "requests at once")
         };
-        places.take(id.clone(), most).ok_or_else(|| {
-            too_many(reason, &format!("this address has as many {what} as it may"), Duration::from_secs(1))
-        })
+        places.take(id.clone(), most).ok_or_else(|| no_place(reason, what))
     }
+
+    fn rate(&self, id: &ClawId, sort: Sort) -> Result<(), Box<Response<Body>>> {
+        self.to_claws
+            .count(&(id.clone(), sort))
+            .map_err(|after| too_many(Reason::ClawRate, "this address gets more requests than it may", after))
+    }
+}
+
+/// A message's places until its body is there.
+pub(crate) struct Unread {
+    _claw: Place<(ClawId, Sort)>,
+    _address: Place<From>,
+}
+
+/// Refuses what has no place at a claw.
+pub(crate) fn no_place(reason: Reason, what: &str) -> Box<Response<Body>> {
+    too_many(reason, &format!("this address has as many {what} as it may"), Duration::from_secs(1))
 }
 
 /// Refuses what is too much for now (RFC 6585, 4).
@@ -306,19 +339,23 @@ mod tests {
             Limits { at_once_per_claw: 2, messages_per_claw: 3, websockets_per_claw: 1, ..Limits::default() };
         let meter = Meter::new(limits);
         let (a, b) = (ClawId::new("a-1").unwrap(), ClawId::new("b-1").unwrap());
-        let held: Vec<_> = (0..2).map(|_| meter.to_claw(&a, false, false).unwrap()).collect();
-        assert_eq!(meter.to_claw(&a, false, false).err().unwrap().status(), 429);
-        let _socket = meter.to_claw(&a, true, false).unwrap();
-        assert!(meter.to_claw(&a, true, false).is_err());
-        assert!(meter.to_claw(&b, false, false).is_ok());
+        let held: Vec<_> = (0..2).map(|_| meter.to_claw(&a, false).unwrap()).collect();
+        assert_eq!(meter.to_claw(&a, false).err().unwrap().status(), 429);
+        let _socket = meter.to_claw(&a, true).unwrap();
+        assert!(meter.to_claw(&a, true).is_err());
+        assert!(meter.to_claw(&b, false).is_ok());
         drop(held);
-        assert!(meter.to_claw(&a, false, false).is_ok());
-        // Strangers have their own, and use up nobody's.
-        let strangers: Vec<_> = (0..9).map(|_| meter.to_claw(&a, false, true)).collect();
-        assert_eq!(strangers.iter().filter(|it| it.is_ok()).count(), 3);
-        assert!(meter.to_claw(&a, false, false).is_ok());
-        drop(strangers);
-        assert_eq!(meter.messages.len(), 0);
+        assert!(meter.to_claw(&a, false).is_ok());
+        // Strangers have their own, and use up nobody's; nor do services each other's.
+        let from = "192.0.2.1".parse().unwrap();
+        let unread: Vec<_> = (0..9).map(|_| meter.unread(&a, from, Sort::Stranger)).collect();
+        assert_eq!(unread.iter().filter(|it| it.is_ok()).count(), 3);
+        let strangers: Vec<_> = (0..9).filter_map(|_| meter.message(&a, Sort::Stranger)).collect();
+        assert_eq!(strangers.len(), 3);
+        assert!(meter.unread(&a, from, Sort::Proven).is_ok() && meter.message(&a, Sort::Proven).is_some());
+        assert!(meter.to_claw(&a, false).is_ok());
+        drop((unread, strangers));
+        assert_eq!((meter.arriving.len(), meter.messages.len(), meter.unread.len()), (0, 0, 0));
         assert_eq!(meter.at_once.len(), 0, "what is free is not remembered");
     }
 }

@@ -104,7 +104,17 @@ async fn answer(
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             response
         }
-        "/feishu/silent" => std::future::pending().await,
+        "/feishu/silent" | "/hooks/silent" => std::future::pending().await,
+        "/hooks/missing" => {
+            let mut response = text("nothing is here");
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            response
+        }
+        "/hooks/page" => {
+            let mut response = text("<!doctype html><title>a dashboard</title>");
+            response.headers_mut().insert("content-type", "text/html; charset=utf-8".parse().unwrap());
+            response
+        }
         "/read" => {
             reading.notify_one();
             say.acquire().await.unwrap().forget();

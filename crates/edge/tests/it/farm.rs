@@ -14,7 +14,7 @@ use clawfarm_edge::{
 };
 use clawfarm_model::edge::{Identity, PathRules};
 use clawfarm_model::inbox::{InboxRoute, Proof};
-use clawfarm_model::{ClawId, Code, Error, Result};
+use clawfarm_model::{ClawId, Code, Error, Result, Timestamp};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -42,6 +42,8 @@ pub(crate) struct Known {
     pub(crate) state: State,
     pub(crate) address: SocketAddr,
     pub(crate) run: i64,
+    /// By default long ago.
+    pub(crate) up_since: Timestamp,
     pub(crate) identity: Identity,
     /// What it is when it has been woken; `None`: it can't be.
     pub(crate) wakes_at: Option<SocketAddr>,
@@ -56,6 +58,8 @@ pub(crate) struct Fleet {
     pub(crate) routes: Vec<InboxRoute>,
     /// The messages that were taken in.
     pub(crate) taken: Mutex<Vec<Message>>,
+    /// What the messages asked for that were lined up.
+    pub(crate) targets: Mutex<Vec<String>>,
     /// Whether earlier ones wait.
     pub(crate) waits: AtomicBool,
     /// A wake takes one.
@@ -84,6 +88,7 @@ impl Fleet {
                     Error::new(Code::Conflict, format!("'{id}' is stopped")).fix("clawfarm start it"),
                 ),
             },
+            up_since: known.up_since,
             identity: known.identity.clone(),
             token: token_of(id.as_str()).into(),
             rules: Arc::new(PathRules {
@@ -153,6 +158,7 @@ impl Directory for Fleet {
     }
 
     async fn line_up(&self, _id: &ClawId, sender: Sender<'_>) -> Result<Place> {
+        self.targets.lock().unwrap().push(sender.target.to_owned());
         Ok(Place {
             id: format!("in-{}", sender.number.unwrap_or("1")),
             lane: format!("{} {}", sender.path, sender.conversation),
@@ -231,6 +237,7 @@ impl Farm {
             wakes: AtomicU64::new(0),
             routes: routes(),
             taken: Mutex::default(),
+            targets: Mutex::default(),
             waits: AtomicBool::new(false),
             may_wake: Semaphore::new(0),
             spent: Mutex::default(),
@@ -261,7 +268,8 @@ impl Farm {
             user: "owner".into(),
             origin: "http://clawfarm.internal".into(),
         };
-        let known = Known { state, address, run: 1, identity, wakes_at: Some(address) };
+        let up_since = Timestamp::from_millis(0);
+        let known = Known { state, address, run: 1, up_since, identity, wakes_at: Some(address) };
         self.fleet.claws.lock().unwrap().insert(id.into(), known);
     }
 

@@ -1,13 +1,18 @@
 //! Messages of services: passed on at once, or written down before they are acknowledged.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_model::inbox::InboxRequest;
+use clawfarm_model::{ClawId, Timestamp};
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::claw::Claw;
-use crate::farm::{Answer, Farm, State};
+use crate::farm::{Answer, Farm, LIMIT, State};
 
 const TELEGRAM: (&str, &str) = ("x-telegram-bot-api-secret-token", "tg");
 
@@ -62,6 +67,9 @@ async fn one_for_a_sleeper_is_kept_and_acknowledged_and_wakes_nobody_here() {
     assert_eq!((answer.status, answer.json()["queued"].as_bool()), (200, Some(true)));
     assert_eq!(answer.json()["id"], "in-k1");
     assert_eq!(taken(&farm).last().unwrap().1, "/hooks /hooks/agent");
+    // A number is one among those of the whole address.
+    let targets = farm.fleet.targets.lock().unwrap().clone();
+    assert_eq!(targets, ["/telegram?a=b", "/telegram?a=b", "/hooks/agent"]);
 }
 
 #[tokio::test]
@@ -169,4 +177,123 @@ async fn a_question_about_the_address_is_answered_for_a_sleeper() {
     let forged = r#"{"type":"url_verification","token":"x","challenge":"c1"}"#;
     assert_eq!(post(&farm, "a-1", "/feishu", &[], forged).await.status, 401);
     assert_eq!(taken(&farm).len(), 0);
+}
+
+#[tokio::test]
+async fn one_that_is_just_up_may_lack_its_channels() {
+    let (farm, claw) = (Farm::new().await, Claw::new().await);
+    let hook = [("authorization", "Bearer hook")];
+    farm.put("a-1", State::Awake, claw.address);
+    // It has been up for long: what it says is so.
+    assert_eq!(post(&farm, "a-1", "/hooks/missing", &hook, "1").await.status, 404);
+    assert!(post(&farm, "a-1", "/hooks/page", &hook, "2").await.text.contains("a dashboard"));
+    farm.change("a-1", |known| known.up_since = Timestamp::now());
+    for path in ["/hooks/missing", "/hooks/page"] {
+        let answer = post(&farm, "a-1", path, &hook, "3").await;
+        assert_eq!((answer.status, answer.json()["queued"].as_bool()), (200, Some(true)), "{path}");
+    }
+    assert_eq!(taken(&farm).len(), 2);
+    // Whoever has proven nothing is told what the claw says.
+    assert_eq!(post(&farm, "a-1", "/hooks/missing", &[], "4").await.status, 404);
+    assert_eq!(taken(&farm).len(), 2);
+}
+
+#[tokio::test]
+async fn what_proves_nothing_keeps_no_claw_awake() {
+    let (farm, claw) = (Farm::new().await, Claw::new().await);
+    farm.put("a-1", State::Awake, claw.address);
+    let id = ClawId::new("a-1").unwrap();
+    assert_eq!(post(&farm, "a-1", "/hooks/missing", &[], "1").await.status, 404);
+    assert_eq!(post(&farm, "a-1", "/hooks/page", &[], "2").await.status, 200);
+    assert!(farm.edge.load(&id).is_none());
+    // What the claw itself takes is use of it.
+    assert_eq!(post(&farm, "a-1", "/unproven", &[("authorization", "Bearer own")], "3").await.status, 200);
+    assert!(farm.edge.load(&id).is_some());
+    farm.put("b-1", State::Awake, claw.address);
+    let hook = [("authorization", "Bearer hook")];
+    assert_eq!(post(&farm, "b-1", "/hooks/missing", &hook, "4").await.status, 404);
+    assert!(farm.edge.load(&ClawId::new("b-1").unwrap()).is_some());
+    // One that falls asleep over it is not woken, and nobody waits for that.
+    farm.put("c-1", State::Awake, claw.address);
+    let before = claw.seen();
+    let asleep = async {
+        while claw.seen() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        farm.change("c-1", |known| known.state = State::Asleep);
+    };
+    let silent = timeout(LIMIT, post(&farm, "c-1", "/hooks/silent", &[], "5"));
+    let (answer, ()) = tokio::join!(silent, asleep);
+    assert_eq!((answer.expect("it is answered").status, farm.wakes()), (503, 0));
+}
+
+/// The status of a message whose body does not come.
+async fn begun(farm: &Farm, path: &str) -> String {
+    let mut stream = TcpStream::connect(farm.address).await.unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: 9\r\n\r\na", farm.host("a-1"));
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    timeout(LIMIT, stream.read_exact(&mut head)).await.expect("it is answered").unwrap();
+    String::from_utf8(head.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn what_no_body_can_prove_is_not_read() {
+    let (farm, claw) = (Farm::new().await, Claw::new().await);
+    farm.put("a-1", State::Asleep, claw.address);
+    for path in ["/hooks/x", "/telegram", "/unproven"] {
+        // Not 408, which a body is told that does not come.
+        assert_eq!(begun(&farm, path).await, "HTTP/1.1 401", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn claws_that_do_not_answer_keep_nobody_else_s_messages_out() {
+    let farm = Farm::limited(|limits| limits.messages_per_claw = 200).await;
+    let claw = Claw::new().await;
+    farm.put("a-1", State::Awake, claw.address);
+    farm.put("b-1", State::Awake, claw.address);
+    let silent = format!(
+        "POST /hooks/silent HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer hook\r\ncontent-length: 1\r\n\r\na",
+        farm.host("a-1")
+    );
+    let mut held = Vec::new();
+    let full = async {
+        // More than are read at once.
+        for n in 1..=150 {
+            let mut stream = TcpStream::connect(farm.address).await.unwrap();
+            stream.write_all(silent.as_bytes()).await.unwrap();
+            held.push(stream);
+            while claw.seen() < n {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    timeout(LIMIT, full).await.expect("all are at the claw");
+    let hook = [("authorization", "Bearer hook")];
+    let answer = post(&farm, "b-1", "/hooks/agent", &hook, "said").await;
+    assert_eq!((answer.status, answer.json()["body"].as_str()), (200, Some("said")));
+}
+
+#[tokio::test]
+async fn a_claw_that_is_at_many_is_written_to() {
+    let farm = Farm::limited(|limits| limits.messages_per_claw = 1).await;
+    let claw = Claw::new().await;
+    farm.put("a-1", State::Awake, claw.address);
+    let hook = [("authorization", "Bearer hook")];
+    let silent = post(&farm, "a-1", "/hooks/silent", &hook, "1");
+    let others = async {
+        while claw.seen() == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let answer = post(&farm, "a-1", "/hooks/agent", &hook, "2").await;
+        assert_eq!((answer.status, answer.json()["queued"].as_bool()), (200, Some(true)));
+        // A stranger's has a place of its own there.
+        assert_eq!(post(&farm, "a-1", "/hooks/missing", &[], "3").await.status, 404);
+    };
+    tokio::select! {
+        _ = silent => panic!("it is not answered"),
+        done = timeout(LIMIT, others) => done.expect("others are answered"),
+    }
+    assert_eq!(taken(&farm).len(), 1);
 }

@@ -120,6 +120,9 @@ async fn strangers_messages_take_no_place_of_the_claw_s_people() {
     };
     timeout(LIMIT, message(true)).await.expect("both are under way");
     assert_eq!(farm.get("a-1", "/").await.status, 200, "its people's place is free");
+    let proven = farm.request("POST", "a-1", "/hooks/x").header("authorization", "Bearer hook");
+    let answer = farm.ask(proven.body(Full::from("whole")).unwrap()).await;
+    assert_eq!(answer.status(), 200, "so are those of who has shown who it is");
     drop(strangers);
     timeout(LIMIT, message(false)).await.expect("the places are free again");
 }

@@ -21,7 +21,7 @@ pub(super) async fn read_json(request: Request<Incoming>) -> std::result::Result
     serde_json::from_slice(&body.to_bytes()).map_err(|e| format!("the body is no JSON: {e}"))
 }
 
-fn full(text: impl Into<Bytes>) -> Body {
+pub(super) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 

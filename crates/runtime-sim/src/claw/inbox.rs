@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::http::{BODY_LIMIT, Body, failure, json_response};
+use super::http::{BODY_LIMIT, Body, failure, full, json_response};
 use super::{Gateway, Moment};
 use crate::inbox::Received;
 
@@ -43,6 +43,12 @@ impl Gateway {
         }
         let nth = self.chats.asked.fetch_add(1, Ordering::Relaxed);
         let behaviour = self.world.behaviour().map_err(io::Error::other)?;
+        if let Some(range) = moment.claw.channels_ms {
+            let after = behaviour.draw(range, &[self.id.as_str(), "channels"], 0);
+            if moment.now < moment.up.ready_at.saturating_add_unsigned(after) {
+                return Ok(nobody_s(nth));
+            }
+        }
         let fails = moment.claw.messages_fail.unwrap_or(0.0);
         let key = [self.id.as_str(), received.key.as_str(), "message"];
         let fails = behaviour.happens(fails, &key, nth);
@@ -67,4 +73,15 @@ impl Gateway {
         response.headers_mut().insert(ACCEPTED, header::HeaderValue::from_static("durable"));
         Ok(response)
     }
+}
+
+/// What OpenClaw answers with at a path that is nobody's: that there is nothing, or its dashboard.
+fn nobody_s(nth: u64) -> Response<Body> {
+    if nth.is_multiple_of(2) {
+        return failure(StatusCode::NOT_FOUND, "not found", "not_found");
+    }
+    let mut response = Response::new(full("<!doctype html>\n<html><title>OpenClaw</title></html>"));
+    let html = header::HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, html);
+    response
 }

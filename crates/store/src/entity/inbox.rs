@@ -22,6 +22,8 @@ pub struct Model {
     /// Before this it is not tried again; 0 before the first try.
     pub next_at: i64,
     pub last_error: Option<String>,
+    /// When it was last wanted again after it had been given up: its time to be taken begins then.
+    pub replayed_at: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

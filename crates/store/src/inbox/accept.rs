@@ -4,10 +4,10 @@ use clawfarm_model::inbox::InboxState;
 use clawfarm_model::{Action, ClawId, Code, Context, Error, Granted, Phase, Result};
 use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect};
 
 use crate::convert::to_word;
-use crate::crypto;
+use crate::crypto::{self, Sealed};
 use crate::entity::inbox;
 use crate::error::db;
 use crate::guard::{about, fits, visible};
@@ -77,6 +77,9 @@ impl Store {
         message: &NewMessage,
         limits: InboxLimits,
     ) -> Result<bool> {
+        let size = message.content.len() as u64;
+        // Whoever sends to a full one costs a look, and not the one place to write of all claws.
+        check_limits(&self.0.reader, id, size, limits).await?;
         let mut tx = Tx::begin(&self.0).await?;
         // Locked, so that it is not removed meanwhile and the message left behind.
         let row = tx.instance(id.as_str()).await?;
@@ -84,8 +87,8 @@ impl Store {
         if row.phase == Phase::Destroyed.as_str() || row.phase == Phase::Destroying.as_str() {
             return Err(Error::not_found("instance", id));
         }
-        let size = message.content.len() as u64;
-        tx.check_limits(id, size, limits).await?;
+        // Of those who come together, each counts the ones before it.
+        check_limits(tx.on(), id, size, limits).await?;
         let sealed =
             crypto::seal(tx.master_key(), [&row.tenant, id.as_str(), &message.id], &message.content)?;
         let new = inbox::ActiveModel {
@@ -96,13 +99,14 @@ impl Store {
             lane: Set(message.lane.clone()),
             path: Set(message.path.clone()),
             state: Set(to_word(&InboxState::Waiting)?),
-            wrapped_key: Set(sealed.wrapped_key),
-            content: Set(sealed.value),
+            wrapped_key: Set(sealed.wrapped_key.clone()),
+            content: Set(sealed.value.clone()),
             size: Set(i64::try_from(size).unwrap_or(i64::MAX)),
             received_at: Set(tx.now.as_millis()),
             attempts: Set(0),
             next_at: Set(0),
             last_error: Set(None),
+            replayed_at: Set(None),
         };
         let there = OnConflict::column(inbox::Column::Id).do_nothing().to_owned();
         let rows = inbox::Entity::insert(new)
@@ -110,6 +114,9 @@ impl Store {
             .exec_without_returning(tx.on())
             .await
             .map_err(db)?;
+        if rows == 0 {
+            tx.wanted_again(id, &message.id, sealed, size).await?;
+        }
         tx.message_for(id.as_str());
         tx.commit().await?;
         Ok(rows > 0)
@@ -137,30 +144,52 @@ impl Store {
 }
 
 impl Tx {
-    async fn check_limits(&self, id: &ClawId, size: u64, limits: InboxLimits) -> Result<()> {
+    /// Has a message tried again that was given up: its service sends it once more, and is told
+    /// that it was taken. As it is sent now: what it is proven with may be new.
+    async fn wanted_again(&self, instance: &ClawId, id: &str, sealed: Sealed, size: u64) -> Result<()> {
         use inbox::Column as C;
-        let kept: Option<(i64, Option<i64>)> = inbox::Entity::find()
-            .select_only()
-            .column_as(C::Seq.count(), "messages")
-            .column_as(Expr::col(C::Size).sum().cast_as("bigint"), "bytes")
-            .filter(C::Instance.eq(id.as_str()))
-            .into_tuple()
-            .one(self.on())
+        inbox::Entity::update_many()
+            .col_expr(C::State, Expr::value(to_word(&InboxState::Waiting)?))
+            .col_expr(C::WrappedKey, Expr::value(sealed.wrapped_key))
+            .col_expr(C::Content, Expr::value(sealed.value))
+            .col_expr(C::Size, Expr::value(i64::try_from(size).unwrap_or(i64::MAX)))
+            .col_expr(C::ReplayedAt, Expr::value(self.now.as_millis()))
+            .col_expr(C::Attempts, Expr::value(0_i64))
+            .col_expr(C::NextAt, Expr::value(0_i64))
+            .filter(C::Instance.eq(instance.as_str()))
+            .filter(C::Id.eq(id))
+            .filter(C::State.eq(to_word(&InboxState::Dead)?))
+            .exec(self.on())
             .await
             .map_err(db)?;
-        let (count, bytes) = kept.unwrap_or_default();
-        if u64::try_from(count).unwrap_or(0) >= limits.count {
-            return Err(Error::new(Code::Overloaded, format!("{count} messages wait for '{id}' already"))
-                .fix(format!("see 'clawfarm inbox ls {id}'; wake it, or drop what was given up")));
-        }
-        let bytes = u64::try_from(bytes.unwrap_or(0)).unwrap_or(0);
-        if bytes.saturating_add(size) > limits.bytes {
-            return Err(Error::new(
-                Code::Insufficient,
-                format!("the messages that wait for '{id}' have {bytes} bytes already"),
-            )
-            .fix(format!("see 'clawfarm inbox ls {id}'; wake it, or drop what was given up")));
-        }
         Ok(())
     }
+}
+
+/// Whether one more of this size may be kept. Answered by an index alone (`inbox_size`).
+async fn check_limits(on: &impl ConnectionTrait, id: &ClawId, size: u64, limits: InboxLimits) -> Result<()> {
+    use inbox::Column as C;
+    let kept: Option<(i64, Option<i64>)> = inbox::Entity::find()
+        .select_only()
+        .column_as(C::Seq.count(), "messages")
+        .column_as(Expr::col(C::Size).sum().cast_as("bigint"), "bytes")
+        .filter(C::Instance.eq(id.as_str()))
+        .into_tuple()
+        .one(on)
+        .await
+        .map_err(db)?;
+    let (count, bytes) = kept.unwrap_or_default();
+    if u64::try_from(count).unwrap_or(0) >= limits.count {
+        return Err(Error::new(Code::Overloaded, format!("{count} messages wait for '{id}' already"))
+            .fix(format!("see 'clawfarm inbox ls {id}'; wake it, or drop what was given up")));
+    }
+    let bytes = u64::try_from(bytes.unwrap_or(0)).unwrap_or(0);
+    if bytes.saturating_add(size) > limits.bytes {
+        return Err(Error::new(
+            Code::Insufficient,
+            format!("the messages that wait for '{id}' have {bytes} bytes already"),
+        )
+        .fix(format!("see 'clawfarm inbox ls {id}'; wake it, or drop what was given up")));
+    }
+    Ok(())
 }

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::inbox::InboxState;
 use clawfarm_model::{Action, ClawId, Context, Granted, Result, Timestamp};
-use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::sea_query::{Expr, ExprTrait as _, Query, SelectStatement};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait as _, EntityTrait, JoinType, Order, QueryFilter, QueryOrder,
+    QuerySelect,
+};
 
 use crate::convert::{name, number, time, to_word};
 use crate::crypto::{self, Sealed};
@@ -17,19 +20,15 @@ use crate::guard::{about, fits, server_only, visible};
 use crate::store::{Inner, Store};
 use crate::tx::Tx;
 
-/// The oldest message of a lane.
+/// The oldest message of a lane, which is to be tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// Its id.
     pub id: String,
-    /// The path it came in at.
-    pub path: String,
-    /// When it was taken in.
-    pub received_at: Timestamp,
+    /// When it was taken in, or last wanted again.
+    pub since: Timestamp,
     /// How often it was tried.
     pub attempts: u32,
-    /// Before this it is not to be tried.
-    pub next_at: Timestamp,
 }
 
 /// What became of a try.
@@ -79,6 +78,33 @@ impl InboxNews {
     }
 }
 
+/// The oldest message of each lane, in [`heads`].
+const HEAD: &str = "head";
+
+/// The oldest message of each lane of an instance, as a part of a query. Answered by one index alone
+/// (`inbox_heads`): were a lane's first asked for by its number, its whole row would be read.
+fn heads(id: &ClawId) -> Result<SelectStatement> {
+    use inbox::Column as C;
+    let waiting = to_word(&InboxState::Waiting)?;
+    let firsts = Query::select()
+        .column(C::Lane)
+        .expr_as(Expr::col(C::Seq).min(), "first")
+        .from(inbox::Entity)
+        .and_where(Expr::col(C::Instance).eq(id.as_str()))
+        .and_where(Expr::col(C::State).eq(waiting.clone()))
+        .group_by_col(C::Lane)
+        .take();
+    let same = Condition::all()
+        .add(Expr::col((HEAD, C::Instance)).eq(id.as_str()))
+        .add(Expr::col((HEAD, C::State)).eq(waiting))
+        .add(Expr::col((HEAD, C::Lane)).equals(("lanes", C::Lane)))
+        // There is none before the first.
+        .add(Expr::col((HEAD, C::Seq)).lte(Expr::col(("lanes", "first"))));
+    let mut query = Query::select();
+    query.from_subquery(firsts, "lanes").join_as(JoinType::InnerJoin, inbox::Entity, HEAD, same);
+    Ok(query)
+}
+
 impl Store {
     /// News for the one deliverer of a server. What was told before it is known by
     /// [`Store::instances_with_messages`].
@@ -106,41 +132,63 @@ impl Store {
         ids.iter().map(|id| name("message", id, id)).collect()
     }
 
-    /// The oldest message of each lane of an instance, the oldest lane first, at most `limit`.
+    /// The oldest message of each lane of an instance that is to be tried by `now`, the oldest lane
+    /// first, at most `limit`.
     ///
     /// # Errors
     /// When the context is a tenant's, or the database fails.
-    pub async fn inbox_heads(&self, context: &Context, id: &ClawId, limit: u64) -> Result<Vec<Head>> {
+    pub async fn inbox_heads(
+        &self,
+        context: &Context,
+        id: &ClawId,
+        now: Timestamp,
+        limit: u64,
+    ) -> Result<Vec<Head>> {
         server_only(context, "the list of messages to deliver")?;
         use inbox::Column as C;
-        let waiting = to_word(&InboxState::Waiting)?;
-        let firsts: Vec<i64> = inbox::Entity::find()
+        let mut due = heads(id)?;
+        due.expr_as(Expr::col((HEAD, C::Seq)), "seq")
+            .and_where(Expr::col((HEAD, C::NextAt)).lte(now.as_millis()))
+            .order_by((HEAD, C::Seq), Order::Asc)
+            .limit(limit);
+        let due = self.0.reader.query_all(&due).await.map_err(db)?;
+        let due: Vec<i64> =
+            due.iter().map(|row| row.try_get("", "seq")).collect::<Result<_, _>>().map_err(db)?;
+        let rows: Vec<(String, i64, Option<i64>, i64)> = inbox::Entity::find()
             .select_only()
-            .column_as(C::Seq.min(), "first")
-            .filter(C::Instance.eq(id.as_str()))
-            .filter(C::State.eq(waiting))
-            .group_by(C::Lane)
-            .order_by_asc(Expr::cust("first"))
-            .limit(limit)
-            .into_tuple()
-            .all(&self.0.reader)
-            .await
-            .map_err(db)?;
-        let rows: Vec<(String, String, i64, i64, i64)> = inbox::Entity::find()
-            .select_only()
-            .columns([C::Id, C::Path, C::ReceivedAt, C::Attempts, C::NextAt])
-            .filter(C::Seq.is_in(firsts))
+            .columns([C::Id, C::ReceivedAt, C::ReplayedAt, C::Attempts])
+            .filter(C::Seq.is_in(due))
             .order_by_asc(C::Seq)
             .into_tuple()
             .all(&self.0.reader)
             .await
             .map_err(db)?;
         rows.into_iter()
-            .map(|(id, path, received, attempts, next)| {
+            .map(|(id, received, replayed, attempts)| {
                 let attempts = number("message", &id, attempts)?;
-                Ok(Head { path, received_at: time(received), attempts, next_at: time(next), id })
+                Ok(Head { since: time(replayed.unwrap_or(received)), attempts, id })
             })
             .collect()
+    }
+
+    /// When the next of an instance's lanes is to be tried that is not by `now`.
+    ///
+    /// # Errors
+    /// As for [`Self::inbox_heads`].
+    pub async fn inbox_next(
+        &self,
+        context: &Context,
+        id: &ClawId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>> {
+        server_only(context, "the list of messages to deliver")?;
+        use inbox::Column as C;
+        let mut next = heads(id)?;
+        next.expr_as(Expr::col((HEAD, C::NextAt)).min(), "next")
+            .and_where(Expr::col((HEAD, C::NextAt)).gt(now.as_millis()));
+        let row = self.0.reader.query_one(&next).await.map_err(db)?;
+        let next: Option<i64> = row.map(|row| row.try_get("", "next")).transpose().map_err(db)?.flatten();
+        Ok(next.map(time))
     }
 
     /// What a message says, packed as it was taken in; `None` when there is none of that id or
@@ -219,7 +267,6 @@ impl Store {
                 tx.event(tenant.as_str(), Some(instance), &event)?;
             }
         }
-        use sea_orm::sea_query::ExprTrait as _;
         let changed =
             update.col_expr(C::Attempts, C::Attempts.into_expr().add(1)).exec(tx.on()).await.map_err(db)?;
         if changed.rows_affected == 0 {

@@ -4,7 +4,7 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::inbox::{InboxMessage, InboxState};
 use clawfarm_model::name::TenantName;
 use clawfarm_model::{Action, ClawId, Context, Error, Granted, Result};
-use sea_orm::sea_query::Expr;
+use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::{TELLS, Told, message};
@@ -95,8 +95,9 @@ impl Store {
             .col_expr(C::State, Expr::value(to_word(&InboxState::Waiting)?))
             .col_expr(C::Attempts, Expr::value(0_i64))
             .col_expr(C::NextAt, Expr::value(0_i64))
-            // Its time begins anew, or the next look at old ones would give it up again.
-            .col_expr(C::ReceivedAt, Expr::value(tx.now.as_millis()))
+            // Its time begins anew, or the next look at old ones would give it up again. For how
+            // long it is kept counts from when it came.
+            .col_expr(C::ReplayedAt, Expr::value(tx.now.as_millis()))
             .filter(which(instance, id))
             .filter(C::State.eq(to_word(&InboxState::Dead)?))
             .exec(tx.on())
@@ -153,7 +154,8 @@ impl Store {
         let old = || -> Result<Condition> {
             Ok(Condition::all()
                 .add(C::State.eq(to_word(&InboxState::Waiting)?))
-                .add(C::ReceivedAt.lt(before)))
+                .add(C::ReceivedAt.lt(before))
+                .add(C::ReplayedAt.is_null().or(C::ReplayedAt.lt(before))))
         };
         let rows: Vec<(String, String, i64)> = inbox::Entity::find()
             .select_only()

@@ -11,6 +11,7 @@ mod m0005_tickets;
 mod m0006_sleep;
 mod m0007_inbox;
 mod m0008_sockets;
+mod m0009_inbox_lanes;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_sleep::Migration),
             Box::new(m0007_inbox::Migration),
             Box::new(m0008_sockets::Migration),
+            Box::new(m0009_inbox_lanes::Migration),
         ]
     }
 }

@@ -66,6 +66,7 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
              3, 1, 2, 0, 'refused')",
         ],
         8 => vec!["UPDATE rests SET sockets_at = 7"],
+        9 => vec!["UPDATE inbox SET replayed_at = 7"],
         _ => Vec::new(),
     }
 }

@@ -6,13 +6,15 @@ use clawfarm_model::authz::Action;
 use clawfarm_model::inbox::{InboxMessage, InboxState};
 use clawfarm_model::{ClawId, Code, Instance, Timestamp};
 use clawfarm_store::{EventFilter, InboxLimits, NewMessage, Retention, Tried};
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use crate::removal::remove;
 use crate::support::{Bed, On, instance, leave, on_both, owner, system};
 
 on_both!(
     lanes_are_delivered_in_order_and_apart,
+    lanes_that_wait_for_their_time_hide_no_others,
+    what_is_full_is_told_while_others_write,
     one_that_comes_again_is_the_same,
     what_can_t_be_kept_is_refused_and_changes_nothing,
     what_they_say_is_nowhere_in_the_database,
@@ -44,7 +46,7 @@ fn dead() -> Tried {
 }
 
 async fn heads(bed: &Bed, of: &Instance) -> Vec<String> {
-    let heads = bed.store.inbox_heads(&system(), &of.id, 10).await.unwrap();
+    let heads = bed.store.inbox_heads(&system(), &of.id, Timestamp::now(), 10).await.unwrap();
     heads.into_iter().map(|head| head.id).collect()
 }
 
@@ -67,9 +69,15 @@ async fn lanes_are_delivered_in_order_and_apart(on: On) {
     let later = Timestamp::from_millis(Timestamp::now().as_millis() + 60_000);
     tried(&bed, &alice, "b1", Tried::Later { next_at: later, error: "it answered 500".into() }).await;
     tried(&bed, &alice, "a2", Tried::Delivered).await;
-    let heads = bed.store.inbox_heads(&system(), &alice.id, 10).await.unwrap();
-    assert_eq!(heads.iter().map(|h| (h.id.as_str(), h.attempts)).collect::<Vec<_>>(), [("b1", 1), ("a3", 0)]);
-    assert_eq!(heads[0].next_at, later);
+    let heads = async |now| {
+        let heads = bed.store.inbox_heads(&system(), &alice.id, now, 10).await.unwrap();
+        heads.into_iter().map(|h| (h.id, h.attempts)).collect::<Vec<_>>()
+    };
+    let next = async |now| bed.store.inbox_next(&system(), &alice.id, now).await.unwrap();
+    let now = Timestamp::from_millis(later.as_millis() - 1);
+    assert_eq!((heads(now).await, next(now).await), (vec![("a3".to_owned(), 0)], Some(later)));
+    let all = vec![("b1".to_owned(), 1), ("a3".to_owned(), 0)];
+    assert_eq!((heads(later).await, next(later).await), (all, None));
     for (lane, waits) in [("a", true), ("b", true), ("c", false)] {
         assert_eq!(bed.store.waits_in_lane(&system(), &alice.id, lane).await.unwrap(), waits, "{lane}");
     }
@@ -97,6 +105,78 @@ async fn one_that_comes_again_is_the_same(on: On) {
         store.inbox_code("message", id.as_str()).unwrap()
     );
     assert_eq!(store.inbox_code("lane", "x").unwrap(), store.inbox_code("lane", "x").unwrap());
+    // Its service was told that it was taken: one that was given up meanwhile is tried again, as it
+    // was sent the last time.
+    assert!(accept(&bed, &alice, "given-up", "z").await);
+    tried(&bed, &alice, "given-up", dead()).await;
+    assert!(!heads(&bed, &alice).await.contains(&"given-up".to_owned()));
+    let granted = leave(Action::InstanceUse, &alice);
+    let again = NewMessage { content: b"under a new token".to_vec(), ..new("given-up", "z") };
+    assert!(!store.accept_message(&granted, id, &again, InboxLimits::default()).await.unwrap());
+    assert_eq!(heads(&bed, &alice).await, ["given-up"]);
+    let one = store.message(&owner("default"), id, "given-up").await.unwrap();
+    assert_eq!((one.state, one.attempts, one.size_bytes), (InboxState::Waiting, 0, 17));
+    let content = store.message_content(&system(), id, "given-up").await.unwrap().unwrap();
+    assert_eq!(content, b"under a new token");
+    // One that waits stays as it came first.
+    assert!(!accept(&bed, &alice, "given-up", "z").await);
+    let content = store.message_content(&system(), id, "given-up").await.unwrap().unwrap();
+    assert_eq!(content, b"under a new token");
+}
+
+async fn lanes_that_wait_for_their_time_hide_no_others(on: On) {
+    let bed = Bed::new(on).await;
+    let alice = bed.make(instance("default", "alice")).await;
+    let later = Timestamp::from_millis(Timestamp::now().as_millis() + 3_600_000);
+    for n in 0..20 {
+        accept(&bed, &alice, &format!("m{n}"), &format!("lane{n}")).await;
+        tried(&bed, &alice, &format!("m{n}"), Tried::Later { next_at: later, error: "busy".into() }).await;
+    }
+    for id in ["late", "later"] {
+        accept(&bed, &alice, id, "other").await;
+    }
+    // The ten oldest lanes all wait.
+    assert_eq!(heads(&bed, &alice).await, ["late"]);
+    let next = bed.store.inbox_next(&system(), &alice.id, Timestamp::now()).await.unwrap();
+    assert_eq!(next, Some(later));
+}
+
+async fn what_is_full_is_told_while_others_write(on: On) {
+    let bed = Bed::new(on).await;
+    let alice = bed.make(instance("default", "alice")).await;
+    accept(&bed, &alice, "m1", "a").await;
+    let raw = bed.place.raw().await;
+    let begin = if on == On::Postgres { "BEGIN" } else { "BEGIN IMMEDIATE" };
+    raw.execute_unprepared(begin).await.unwrap();
+    raw.execute_unprepared("UPDATE instances SET name = name").await.unwrap();
+    let granted = leave(Action::InstanceUse, &alice);
+    for limits in [InboxLimits { count: 1, bytes: 1 << 20 }, InboxLimits { count: 9, bytes: 20 }] {
+        let message = new("m2", "a");
+        let told = bed.store.accept_message(&granted, &alice.id, &message, limits).await.unwrap_err();
+        let code = if limits.count == 1 { Code::Overloaded } else { Code::Insufficient };
+        assert_eq!(told.code(), code, "{told:?}");
+    }
+    raw.execute_unprepared("ROLLBACK").await.unwrap();
+}
+
+/// A message of a megabyte is read whole for a number behind it; so no question that is asked at
+/// each message goes to the rows.
+#[tokio::test]
+async fn what_is_asked_at_each_message_is_answered_by_an_index() {
+    let bed = Bed::new(On::Sqlite).await;
+    let raw = bed.place.raw().await;
+    let limits = "SELECT COUNT(seq), SUM(size) FROM inbox WHERE instance = 'a'";
+    let heads = "SELECT head.seq FROM (SELECT lane, MIN(seq) AS first FROM inbox WHERE instance = 'a' \
+                 AND state = 'waiting' GROUP BY lane) AS lanes INNER JOIN inbox AS head ON head.instance = 'a' \
+                 AND head.state = 'waiting' AND head.lane = lanes.lane AND head.seq <= lanes.first \
+                 WHERE head.next_at <= 5 ORDER BY head.seq LIMIT 16";
+    for sql in [limits, heads] {
+        let sql = format!("EXPLAIN QUERY PLAN {sql}");
+        let plan = raw.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+        let tables: Vec<&String> = plan.iter().filter(|it| it.contains("inbox")).collect();
+        assert!(!tables.is_empty() && tables.iter().all(|it| it.contains("COVERING INDEX")), "{plan:?}");
+    }
 }
 
 async fn what_can_t_be_kept_is_refused_and_changes_nothing(on: On) {
@@ -188,7 +268,8 @@ async fn another_tenant_s_do_not_exist(on: On) {
     assert_eq!(store.message_content(&me, id, "m1").await.unwrap(), None);
     assert!(!store.waits_in_lane(&me, id, "a").await.unwrap());
     for told in [
-        store.inbox_heads(&me, id, 10).await.map(drop),
+        store.inbox_heads(&me, id, Timestamp::now(), 10).await.map(drop),
+        store.inbox_next(&me, id, Timestamp::now()).await.map(drop),
         store.instances_with_messages(&me).await.map(drop),
         store.inbox_depth(&me).await.map(drop),
     ] {
@@ -240,7 +321,13 @@ async fn what_is_too_old_is_given_up_and_then_removed(on: On) {
     assert_eq!(heads(&bed, &alice).await, ["new"]);
     let old = bed.store.message(&owner("default"), &alice.id, "old").await.unwrap();
     assert_eq!(old.state, InboxState::Dead);
+    // Wanted again it has its time to be taken anew. For how long it is kept counts from when it came.
+    let granted = leave(Action::InstanceUse, &alice);
+    bed.store.replay_messages(&granted, &alice.id, Some("old")).await.unwrap();
     let keep = Retention { messages: hour, age: hour, ..Retention::default() };
+    assert_eq!(bed.store.prune(&system(), &keep).await.unwrap().messages, 0);
+    assert_eq!(heads(&bed, &alice).await, ["old"]);
+    tried(&bed, &alice, "old", dead()).await;
     assert_eq!(bed.store.prune(&system(), &keep).await.unwrap().messages, 1);
     assert_eq!(all(&bed, &alice).await.len(), 1);
 }
