@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use clawfarm_model::event::Event;
 use clawfarm_model::{
-    Action, Cause, ClawId, Code, Context, Desired, Instance, Phase, Result, Timestamp, is_fenced,
+    Action, Cause, ClawId, Code, Context, Desired, Error, Instance, Phase, Result, Timestamp, is_fenced,
 };
 use clawfarm_store::{Head, Tried};
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use metrics::{counter, gauge, histogram};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::attempt::{Outcome, attempt};
@@ -217,7 +216,9 @@ async fn deliver(control: &Control, id: &ClawId, tell: &Notify, crowded: &Atomic
     let core = &control.core;
     let turn_ends = Instant::now() + SLICE;
     let mut under_way: HashSet<String> = HashSet::new();
-    let mut tries = FuturesUnordered::new();
+    // Tasks of their own: what is tried holds connections of the store for moments, and would keep
+    // them for as long as this one waits for such a connection itself.
+    let mut tries = JoinSet::new();
     // Why nothing more can be begun; what is under way is waited for.
     let mut blocked = None;
     loop {
@@ -245,11 +246,11 @@ async fn deliver(control: &Control, id: &ClawId, tell: &Notify, crowded: &Atomic
                     Ok(up) => {
                         for head in ready.into_iter().take(AT_ONCE - tries.len()) {
                             under_way.insert(head.id.clone());
-                            let up = Arc::clone(&up);
-                            tries.push(async move {
-                                let tried = once(control, &up, &head).await;
+                            let (control, up) = (control.clone(), Arc::clone(&up));
+                            tries.spawn(core.turns.track_future(async move {
+                                let tried = once(&control, &up, &head).await;
                                 (head.id, tried)
-                            });
+                            }));
                         }
                         // Others may be ready, or be so soon.
                         wait = if tries.len() < AT_ONCE { Duration::ZERO } else { SWEEP };
@@ -263,7 +264,9 @@ async fn deliver(control: &Control, id: &ClawId, tell: &Notify, crowded: &Atomic
         }
         tokio::select! {
             biased;
-            Some((message, tried)) = tries.next(), if !tries.is_empty() => {
+            Some(ended) = tries.join_next() => {
+                let (message, tried) =
+                    ended.map_err(|error| Error::internal("a try of a message broke off", error.to_string()))?;
                 under_way.remove(&message);
                 tried?;
             }
