@@ -46,6 +46,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
     ("clawfarm-adapters", &["clawfarm-model"]),
+    // Functions of their arguments: what is stored and rolled out is control's.
+    ("clawfarm-config", &["clawfarm-model"]),
     // Whoever has an archive of an instance can read it with this alone.
     ("clawfarm-archive", &["clawfarm-files"]),
     // What several runtimes need for folders that claws write to.
