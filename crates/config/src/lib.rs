@@ -10,6 +10,7 @@ mod diff;
 mod layers;
 mod patch;
 mod path;
+mod rollout;
 mod template;
 #[cfg(test)]
 mod testing;
@@ -19,4 +20,5 @@ pub use diff::{Change, apply, diff};
 pub use layers::{Effective, Explained, Layer, Origin, Overridden, Refused, resolve};
 pub use patch::Patch;
 pub use path::ConfigPath;
+pub use rollout::{Amount, Counts, Known, Next, Pause, Stage, Step, Strategy};
 pub use template::{Filled, Template, Variable, VariableType};
