@@ -1,6 +1,11 @@
 //! The unified config: one document for every claw type; an adapter turns it into the
 //! type's own files.
 
+mod agents;
+mod parts;
+mod providers;
+mod tools;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +14,11 @@ use utoipa::ToSchema;
 use crate::error::{Error, Result};
 use crate::secret::SecretRef;
 
+pub use agents::{Agent, Agents, Heartbeat, Hours, Thinking};
+pub use parts::{Conversations, Gateway, LogLevel, Logging, Memory, Plugin, Proxy, Skill};
+pub use providers::{Cost, ModelFacts, ModelInput, ProviderConfig, Providers};
+pub use tools::{AgentTools, Exec, ExecMode, ToolProfile, Tools};
+
 /// What an instance is configured with, in the same words for every claw type.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -16,12 +26,42 @@ pub struct ClawConfig {
     /// The model it thinks with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Model>,
+    /// Further providers, by name: for the models that agents ask for, and to fall back to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub providers: Providers,
+    /// Its agents.
+    #[serde(default, skip_serializing_if = "Agents::is_empty")]
+    pub agents: Agents,
     /// Where people talk to it.
     #[serde(default, skip_serializing_if = "Channels::is_empty")]
     pub channels: Channels,
     /// Further paths at which services leave messages, which are kept while it sleeps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inbox: Vec<InboxPath>,
+    /// What it remembers.
+    #[serde(default, skip_serializing_if = "Memory::is_empty")]
+    pub memory: Memory,
+    /// Its skills, by name. One that is not named is as its type has it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skills: BTreeMap<String, Skill>,
+    /// Its plugins, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plugins: BTreeMap<String, Plugin>,
+    /// What it may do.
+    #[serde(default, skip_serializing_if = "Tools::is_empty")]
+    pub tools: Tools,
+    /// How conversations are kept apart.
+    #[serde(default, skip_serializing_if = "Conversations::is_empty")]
+    pub conversations: Conversations,
+    /// What programs may do at its gateway.
+    #[serde(default, skip_serializing_if = "Gateway::is_empty")]
+    pub gateway: Gateway,
+    /// The way out, where there is no direct one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxy>,
+    /// What it writes about itself.
+    #[serde(default, skip_serializing_if = "Logging::is_empty")]
+    pub logging: Logging,
     /// Further environment variables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(schema_with = crate::schema::env)]
@@ -47,6 +87,10 @@ pub struct Model {
     /// Where to reach it, for `openai-compatible`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
+    /// The models that are asked when this one does not answer, in this order:
+    /// `<provider>/<model>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<String>,
 }
 
 /// Who serves a model.
@@ -109,13 +153,16 @@ pub struct Channels {
     /// A Discord bot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discord: Option<Discord>,
+    /// A bot of Feishu or Lark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feishu: Option<Feishu>,
 }
 
 impl Channels {
     /// Whether none is configured.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.telegram.is_none() && self.discord.is_none()
+        self.telegram.is_none() && self.discord.is_none() && self.feishu.is_none()
     }
 }
 
@@ -131,6 +178,21 @@ pub struct Telegram {
     /// The Telegram user ids that may talk to it; nobody else may when it is given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_from: Vec<String>,
+    /// The groups in which it answers, by number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, Group>,
+}
+
+/// A group of people in a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Group {
+    /// Whether it answers only when it is called by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub require_mention: Option<bool>,
+    /// The people of the group that it hears; all when there are none here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
 }
 
 /// A Discord bot.
@@ -139,6 +201,39 @@ pub struct Telegram {
 pub struct Discord {
     /// The bot's token.
     pub bot_token: SecretRef,
+    /// The people that may talk to it; nobody else may when it is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
+    /// The servers ("guilds") in which it answers, by number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub guilds: BTreeMap<String, Group>,
+}
+
+/// A bot of Feishu (in China) or Lark (everywhere else).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Feishu {
+    /// The app's id: `cli_…`.
+    pub app_id: String,
+    /// The app's secret.
+    pub app_secret: SecretRef,
+    /// Which of the two it is of.
+    #[serde(default)]
+    pub domain: FeishuDomain,
+    /// The people that may talk to it; nobody else may when it is given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
+}
+
+/// Where a Feishu app is registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FeishuDomain {
+    /// In China.
+    #[default]
+    Feishu,
+    /// Everywhere else.
+    Lark,
 }
 
 /// A path at which a service leaves messages.
@@ -261,7 +356,13 @@ impl ClawConfig {
             .map_err(|e| {
                 let error = Error::of_serde(field, e.message());
                 if error.fix_text().is_some() { error } else { error.fix(
+<<<<<<< HEAD
                     "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, inbox, env.<NAME> and native.<path>",
+||||||| parent of 9d61564 (wip: the whole of a unified config in OpenClaw's words)
+                    "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, env.<NAME> and native.<path>",
+=======
+                    "the keys are model.{provider,name,api_key.secret,base_url,fallbacks}, providers.<name>.*, agents.*, channels.{telegram,discord,feishu}.*, memory.*, skills.<name>.*, plugins.<name>.*, tools.*, conversations.*, gateway.*, proxy.*, logging.*, env.<NAME> and native.<path>",
+>>>>>>> 9d61564 (wip: the whole of a unified config in OpenClaw's words)
                 ) }
             })
     }
@@ -291,8 +392,10 @@ impl ClawConfig {
     /// Every secret that this config refers to.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         let model = self.model.iter().filter_map(|m| m.api_key.as_ref());
+        let providers = self.providers.values().filter_map(|p| p.api_key.as_ref());
         let telegram = self.channels.telegram.iter().map(|t| &t.bot_token);
         let discord = self.channels.discord.iter().map(|d| &d.bot_token);
+<<<<<<< HEAD
         let env = self.env.values().filter_map(|v| match v {
             EnvValue::Secret(r) => Some(r),
             EnvValue::Plain(_) => None,
@@ -300,7 +403,36 @@ impl ClawConfig {
         let inbox =
             self.inbox.iter().flat_map(|path| path.check.secret.iter().chain(&path.check.encrypt_key));
         model.chain(telegram).chain(discord).chain(env).chain(inbox)
+||||||| parent of 9d61564 (wip: the whole of a unified config in OpenClaw's words)
+        let env = self.env.values().filter_map(|v| match v {
+            EnvValue::Secret(r) => Some(r),
+            EnvValue::Plain(_) => None,
+        });
+        model.chain(telegram).chain(discord).chain(env)
+=======
+        let feishu = self.channels.feishu.iter().map(|f| &f.app_secret);
+        let skills =
+            self.skills.values().flat_map(|skill| skill.api_key.iter().chain(secrets_of(&skill.env)));
+        let gateway = self.gateway.hooks_token.iter();
+        let env = secrets_of(&self.env);
+        model
+            .chain(providers)
+            .chain(telegram)
+            .chain(discord)
+            .chain(feishu)
+            .chain(skills)
+            .chain(gateway)
+            .chain(env)
+>>>>>>> 9d61564 (wip: the whole of a unified config in OpenClaw's words)
     }
+}
+
+/// The secrets that variables have.
+fn secrets_of(env: &BTreeMap<String, EnvValue>) -> impl Iterator<Item = &SecretRef> {
+    env.values().filter_map(|value| match value {
+        EnvValue::Secret(reference) => Some(reference),
+        EnvValue::Plain(_) => None,
+    })
 }
 
 #[cfg(test)]
