@@ -356,13 +356,7 @@ impl ClawConfig {
             .map_err(|e| {
                 let error = Error::of_serde(field, e.message());
                 if error.fix_text().is_some() { error } else { error.fix(
-<<<<<<< HEAD
-                    "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, inbox, env.<NAME> and native.<path>",
-||||||| parent of 9d61564 (wip: the whole of a unified config in OpenClaw's words)
-                    "the keys are model.{provider,name,api_key.secret,base_url}, channels.{telegram,discord}.*, env.<NAME> and native.<path>",
-=======
-                    "the keys are model.{provider,name,api_key.secret,base_url,fallbacks}, providers.<name>.*, agents.*, channels.{telegram,discord,feishu}.*, memory.*, skills.<name>.*, plugins.<name>.*, tools.*, conversations.*, gateway.*, proxy.*, logging.*, env.<NAME> and native.<path>",
->>>>>>> 9d61564 (wip: the whole of a unified config in OpenClaw's words)
+                    "the keys are model.{provider,name,api_key.secret,base_url,fallbacks}, providers.<name>.*, agents.*, channels.{telegram,discord,feishu}.*, inbox, memory.*, skills.<name>.*, plugins.<name>.*, tools.*, conversations.*, gateway.*, proxy.*, logging.*, env.<NAME> and native.<path>",
                 ) }
             })
     }
@@ -395,25 +389,12 @@ impl ClawConfig {
         let providers = self.providers.values().filter_map(|p| p.api_key.as_ref());
         let telegram = self.channels.telegram.iter().map(|t| &t.bot_token);
         let discord = self.channels.discord.iter().map(|d| &d.bot_token);
-<<<<<<< HEAD
-        let env = self.env.values().filter_map(|v| match v {
-            EnvValue::Secret(r) => Some(r),
-            EnvValue::Plain(_) => None,
-        });
-        let inbox =
-            self.inbox.iter().flat_map(|path| path.check.secret.iter().chain(&path.check.encrypt_key));
-        model.chain(telegram).chain(discord).chain(env).chain(inbox)
-||||||| parent of 9d61564 (wip: the whole of a unified config in OpenClaw's words)
-        let env = self.env.values().filter_map(|v| match v {
-            EnvValue::Secret(r) => Some(r),
-            EnvValue::Plain(_) => None,
-        });
-        model.chain(telegram).chain(discord).chain(env)
-=======
         let feishu = self.channels.feishu.iter().map(|f| &f.app_secret);
         let skills =
             self.skills.values().flat_map(|skill| skill.api_key.iter().chain(secrets_of(&skill.env)));
         let gateway = self.gateway.hooks_token.iter();
+        let inbox =
+            self.inbox.iter().flat_map(|path| path.check.secret.iter().chain(&path.check.encrypt_key));
         let env = secrets_of(&self.env);
         model
             .chain(providers)
@@ -422,8 +403,8 @@ impl ClawConfig {
             .chain(feishu)
             .chain(skills)
             .chain(gateway)
+            .chain(inbox)
             .chain(env)
->>>>>>> 9d61564 (wip: the whole of a unified config in OpenClaw's words)
     }
 }
 

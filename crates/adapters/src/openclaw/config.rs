@@ -97,7 +97,7 @@ fn last_seed(existing: &BTreeMap<PathBuf, Vec<u8>>) -> Map<String, Value> {
 }
 
 const fn demo() -> Model {
-    Model { provider: Provider::Demo, name: None, api_key: None, base_url: None }
+    Model { provider: Provider::Demo, name: None, api_key: None, base_url: None, fallbacks: Vec::new() }
 }
 
 /// A claw for which nobody chose a model gets the demo model, so that it answers; left to

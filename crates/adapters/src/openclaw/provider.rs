@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     fn model(provider: Provider, name: Option<&str>) -> Model {
-        Model { provider, name: name.map(str::to_owned), api_key: None, base_url: None }
+        Model { provider, name: name.map(str::to_owned), api_key: None, base_url: None, fallbacks: Vec::new() }
     }
 
     #[test]
