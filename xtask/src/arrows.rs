@@ -33,7 +33,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clawfarm-server", &["clawfarm-control", "clawfarm-api"]),
     (
         "clawfarm-control",
-        &["clawfarm-config", "clawfarm-store", "clawfarm-runtime", "clawfarm-adapters", "clawfarm-archive", "clawfarm-files"],
+        &[
+            "clawfarm-config",
+            "clawfarm-store",
+            "clawfarm-runtime",
+            "clawfarm-adapters",
+            "clawfarm-archive",
+            "clawfarm-files",
+        ],
     ),
     // The process runtime starts shims and speaks their protocol, so it knows them.
     ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),

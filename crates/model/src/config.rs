@@ -385,35 +385,52 @@ impl ClawConfig {
 
     /// Every secret that this config refers to.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
-        let model = self.model.iter().filter_map(|m| m.api_key.as_ref());
-        let providers = self.providers.values().filter_map(|p| p.api_key.as_ref());
-        let telegram = self.channels.telegram.iter().map(|t| &t.bot_token);
-        let discord = self.channels.discord.iter().map(|d| &d.bot_token);
-        let feishu = self.channels.feishu.iter().map(|f| &f.app_secret);
-        let skills =
-            self.skills.values().flat_map(|skill| skill.api_key.iter().chain(secrets_of(&skill.env)));
-        let gateway = self.gateway.hooks_token.iter();
-        let inbox =
-            self.inbox.iter().flat_map(|path| path.check.secret.iter().chain(&path.check.encrypt_key));
-        let env = secrets_of(&self.env);
-        model
-            .chain(providers)
-            .chain(telegram)
-            .chain(discord)
-            .chain(feishu)
-            .chain(skills)
-            .chain(gateway)
-            .chain(inbox)
-            .chain(env)
+        self.secret_fields().into_iter().map(|(_, secret)| secret)
+    }
+
+    /// Every secret that this config refers to, with the path of the field that does:
+    /// `model.api_key`, `env.SEARCH_KEY`.
+    #[must_use]
+    pub fn secret_fields<'a>(&'a self) -> Vec<(String, &'a SecretRef)> {
+        let mut fields = Vec::new();
+        let mut add = |field: String, secret: Option<&'a SecretRef>| {
+            fields.extend(secret.map(|secret| (field, secret)));
+        };
+        add("model.api_key".to_owned(), self.model.as_ref().and_then(|m| m.api_key.as_ref()));
+        for (name, provider) in &self.providers {
+            add(format!("providers.{name}.api_key"), provider.api_key.as_ref());
+        }
+        let channels = &self.channels;
+        add("channels.telegram.bot_token".to_owned(), channels.telegram.as_ref().map(|t| &t.bot_token));
+        add("channels.discord.bot_token".to_owned(), channels.discord.as_ref().map(|d| &d.bot_token));
+        add("channels.feishu.app_secret".to_owned(), channels.feishu.as_ref().map(|f| &f.app_secret));
+        for (name, skill) in &self.skills {
+            add(format!("skills.{name}.api_key"), skill.api_key.as_ref());
+            for (variable, value) in &skill.env {
+                add(format!("skills.{name}.env.{variable}"), value.secret());
+            }
+        }
+        add("gateway.hooks_token".to_owned(), self.gateway.hooks_token.as_ref());
+        for (n, path) in self.inbox.iter().enumerate() {
+            add(format!("inbox.{n}.check.secret"), path.check.secret.as_ref());
+            add(format!("inbox.{n}.check.encrypt_key"), path.check.encrypt_key.as_ref());
+        }
+        for (name, value) in &self.env {
+            add(format!("env.{name}"), value.secret());
+        }
+        fields
     }
 }
 
-/// The secrets that variables have.
-fn secrets_of(env: &BTreeMap<String, EnvValue>) -> impl Iterator<Item = &SecretRef> {
-    env.values().filter_map(|value| match value {
-        EnvValue::Secret(reference) => Some(reference),
-        EnvValue::Plain(_) => None,
-    })
+impl EnvValue {
+    /// The secret that it is, where it is one.
+    #[must_use]
+    pub const fn secret(&self) -> Option<&SecretRef> {
+        match self {
+            Self::Secret(secret) => Some(secret),
+            Self::Plain(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]

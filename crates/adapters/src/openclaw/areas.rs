@@ -2,18 +2,17 @@
 
 use clawfarm_model::config::{
     Agent, AgentTools, ClawConfig, Conversations, EnvValue, ExecMode, Gateway, Heartbeat, LogLevel, Memory,
-    Model, ModelFacts, ModelInput, Plugin, Provider, ProviderConfig, Skill, Thinking, ToolProfile, Tools,
+    Model, Plugin, Skill, Thinking, ToolProfile, Tools,
 };
 use serde_json::{Map, Value, json};
 
-use super::{json as tree, provider, secrets};
+use super::{channels, json as tree, provider, secrets};
 
 /// The agent that there always is.
 pub(super) const MAIN: &str = "main";
 
 /// Puts everything that is said into the seed.
 pub(super) fn put(seed: &mut Map<String, Value>, config: &ClawConfig, model: Option<&Model>) {
-    providers(seed, config);
     fallbacks(seed, model);
     agents(seed, config);
     memory(seed, &config.memory);
@@ -45,85 +44,10 @@ fn both(mut under: Value, over: Value) -> Value {
     under
 }
 
-fn providers(seed: &mut Map<String, Value>, config: &ClawConfig) {
-    for (name, provider) in &config.providers {
-        tree::set(seed, &["models", "providers", name], provider_entry(name, provider));
-    }
-}
-
-/// What OpenClaw speaks with a provider, where its name does not tell.
-fn api(kind: Provider) -> Option<&'static str> {
-    match kind {
-        Provider::Anthropic => Some("anthropic-messages"),
-        Provider::Gemini => Some("google-generative-ai"),
-        Provider::Openai | Provider::Openrouter | Provider::OpenaiCompatible => Some("openai-completions"),
-        Provider::Demo => None,
-    }
-}
-
-fn provider_entry(name: &str, config: &ProviderConfig) -> Value {
-    let mut entry = Map::new();
-    if let Some(key) = &config.api_key {
-        entry.insert("apiKey".into(), secrets::reference(key));
-    }
-    if let Some(url) = &config.base_url {
-        entry.insert("baseUrl".into(), url.clone().into());
-    }
-    // A provider under a name of its own, or at an address of its own, is none that OpenClaw knows.
-    let own = name != provider::id(config.kind) || config.base_url.is_some();
-    if let Some(api) = api(config.kind).filter(|_| own) {
-        entry.insert("api".into(), api.into());
-    }
-    if config.kind == Provider::OpenaiCompatible {
-        entry.insert("request".into(), json!({ "allowPrivateNetwork": true }));
-        entry.entry("apiKey").or_insert_with(|| "none".into());
-    }
-    if config.kind == Provider::Openai {
-        entry.insert("agentRuntime".into(), json!({ "id": "openclaw" }));
-    }
-    if let Some(secs) = config.timeout_secs {
-        entry.insert("timeoutSeconds".into(), secs.into());
-    }
-    if !config.models.is_empty() {
-        entry.insert("models".into(), config.models.iter().map(model_entry).collect());
-    }
-    Value::Object(entry)
-}
-
-fn model_entry(model: &ModelFacts) -> Value {
-    let mut entry = Map::new();
-    entry.insert("id".into(), model.name.clone().into());
-    entry.insert("name".into(), model.title.clone().unwrap_or_else(|| model.name.clone()).into());
-    if let Some(reasoning) = model.reasoning {
-        entry.insert("reasoning".into(), reasoning.into());
-    }
-    if !model.input.is_empty() {
-        let input = |input: &ModelInput| match input {
-            ModelInput::Text => "text",
-            ModelInput::Image => "image",
-        };
-        entry.insert("input".into(), model.input.iter().map(input).collect());
-    }
-    if let Some(cost) = model.cost {
-        entry.insert(
-            "cost".into(),
-            json!({
-                "input": cost.input, "output": cost.output,
-                "cacheRead": cost.cache_read, "cacheWrite": cost.cache_write,
-            }),
-        );
-    }
-    for (key, number) in [("contextWindow", model.context_window), ("maxTokens", model.max_tokens)] {
-        if let Some(number) = number {
-            entry.insert(key.into(), number.into());
-        }
-    }
-    Value::Object(entry)
-}
-
 fn fallbacks(seed: &mut Map<String, Value>, model: Option<&Model>) {
     let Some(model) = model.filter(|model| !model.fallbacks.is_empty()) else { return };
-    tree::set(seed, &["agents", "defaults", "model", "fallbacks"], model.fallbacks.clone().into());
+    let models = model.fallbacks.iter().map(|model| provider::reference(model)).collect();
+    tree::set(seed, &["agents", "defaults", "model", "fallbacks"], models);
 }
 
 fn agents(seed: &mut Map<String, Value>, config: &ClawConfig) {
@@ -162,7 +86,7 @@ fn agent_entry(agent: &Agent) -> Value {
         entry.insert("name".into(), title.clone().into());
     }
     if let Some(model) = &agent.model {
-        entry.insert("model".into(), json!({ "primary": model }));
+        entry.insert("model".into(), json!({ "primary": provider::reference(model) }));
     }
     if let Some(tools) = &agent.tools {
         entry.insert("tools".into(), agent_tools(tools));
@@ -175,20 +99,14 @@ fn agent_entry(agent: &Agent) -> Value {
 
 /// Whose each channel's messages are: an agent's that names it, and else the main one's.
 fn bindings(config: &ClawConfig) -> Value {
-    let channels = &config.channels;
-    [
-        ("telegram", channels.telegram.is_some()),
-        ("discord", channels.discord.is_some()),
-        ("feishu", channels.feishu.is_some()),
-    ]
-    .into_iter()
-    .filter(|(_, there)| *there)
-    .map(|(channel, _)| {
-        let owner = config.agents.entries.iter().find(|(_, agent)| agent.channels.iter().any(|it| it == channel));
-        let owner = owner.map_or(MAIN, |(name, _)| name);
-        json!({ "agentId": owner, "match": { "channel": channel, "accountId": "default" } })
-    })
-    .collect()
+    channels::names(&config.channels)
+        .map(|channel| {
+            let names = |agent: &Agent| agent.channels.iter().any(|it| it == channel);
+            let owner = config.agents.entries.iter().find(|(_, agent)| names(agent));
+            let owner = owner.map_or(MAIN, |(name, _)| name);
+            json!({ "agentId": owner, "match": { "channel": channel, "accountId": "default" } })
+        })
+        .collect()
 }
 
 fn heartbeat_entry(heartbeat: &Heartbeat, timezone: Option<&str>) -> Value {
@@ -212,7 +130,8 @@ fn memory(seed: &mut Map<String, Value>, memory: &Memory) {
         let plugin = if enabled { "memory-core" } else { "none" };
         tree::set(seed, &["plugins", "slots", "memory"], plugin.into());
     }
-    for (key, value) in [("enabled", memory.search), ("rememberAcrossConversations", memory.across_conversations)]
+    for (key, value) in
+        [("enabled", memory.search), ("rememberAcrossConversations", memory.across_conversations)]
     {
         if let Some(value) = value {
             tree::set(seed, &["memory", "search", key], value.into());
@@ -228,18 +147,19 @@ fn skill_entry(skill: &Skill) -> Value {
     if let Some(key) = &skill.api_key {
         entry.insert("apiKey".into(), secrets::reference(key));
     }
-    // A skill's variables are plain text in OpenClaw: one that is a secret's reaches it by the
-    // claw's own environment.
-    let plain: Map<String, Value> = skill
+    let env: Map<String, Value> = skill
         .env
         .iter()
-        .filter_map(|(name, value)| match value {
-            EnvValue::Plain(text) => Some((name.clone(), text.clone().into())),
-            EnvValue::Secret(_) => None,
+        .map(|(name, value)| {
+            let text = match value {
+                EnvValue::Plain(text) => secrets::literal(text),
+                EnvValue::Secret(secret) => secrets::inserted(secret),
+            };
+            (name.clone(), text.into())
         })
         .collect();
-    if !plain.is_empty() {
-        entry.insert("env".into(), Value::Object(plain));
+    if !env.is_empty() {
+        entry.insert("env".into(), Value::Object(env));
     }
     Value::Object(entry)
 }
@@ -302,6 +222,10 @@ fn conversations(seed: &mut Map<String, Value>, conversations: &Conversations) {
 }
 
 fn gateway(seed: &mut Map<String, Value>, gateway: &Gateway) {
+    if let Some(token) = &gateway.hooks_token {
+        tree::set(seed, &["hooks", "enabled"], true.into());
+        tree::set(seed, &["hooks", "token"], secrets::inserted(token).into());
+    }
     if let Some(on) = gateway.responses_api {
         tree::set(seed, &["gateway", "http", "endpoints", "responses", "enabled"], on.into());
     }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::areas::MAIN;
 use super::config::shown;
 use super::http::{Http, collect, no_answer, request};
 use super::sse::Parser;
@@ -40,7 +41,7 @@ pub(super) async fn send(
         return Err(Error::invalid("message", format!("a message of {} bytes can't be sent", message.len()))
             .fix(format!("send 1 to {MESSAGE_MAX} bytes of text")));
     }
-    let body = json!({
+    let mut body = json!({
         "model": "openclaw",
         "stream": true,
         "stream_options": { "include_usage": true },
@@ -57,6 +58,10 @@ pub(super) async fn send(
             return answer(http, response).await;
         }
         let refusal = collect(response.into_body(), REFUSAL_MAX).await.unwrap_or_default();
+        if body["model"] == "openclaw" && wants_an_agent(status, &refusal) {
+            body["model"] = format!("openclaw/{MAIN}").into();
+            continue;
+        }
         // 503 comes before the message was looked at, so that sending it again can't double it.
         if status != http::StatusCode::SERVICE_UNAVAILABLE || Instant::now() >= deadline {
             return Err(refused(status, &refusal));
@@ -91,6 +96,15 @@ async fn answer(
         over: false,
     };
     Ok(stream::unfold(turn, |mut turn| async move { turn.next().await.map(|event| (event, turn)) }).boxed())
+}
+
+/// Whether a claw of several agents asks for which of them a message is ("Multiple agents are
+/// configured, but this operation has no explicit owner", 2026.9.6).
+fn wants_an_agent(status: http::StatusCode, body: &[u8]) -> bool {
+    status == http::StatusCode::BAD_REQUEST
+        && serde_json::from_slice::<Value>(body).is_ok_and(|body| {
+            body["error"]["message"].as_str().is_some_and(|said| said.contains("no explicit owner"))
+        })
 }
 
 fn refused(status: http::StatusCode, body: &[u8]) -> Error {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clawfarm_model::LaunchFile;
-use clawfarm_model::config::{ClawConfig, ConfigMode, Discord, Model, Provider, Telegram};
-use serde_json::{Map, Value, json};
+use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
+use serde_json::{Map, Value};
 
-use super::{inbox, json as tree, merge, owned, provider, secrets};
+use super::{areas, channels, inbox, json as tree, merge, owned, provider};
 use crate::{RenderInput, Warning};
 
 /// OpenClaw's configuration, in the state folder.
@@ -134,53 +134,16 @@ fn seed(config: &ClawConfig, model: Option<&Model>, input: &RenderInput<'_>) -> 
     put(&["models", "mode"], "merge".into());
     // Otherwise each start fetches the hosted catalog of models.
     put(&["models", "catalogRefresh", "enabled"], false.into());
+    for (id, entry) in provider::entries(&config.providers, model, &input.place.host_url) {
+        put(&["models", "providers", &id], entry);
+    }
     if let Some(model) = model {
-        let primary = provider::model_reference(model);
-        put(
-            &["models", "providers", provider::id(model.provider)],
-            provider::entry(model, &input.place.host_url),
-        );
-        put(&["agents", "defaults", "model", "primary"], primary.into());
+        put(&["agents", "defaults", "model", "primary"], provider::model_reference(model).into());
     }
-    if let Some(telegram) = &config.channels.telegram {
-        put(&["channels", "telegram"], telegram_entry(telegram, input));
-        put(&["plugins", "entries", "telegram", "enabled"], true.into());
-    }
-    if let Some(discord) = &config.channels.discord {
-        put(&["channels", "discord"], discord_entry(discord));
-        put(&["plugins", "entries", "discord", "enabled"], true.into());
-    }
+    channels::put(&mut seed, &config.channels, input);
+    areas::put(&mut seed, config, model);
     merge::overlay(&mut seed, &config.native);
     seed
-}
-
-/// A Telegram bot. Without a list of people, each new one is given a pairing code that the
-/// owner approves: nobody talks to the claw unasked.
-fn telegram_entry(telegram: &Telegram, input: &RenderInput<'_>) -> Value {
-    let mut entry = Map::new();
-    entry.insert("enabled".into(), true.into());
-    entry.insert("botToken".into(), secrets::reference(&telegram.bot_token));
-    if telegram.allow_from.is_empty() {
-        entry.insert("dmPolicy".into(), "pairing".into());
-    } else {
-        entry.insert("dmPolicy".into(), "allowlist".into());
-        entry.insert("allowFrom".into(), telegram.allow_from.clone().into());
-    }
-    if let Some(root) = &telegram.api_root {
-        entry.insert("apiRoot".into(), root.clone().into());
-        // Its owner named this server; one of their own network is as good as the public one.
-        entry.insert("network".into(), json!({ "dangerouslyAllowPrivateNetwork": true }));
-    }
-    // Telegram calls, so that a message can wake the claw; a bot that asks for its messages
-    // would have to be awake all the time.
-    if let Some(url) = inbox::telegram_url(telegram, input.public_url) {
-        inbox::telegram_webhook(&mut entry, &url, input.place);
-    }
-    Value::Object(entry)
-}
-
-fn discord_entry(discord: &Discord) -> Value {
-    json!({ "enabled": true, "token": secrets::reference(&discord.bot_token), "dmPolicy": "pairing" })
 }
 
 /// Brings a workspace back that lies where the claw can't write: data moved to another

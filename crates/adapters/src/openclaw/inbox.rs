@@ -288,6 +288,10 @@ fn check_fields(n: usize, check: &InboxCheck) -> Result<()> {
 /// The value of a setting that may be a secret: as it stands, or in a variable of ours.
 fn resolve(value: &Value, variables: &dyn Fn(&str) -> Option<SecretString>) -> Option<SecretString> {
     if let Some(text) = value.as_str() {
+        // As `secrets::inserted` writes it.
+        if let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
+            return variables(name);
+        }
         return (!text.is_empty()).then(|| SecretString::from(text));
     }
     if value.get("source") == Some(&json!("env")) {
@@ -311,6 +315,10 @@ pub(super) fn keeps_awake(spec: &InstanceSpec, public_url: Option<&str>) -> Vec<
         reasons.push(
             "its Discord bot holds a connection to Discord, and can't be woken by a message".to_owned(),
         );
+    }
+    if channels.feishu.is_some() {
+        reasons
+            .push("its Feishu bot holds a connection to Feishu, and can't be woken by a message".to_owned());
     }
     reasons
 }

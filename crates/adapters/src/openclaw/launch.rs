@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use clawfarm_model::config::{ConfigMode, EnvValue};
+use clawfarm_model::config::{ClawConfig, ConfigMode, EnvValue, Proxy};
 use clawfarm_model::launch::{Layout, Place};
+use clawfarm_model::secret::SecretRef;
 use clawfarm_model::{Launch, Result};
 use secrecy::SecretString;
 
@@ -152,11 +153,16 @@ fn environment(input: &RenderInput<'_>) -> Result<Environment> {
             }
         }
     }
-    for (secret, field) in config_secrets(input) {
+    for (field, secret) in config_secrets(&input.spec.config) {
         env.set_secret(
             &secrets::variable(&secret.secret),
-            secrets::value(input.secrets, secret, field)?.clone(),
+            secrets::value(input.secrets, secret, &format!("config.{field}"))?.clone(),
         );
+    }
+    if let Some(proxy) = &input.spec.config.proxy {
+        for (name, value) in proxy_variables(proxy, place) {
+            env.set(name, value);
+        }
     }
     env.set("PATH", search_path(place));
     env.set("HOME", text(home(place)));
@@ -183,17 +189,36 @@ fn environment(input: &RenderInput<'_>) -> Result<Environment> {
 }
 
 /// The secrets that `openclaw.json` refers to, and the field each is named in.
-fn config_secrets<'a>(
-    input: &RenderInput<'a>,
-) -> impl Iterator<Item = (&'a clawfarm_model::secret::SecretRef, &'static str)> {
-    let config = &input.spec.config;
-    let model = config.model.iter().filter_map(|m| m.api_key.as_ref());
-    let telegram = config.channels.telegram.iter().map(|t| &t.bot_token);
-    let discord = config.channels.discord.iter().map(|d| &d.bot_token);
-    model
-        .map(|s| (s, "config.model.api_key"))
-        .chain(telegram.map(|s| (s, "config.channels.telegram.bot_token")))
-        .chain(discord.map(|s| (s, "config.channels.discord.bot_token")))
+pub(super) fn config_secrets(config: &ClawConfig) -> impl Iterator<Item = (String, &SecretRef)> {
+    // A variable has its secret's value itself; what is left in the inbox is checked before it
+    // reaches the claw.
+    config
+        .secret_fields()
+        .into_iter()
+        .filter(|(field, _)| !field.starts_with("env.") && !field.starts_with("inbox."))
+}
+
+/// The variables that tell programs of a proxy. By the environment, and not by OpenClaw's own
+/// `proxy.proxyUrl`: that knows no exceptions, and of what the claw runs it tells nobody.
+pub(super) fn proxy_variables(proxy: &Proxy, place: &Place) -> Vec<(&'static str, String)> {
+    // The claw's own server, which has the demo model, and the claw itself are never behind it.
+    let server = place.host_url.parse::<http::Uri>().ok();
+    let server = server.as_ref().and_then(http::Uri::host).unwrap_or_default();
+    let mut except: Vec<&str> = vec!["127.0.0.1", "localhost", "::1"];
+    if !server.is_empty() && !except.contains(&server) {
+        except.push(server);
+    }
+    except.extend(proxy.except.iter().map(String::as_str));
+    let except = except.join(",");
+    // Some programs look for the one spelling, some for the other.
+    let mut variables = Vec::new();
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
+        variables.push((name, proxy.url.clone()));
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        variables.push((name, except.clone()));
+    }
+    variables
 }
 
 /// Variables in order, each once, and whether it is a secret.

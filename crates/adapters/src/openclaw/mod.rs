@@ -1,5 +1,7 @@
 //! OpenClaw, as of 2026.9.6.
 
+mod areas;
+mod channels;
 mod chat;
 mod config;
 mod dotenv;

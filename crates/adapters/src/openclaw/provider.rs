@@ -1,6 +1,8 @@
 //! Model providers, in OpenClaw's words.
 
-use clawfarm_model::config::{Model, Provider};
+use std::collections::BTreeMap;
+
+use clawfarm_model::config::{Model, ModelFacts, ModelInput, Provider, ProviderConfig, Providers};
 use serde_json::{Map, Value, json};
 
 use super::secrets;
@@ -50,32 +52,145 @@ pub(super) fn model_reference(model: &Model) -> String {
     format!("{}/{}", id(model.provider), model_name(model))
 }
 
-/// The entry under `models.providers`.
-pub(super) fn entry(model: &Model, host_url: &str) -> Value {
-    if model.provider == Provider::Demo {
+/// What OpenClaw calls a provider of the configuration's list: one under the name of a kind is
+/// that kind's own.
+pub(super) fn named(name: &str) -> &str {
+    match Provider::ALL.into_iter().find(|kind| kind.as_str() == name) {
+        Some(kind) => id(kind),
+        None => name,
+    }
+}
+
+/// The kind whose own provider OpenClaw calls so, when that is not what the unified config
+/// calls it.
+pub(super) fn taken_by(name: &str) -> Option<Provider> {
+    Provider::ALL.into_iter().find(|kind| id(*kind) == name && kind.as_str() != name)
+}
+
+/// `<provider>/<model>`, with the provider's name as OpenClaw has it.
+pub(super) fn reference(text: &str) -> String {
+    match text.split_once('/') {
+        Some((provider, model)) => format!("{}/{model}", named(provider)),
+        None => text.to_owned(),
+    }
+}
+
+/// The entries under `models.providers`, by OpenClaw's names: those of the list, and the main
+/// model's. What the main model says of its provider goes before what the list says.
+pub(super) fn entries(
+    providers: &Providers,
+    model: Option<&Model>,
+    host_url: &str,
+) -> BTreeMap<String, Value> {
+    let mut all = providers.clone();
+    if let Some(model) = model {
+        let own = all.entry(model.provider.as_str().to_owned()).or_insert_with(|| ProviderConfig {
+            kind: model.provider,
+            api_key: None,
+            base_url: None,
+            models: Vec::new(),
+            timeout_secs: None,
+        });
+        own.api_key = model.api_key.clone().or_else(|| own.api_key.take());
+        own.base_url = model.base_url.clone().or_else(|| own.base_url.take());
+        let name = model_name(model);
+        if model.provider == Provider::OpenaiCompatible && !own.models.iter().any(|m| m.name == name) {
+            own.models.push(ModelFacts { name: name.to_owned(), ..ModelFacts::default() });
+        }
+    }
+    all.iter().map(|(name, provider)| (named(name).to_owned(), entry(name, provider, host_url))).collect()
+}
+
+/// Where a kind of provider is, for one under a name that OpenClaw does not know.
+pub(super) const fn usual_address(kind: Provider) -> Option<&'static str> {
+    match kind {
+        Provider::Anthropic => Some("https://api.anthropic.com"),
+        Provider::Openai => Some("https://api.openai.com/v1"),
+        Provider::Gemini => Some("https://generativelanguage.googleapis.com/v1beta"),
+        Provider::Openrouter => Some("https://openrouter.ai/api/v1"),
+        Provider::Demo | Provider::OpenaiCompatible => None,
+    }
+}
+
+/// The protocol that a kind of provider speaks, in OpenClaw's words.
+const fn api(kind: Provider) -> &'static str {
+    match kind {
+        Provider::Anthropic => "anthropic-messages",
+        Provider::Gemini => "google-generative-ai",
+        Provider::Demo | Provider::Openai | Provider::Openrouter | Provider::OpenaiCompatible => {
+            "openai-completions"
+        }
+    }
+}
+
+fn entry(name: &str, config: &ProviderConfig, host_url: &str) -> Value {
+    let kind = config.kind;
+    if kind == Provider::Demo {
         return demo_entry(host_url);
     }
     let mut entry = Map::new();
-    if let Some(key) = &model.api_key {
+    if let Some(key) = &config.api_key {
         entry.insert("apiKey".into(), secrets::reference(key));
     }
-    match model.provider {
+    // Of those that OpenClaw knows by their name it knows the protocol, the address and the models.
+    let known = name == kind.as_str() && kind != Provider::OpenaiCompatible;
+    if !known {
+        entry.insert("api".into(), api(kind).into());
+    }
+    let usual = if known { None } else { usual_address(kind) };
+    let address = config.base_url.as_deref().or(usual);
+    if let Some(address) = address {
+        entry.insert("baseUrl".into(), address.into());
+    }
+    match kind {
         // Left to choose, OpenClaw would run official OpenAI models in another agent, which is a
         // plugin that it fetches from the public hub at start.
-        Provider::Openai => {
+        Provider::Openai if known => {
             entry.insert("agentRuntime".into(), json!({ "id": "openclaw" }));
         }
         Provider::OpenaiCompatible => {
-            let name = model_name(model);
-            entry.insert("baseUrl".into(), model.base_url.clone().into());
-            entry.insert("api".into(), "openai-completions".into());
-            entry.insert("models".into(), json!([{ "id": name, "name": name }]));
             entry.insert("request".into(), json!({ "allowPrivateNetwork": true }));
             // OpenClaw takes a provider without a key for one that is not set up. A server that
             // asks for none ignores what it is sent.
             entry.entry("apiKey").or_insert_with(|| "none".into());
         }
-        Provider::Demo | Provider::Anthropic | Provider::Gemini | Provider::Openrouter => {}
+        _ => {}
+    }
+    if let Some(secs) = config.timeout_secs {
+        entry.insert("timeoutSeconds".into(), secs.into());
+    }
+    // One with an address of its own must have a list, if an empty one.
+    if address.is_some() || !config.models.is_empty() {
+        entry.insert("models".into(), config.models.iter().map(model_entry).collect());
+    }
+    Value::Object(entry)
+}
+
+fn model_entry(model: &ModelFacts) -> Value {
+    let mut entry = Map::new();
+    entry.insert("id".into(), model.name.clone().into());
+    entry.insert("name".into(), model.title.clone().unwrap_or_else(|| model.name.clone()).into());
+    if let Some(reasoning) = model.reasoning {
+        entry.insert("reasoning".into(), reasoning.into());
+    }
+    if !model.input.is_empty() {
+        let word = |input: &ModelInput| match input {
+            ModelInput::Text => "text",
+            ModelInput::Image => "image",
+        };
+        entry.insert("input".into(), model.input.iter().map(word).collect());
+    }
+    if let Some(cost) = model.cost {
+        let cost = json!({
+            "input": cost.input, "output": cost.output,
+            "cacheRead": cost.cache_read, "cacheWrite": cost.cache_write,
+        });
+        entry.insert("cost".into(), cost);
+    }
+    for (key, number) in [("contextWindow", model.context_window), ("maxTokens", model.max_tokens)] {
+        if let Some(number) = number {
+            entry.insert(key.into(), number.into());
+        }
     }
     Value::Object(entry)
 }
@@ -105,7 +220,13 @@ mod tests {
     use super::*;
 
     fn model(provider: Provider, name: Option<&str>) -> Model {
-        Model { provider, name: name.map(str::to_owned), api_key: None, base_url: None, fallbacks: Vec::new() }
+        Model {
+            provider,
+            name: name.map(str::to_owned),
+            api_key: None,
+            base_url: None,
+            fallbacks: Vec::new(),
+        }
     }
 
     #[test]

@@ -44,6 +44,17 @@ pub(super) fn reference(secret: &SecretRef) -> Value {
     env_reference(&variable(&secret.secret))
 }
 
+/// A secret inside a text, for a key that takes no reference: OpenClaw puts the variable's value
+/// in when it reads its configuration, and its file has the name only.
+pub(super) fn inserted(secret: &SecretRef) -> String {
+    format!("${{{}}}", variable(&secret.secret))
+}
+
+/// A text as it is: what looks like a variable in it is none (OpenClaw's own way to say so).
+pub(super) fn literal(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
 /// The value of a secret that some field of the config refers to.
 ///
 /// # Errors

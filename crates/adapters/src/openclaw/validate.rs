@@ -1,14 +1,15 @@
 //! What can be said about a spec before anything runs.
 
-use clawfarm_model::config::{Channels, EnvValue, Model, Provider};
+mod channels;
+mod models;
+mod parts;
+
 use clawfarm_model::{Error, InstanceSpec, Result};
 
 use super::config::shown;
-use super::{inbox, owned, provider};
+use super::{inbox, owned};
 use crate::Warning;
 
-/// The longest model name that is accepted; the longest in OpenClaw's own catalogs has 71.
-const MODEL_NAME_MAX: usize = 200;
 /// The longest URL that is accepted.
 const URL_MAX: usize = 2000;
 /// Below this many MiB the first chats meet the limit: 760 MB at ready and 1188 MB after them
@@ -33,12 +34,12 @@ const RESERVED: [&str; 9] = [
 pub(super) fn spec(spec: &InstanceSpec) -> Result<Vec<Warning>> {
     super::software(&spec.version)?;
     let mut warnings = Vec::new();
-    if let Some(m) = &spec.config.model {
-        model(m)?;
-    }
-    channels(&spec.config.channels, &mut warnings)?;
-    for (name, value) in &spec.config.env {
-        variable(name, value)?;
+    let config = &spec.config;
+    models::check(config, &mut warnings)?;
+    channels::check(&config.channels, &mut warnings)?;
+    parts::check(config, &mut warnings)?;
+    for name in config.env.keys() {
+        variable(&format!("config.env.{name}"), name)?;
     }
     inbox::check(spec)?;
     owned::refuse_collisions(&spec.config.native)?;
@@ -60,85 +61,12 @@ pub(super) fn is_reserved(name: &str) -> bool {
     name.starts_with("OPENCLAW_") || name.starts_with("CLAWFARM_") || RESERVED.contains(&name)
 }
 
-fn variable(name: &str, _value: &EnvValue) -> Result<()> {
+fn variable(field: &str, name: &str) -> Result<()> {
     if is_reserved(name) {
-        return Err(Error::invalid(format!("config.env.{name}"), format!("{name} is set by clawfarm"))
+        return Err(Error::invalid(field, format!("{name} is set by clawfarm"))
             .fix("remove it; a setting of OpenClaw's own goes into 'native'"));
     }
     Ok(())
-}
-
-fn model(model: &Model) -> Result<()> {
-    let provider = model.provider;
-    match &model.name {
-        Some(name) => model_name(name)?,
-        None if provider::usual_model(provider).is_none() => {
-            return Err(Error::invalid("config.model.name", "is missing: this provider has no usual model")
-                .fix("give the name that the server knows the model by, such as 'llama-3.3-70b'"));
-        }
-        None => {}
-    }
-    if provider == Provider::Demo {
-        return demo(model);
-    }
-    if provider == Provider::OpenaiCompatible {
-        let base = model.base_url.as_deref().ok_or_else(|| {
-            Error::invalid(
-                "config.model.base_url",
-                "is missing: an openai-compatible server has no usual address",
-            )
-            .fix("give its address, such as https://llm.example.com/v1")
-        })?;
-        return url("config.model.base_url", base);
-    }
-    if model.base_url.is_some() {
-        return Err(Error::invalid(
-            "config.model.base_url",
-            format!("{} has an address of its own", provider.as_str()),
-        )
-        .fix("remove it, or use provider openai-compatible"));
-    }
-    if model.api_key.is_none() {
-        return Err(Error::invalid("config.model.api_key", format!("{} needs a key", provider.as_str())).fix(
-            "give --api-key-env or --api-key-file, or set a secret and refer to it: --set model.api_key.secret=<name>",
-        ));
-    }
-    Ok(())
-}
-
-fn demo(model: &Model) -> Result<()> {
-    let extra = match model {
-        Model { name: Some(name), .. } if provider::model_name(model) != provider::DEMO_MODEL => {
-            Some(("name", format!("there is no demo model '{}'", shown(name))))
-        }
-        Model { api_key: Some(_), .. } => Some(("api_key", "the demo model takes no key".to_owned())),
-        Model { base_url: Some(_), .. } => {
-            Some(("base_url", "the demo model is the server's own".to_owned()))
-        }
-        _ => None,
-    };
-    match extra {
-        Some((field, why)) => {
-            Err(Error::invalid(format!("config.model.{field}"), why)
-                .fix("remove it, or choose another provider"))
-        }
-        None => Ok(()),
-    }
-}
-
-fn model_name(name: &str) -> Result<()> {
-    let good = !name.is_empty()
-        && name.len() <= MODEL_NAME_MAX
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '@' | '~'))
-        && !name.ends_with('/')
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:/@+~".contains(c));
-    if good {
-        Ok(())
-    } else {
-        Err(Error::invalid("config.model.name", format!("'{}' can't be a model's name", shown(name))).fix(
-            format!("use 1 to {MODEL_NAME_MAX} letters, digits and . _ - : / @ + ~, such as 'gpt-6-astra'"),
-        ))
-    }
 }
 
 /// An address that is http or https, has a host, and carries no password.
@@ -161,34 +89,6 @@ fn url(field: &str, text: &str) -> Result<()> {
             .fix("take it out of the address; a key goes into a secret"));
     }
     if authority.host().is_empty() { refuse("names no host") } else { Ok(()) }
-}
-
-fn channels(channels: &Channels, warnings: &mut Vec<Warning>) -> Result<()> {
-    if let Some(telegram) = &channels.telegram {
-        if let Some(root) = &telegram.api_root {
-            url("config.channels.telegram.api_root", root)?;
-        }
-        for id in &telegram.allow_from {
-            if id.is_empty() || id.len() > 20 || !id.chars().all(|c| c.is_ascii_digit()) {
-                return Err(Error::invalid(
-                    "config.channels.telegram.allow_from",
-                    format!("'{}' is no Telegram user id", shown(id)),
-                )
-                .fix("give the number, such as 123456789; the bot @userinfobot tells it"));
-            }
-        }
-        warnings.push(warning(
-            "config.channels.telegram",
-            "the claw asks Telegram for messages itself, so a message can't wake it while it is suspended: it gets it when it is awake again",
-        ));
-    }
-    if channels.discord.is_some() {
-        warnings.push(warning(
-            "config.channels.discord",
-            "Discord needs the package @openclaw/discord, which OpenClaw fetches from the public hub at its first start: that start takes a minute longer, and without a way to the hub the channel stays off",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -250,11 +150,108 @@ mod tests {
             (json!({"env": {"OPENCLAW_STATE_DIR": "/"}}), "config.env.OPENCLAW_STATE_DIR"),
             (json!({"env": {"NODE_OPTIONS": "--inspect"}}), "config.env.NODE_OPTIONS"),
             (json!({"native": {"gateway": {"bind": "lan"}}}), "config.native.gateway.bind"),
+            (json!({"model": {"provider": "demo", "fallbacks": ["demo"]}}), "config.model.fallbacks.0"),
+            (json!({"providers": {"My": {"type": "demo"}}}), "config.providers"),
+            (json!({"providers": {"google": {"type": "gemini"}}}), "config.providers.google"),
+            (json!({"providers": {"gemini": {"type": "openai"}}}), "config.providers.gemini.type"),
+            (json!({"providers": {"gemini": {"type": "gemini"}}}), "config.providers.gemini.api_key"),
+            (json!({"providers": {"x": {"type": "demo"}}}), "config.providers.x"),
+            (
+                json!({"providers": {"demo": {"type": "demo", "timeout_secs": 1}}}),
+                "config.providers.demo.timeout_secs",
+            ),
+            (json!({"providers": {"x": {"type": "openai-compatible"}}}), "config.providers.x.base_url"),
+            (
+                json!({"providers": {"x": {"type": "openai-compatible", "base_url": "http://x/v1"}}}),
+                "config.providers.x.models",
+            ),
+            (
+                json!({"providers": {"x": {"type": "openai", "api_key": {"secret": "k"},
+                    "models": [{"name": "a"}, {"name": "a"}]}}}),
+                "config.providers.x.models.1.name",
+            ),
+            (
+                json!({"providers": {"x": {"type": "openai", "api_key": {"secret": "k"},
+                    "models": [{"name": "a", "cost": {"input": -1.0}}]}}}),
+                "config.providers.x.models.0.cost.input",
+            ),
+            (json!({"agents": {"timezone": "Berlin; rm"}}), "config.agents.timezone"),
+            (json!({"agents": {"timeout_secs": 0}}), "config.agents.timeout_secs"),
+            (json!({"agents": {"heartbeat": {"every_mins": 0}}}), "config.agents.heartbeat.every_mins"),
+            (
+                json!({"agents": {"heartbeat": {"every_mins": 5, "hours": {"from": "8:00", "to": "22:00"}}}}),
+                "config.agents.heartbeat.hours.from",
+            ),
+            (json!({"agents": {"entries": {"Ops": {}}}}), "config.agents.entries"),
+            (json!({"agents": {"entries": {"ops": {"model": "x"}}}}), "config.agents.entries.ops.model"),
+            (
+                json!({"agents": {"entries": {"ops": {"channels": ["telegram"]}}}}),
+                "config.agents.entries.ops.channels",
+            ),
+            (
+                json!({"channels": {"telegram": {"bot_token": {"secret": "t"}}},
+                    "agents": {"entries": {"a": {"channels": ["telegram"]}, "b": {"channels": ["telegram"]}}}}),
+                "config.agents.entries.b.channels",
+            ),
+            (json!({"memory": {"limit": 0}}), "config.memory.limit"),
+            (json!({"skills": {"x": {"env": {"1": "a"}}}}), "config.skills.x.env.1"),
+            (json!({"skills": {"x": {"env": {"PATH": "a"}}}}), "config.skills.x.env.PATH"),
+            (json!({"plugins": {"admin-http-rpc": {"enabled": true}}}), "config.plugins.admin-http-rpc"),
+            (
+                json!({"channels": {"telegram": {"bot_token": {"secret": "t"}}},
+                    "plugins": {"telegram": {"enabled": false}}}),
+                "config.plugins.telegram.enabled",
+            ),
+            (json!({"tools": {"deny": ["a b"]}}), "config.tools.deny"),
+            (
+                json!({"tools": {"allow": ["x"]}, "native": {"tools": {"allow": []}}}),
+                "config.native.tools.allow",
+            ),
+            (json!({"proxy": {"url": "http://u:p@proxy"}}), "config.proxy.url"),
+            (json!({"proxy": {"url": "http://proxy", "except": ["a,b"]}}), "config.proxy.except.0"),
+            (json!({"proxy": {"url": "http://proxy"}, "env": {"no_proxy": "x"}}), "config.env.no_proxy"),
+            (
+                json!({"channels": {"telegram": {"bot_token": {"secret": "t"}, "groups": {"x": {}}}}}),
+                "config.channels.telegram.groups",
+            ),
+            (
+                json!({"channels": {"discord": {"bot_token": {"secret": "t"},
+                    "guilds": {"1": {"allow_from": ["me"]}}}}}),
+                "config.channels.discord.guilds.1.allow_from",
+            ),
+            (
+                json!({"channels": {"feishu": {"app_id": "x", "app_secret": {"secret": "t"}}}}),
+                "config.channels.feishu.app_id",
+            ),
         ] {
             let error = check(config).expect_err(field);
             assert_eq!(error.field_name(), Some(field));
             assert!(error.fix_text().is_some() && !error.to_string().contains("u:p"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_list_says_of_a_provider_the_main_model_need_not() {
+        let listed = |model: serde_json::Value| {
+            check(json!({"model": model, "providers": {
+                "anthropic": {"type": "anthropic", "api_key": {"secret": "company"}},
+                "openai-compatible": {"type": "openai-compatible", "base_url": "http://10.0.0.2/v1"},
+            }}))
+        };
+        assert!(listed(json!({"provider": "anthropic"})).unwrap().is_empty());
+        assert!(listed(json!({"provider": "openai-compatible", "name": "m"})).unwrap().is_empty());
+        assert!(listed(json!({"provider": "openai"})).is_err());
+    }
+
+    #[test]
+    fn a_model_of_a_provider_that_nobody_named_is_told() {
+        let warnings =
+            check(json!({"model": {"provider": "demo", "fallbacks": ["demo/demo", "xai/grok-4.7"]},
+            "native": {"models": {"providers": {"mine": {}}}},
+            "agents": {"entries": {"ops": {"model": "mine/m"}}}}))
+            .unwrap();
+        let fields: Vec<_> = warnings.iter().map(|w| w.field.as_str()).collect();
+        assert_eq!(fields, ["config.model.fallbacks.1"]);
     }
 
     #[test]

@@ -48,6 +48,20 @@ pub(crate) fn configs() -> Vec<(&'static str, Value)> {
             "telegram-pairing",
             json!({"model": {"provider": "demo"}, "channels": {"telegram": {"bot_token": {"secret": "tg"}}}}),
         ),
+        (
+            "providers",
+            json!({
+                "model": {"provider": "anthropic", "fallbacks": ["gemini/gemini-3.1-pro-preview", "mine/m", "demo/demo"]},
+                "providers": {
+                    "anthropic": {"type": "anthropic", "api_key": key, "timeout_secs": 60},
+                    "gemini": {"type": "gemini", "api_key": key},
+                    "mine": {"type": "openai-compatible", "base_url": "http://10.0.0.7:8000/v1", "models": [{"name": "m"}]},
+                    "second": {"type": "anthropic", "api_key": key, "models": [{"name": "claude-sonnet-5"}]},
+                    "demo": {"type": "demo"},
+                },
+            }),
+        ),
+        ("full", serde_json::from_str(include_str!("../fixtures/unified-full.json")).expect("it is JSON")),
     ]
 }
 
@@ -80,11 +94,18 @@ pub(crate) fn place() -> Place {
 }
 
 /// The values of the secrets that the configs refer to; each is easy to find in a file.
-pub(crate) const SECRETS: [(&str, &str); 4] = [
+pub(crate) const SECRETS: [(&str, &str); 11] = [
     ("model-key", "plain-model-key"),
     ("tg", "plain-telegram-token"),
     ("Dis_cord", "plain-discord-token"),
     ("search", "plain-search-key"),
+    ("anthropic", "plain-anthropic-key"),
+    ("openai", "plain-openai-key"),
+    ("gemini", "plain-gemini-key"),
+    ("openrouter", "plain-openrouter-key"),
+    ("feishu", "plain-feishu-secret"),
+    ("skill", "plain-skill-key"),
+    ("hooks", "plain-hooks-token-0123456789abcdef"),
 ];
 /// The gateway's token.
 pub(crate) const TOKEN: &str = "plain-gateway-token";

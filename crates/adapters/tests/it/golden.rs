@@ -42,6 +42,66 @@ fn openclaw_json_of_every_provider_and_mode() {
     }
 }
 
+/// What of OpenClaw's own full configuration is otherwise in what is generated, and why.
+const OTHERWISE: [(&str, &str); 9] = [
+    ("gateway.port", "the place's"),
+    ("gateway.bind", "the place's"),
+    ("gateway.auth.mode", "people come through the edge, which says who they are"),
+    ("gateway.auth.token", "no token beside a trusted proxy"),
+    ("gateway.trustedProxies", "the edge"),
+    ("gateway.controlUi.allowedOrigins", "the owner's, and the edge's"),
+    ("env.vars", "variables are the process's own"),
+    ("channels.feishu.accounts", "one account has no list of accounts"),
+    ("hooks.token", "a secret"),
+];
+
+#[test]
+fn every_area_of_a_full_configuration_can_be_made() {
+    let wanted: Value =
+        serde_json::from_str(include_str!("../fixtures/openclaw-full.json")).expect("it is JSON");
+    let full = configs().into_iter().find(|(name, _)| *name == "full").expect("it is there").1;
+    let made = document(&render(&spec(full, ConfigMode::Managed), &place(), &BTreeMap::new()).launch);
+    let mut missing = Vec::new();
+    compare("", &wanted, Some(&made), &mut missing);
+    missing.retain(|path| {
+        !OTHERWISE
+            .iter()
+            .any(|(at, _)| path == at || path.strip_prefix(at).is_some_and(|rest| rest.starts_with('.')))
+    });
+    assert!(missing.is_empty(), "{missing:#?}");
+    for (path, _) in OTHERWISE {
+        let at = format!("/{}", path.replace('.', "/"));
+        assert!(wanted.pointer(&at).is_some(), "{path} is not in the full configuration");
+        assert_ne!(wanted.pointer(&at), made.pointer(&at), "{path} is no exception");
+    }
+}
+
+/// The paths of the values that are wanted and otherwise.
+fn compare(path: &str, wanted: &Value, made: Option<&Value>, missing: &mut Vec<String>) {
+    // Where a secret's value comes from is each one's own affair.
+    if wanted.get("source").is_some() && made.is_some_and(|made| made.get("source").is_some()) {
+        return;
+    }
+    match (wanted, made) {
+        (Value::Object(wanted), Some(Value::Object(made))) => {
+            for (key, value) in wanted {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                compare(&path, value, made.get(key), missing);
+            }
+        }
+        (Value::Array(wanted), Some(Value::Array(made))) if wanted.len() == made.len() => {
+            for (n, value) in wanted.iter().enumerate() {
+                compare(&format!("{path}.{n}"), value, made.get(n), missing);
+            }
+        }
+        // No list, and an empty one, is the same to OpenClaw.
+        (Value::Array(wanted), None) if wanted.is_empty() => {}
+        (wanted, Some(made))
+            if wanted == made || wanted.as_f64().is_some_and(|it| Some(it) == made.as_f64()) => {}
+        _ => missing.push(path.to_owned()),
+    }
+}
+
 #[test]
 fn arguments_and_environment() {
     let everything = configs().into_iter().find(|(n, _)| *n == "everything").expect("it is there").1;

@@ -137,7 +137,7 @@ async fn say(access: &Access<'_>, message: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_real_openclaw_answers_drains_and_goes_on() {
+async fn real_openclaw_answers_drains_and_goes_on() {
     let home = tempfile::tempdir().expect("a folder");
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let port = free.local_addr().expect("an address").port();

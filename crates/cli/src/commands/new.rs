@@ -196,7 +196,13 @@ impl NewArgs {
         };
         let mut config = ClawConfig::default();
         if let Some(provider) = self.provider {
-            let mut model = Model { provider, name: self.model.clone(), api_key: None, base_url: None, fallbacks: Vec::new() };
+            let mut model = Model {
+                provider,
+                name: self.model.clone(),
+                api_key: None,
+                base_url: None,
+                fallbacks: Vec::new(),
+            };
             if let Some(key) = key {
                 let secret = SecretName::new(KEY_NAME)?;
                 model.api_key = Some(SecretRef { secret: secret.clone() });

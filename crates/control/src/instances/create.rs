@@ -393,7 +393,13 @@ fn first_state(
 
 /// Who answers when nothing is said: the demo model.
 pub(super) fn default_model(config: &mut ClawConfig) {
-    config.model.get_or_insert(Model { provider: Provider::Demo, name: None, api_key: None, base_url: None, fallbacks: Vec::new() });
+    config.model.get_or_insert(Model {
+        provider: Provider::Demo,
+        name: None,
+        api_key: None,
+        base_url: None,
+        fallbacks: Vec::new(),
+    });
 }
 
 pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {

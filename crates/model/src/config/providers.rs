@@ -31,7 +31,7 @@ pub struct ProviderConfig {
 }
 
 /// What is known of a model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFacts {
     /// Its name at the provider.
