@@ -6,6 +6,7 @@
 
 pub mod demo;
 pub mod dial;
+mod impact;
 pub mod openclaw;
 mod registry;
 
@@ -27,6 +28,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub use dial::{Connection, Dial};
+pub use impact::{Impact, InForce};
 pub use registry::Registry;
 
 /// One claw type.
@@ -125,6 +127,24 @@ pub trait ClawAdapter: Send + Sync + 'static {
     async fn next_wake(&self, access: &Access<'_>) -> Result<Option<Timestamp>> {
         let _ = access;
         Ok(None)
+    }
+
+    /// What a change of its specification asks of a claw that is up; of what differs beside the
+    /// configuration only what its files, environment or start command have. The default knows
+    /// of no setting that is taken up without a start.
+    fn impact(&self, before: &InstanceSpec, after: &InstanceSpec) -> Impact {
+        impact::of_any_type(before, after)
+    }
+
+    /// Asks whether it goes by what was rendered for it: `files` are those of
+    /// [`Rendered::launch`], by their paths in the state folder. A claw takes a moment to take a
+    /// change up (OpenClaw 0.3 to 4 s), and says until then that it has not.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not answer.
+    async fn in_force(&self, access: &Access<'_>, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<InForce> {
+        let _ = (access, files);
+        Ok(InForce::Unknown)
     }
 
     /// What of its specification keeps it from sleeping by itself, each in words that go on after

@@ -35,12 +35,18 @@ pub(super) fn generate(input: &RenderInput<'_>) -> Generated {
 
 /// The whole file is clawfarm's.
 fn managed(input: &RenderInput<'_>) -> Generated {
+    let (document, warnings) = whole(input);
+    Generated { files: vec![file(FILE, &document, true)], warnings, document }
+}
+
+/// What the whole file says when nobody else writes into it.
+pub(super) fn whole(input: &RenderInput<'_>) -> (Map<String, Value>, Vec<Warning>) {
     let model = input.spec.config.model.clone().unwrap_or_else(demo);
     let mut document = seed(&input.spec.config, Some(&model), input);
     let mut warnings = Vec::new();
     confine_workspace(&mut document, input, &mut warnings);
     enforce(&mut document, input);
-    Generated { files: vec![file(FILE, &document, true)], warnings, document }
+    (document, warnings)
 }
 
 /// The file is the user's; see [`merge::three_way`].

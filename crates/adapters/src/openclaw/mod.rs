@@ -6,6 +6,7 @@ mod chat;
 mod config;
 mod dotenv;
 mod entrance;
+mod force;
 mod http;
 mod import;
 mod inbox;
@@ -15,6 +16,7 @@ mod merge;
 mod owned;
 mod probe;
 mod provider;
+mod reload;
 mod rest;
 mod rpc;
 mod schema;
@@ -37,8 +39,8 @@ use futures::stream::BoxStream;
 use secrecy::SecretString;
 
 use crate::{
-    Access, Activity, ClawAdapter, Dial, Imported, KeyVariables, Probe, RenderInput, Rendered, Rest,
-    SendEvent, SoftwareFile, Warning,
+    Access, Activity, ClawAdapter, Dial, Impact, Imported, InForce, KeyVariables, Probe, RenderInput,
+    Rendered, Rest, SendEvent, SoftwareFile, Warning,
 };
 
 /// The version that was tested with this clawfarm.
@@ -255,6 +257,14 @@ impl ClawAdapter for OpenClaw {
 
     fn path_rules(&self) -> PathRules {
         entrance::path_rules()
+    }
+
+    fn impact(&self, before: &InstanceSpec, after: &InstanceSpec) -> Impact {
+        reload::impact(before, after)
+    }
+
+    async fn in_force(&self, access: &Access<'_>, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<InForce> {
+        force::in_force(access, files).await
     }
 
     fn keeps_awake(&self, spec: &InstanceSpec, public_url: Option<&str>) -> Vec<String> {

@@ -72,14 +72,9 @@ pub(super) fn demo_model(place: &Place) -> Owned {
     is(&["models", "providers", provider::DEMO_ID], provider::demo_entry(&place.host_url))
 }
 
-/// Refuses a native key that an owned one would overwrite: dropping it in silence would leave
-/// its author wondering.
-///
-/// # Errors
-/// `InvalidInput`, naming the key.
-pub(super) fn refuse_collisions(native: &Map<String, Value>) -> Result<()> {
-    // Only the paths matter here, so that any place will do.
-    let somewhere = Place {
+/// Any place, for what does not depend on it.
+pub(super) fn somewhere() -> Place {
+    Place {
         install_dir: "/".into(),
         layout: clawfarm_model::launch::Layout::Npm,
         state_dir: "/".into(),
@@ -91,7 +86,16 @@ pub(super) fn refuse_collisions(native: &Map<String, Value>) -> Result<()> {
         server_addresses: clawfarm_model::Place::loopback(),
         host_url: String::new(),
         memory_enforced: true,
-    };
+    }
+}
+
+/// Refuses a native key that an owned one would overwrite: dropping it in silence would leave
+/// its author wondering.
+///
+/// # Errors
+/// `InvalidInput`, naming the key.
+pub(super) fn refuse_collisions(native: &Map<String, Value>) -> Result<()> {
+    let somewhere = somewhere();
     for rule in rules(&somewhere, "", &SecretString::from("")).iter().chain([&demo_model(&somewhere)]) {
         if let Some(path) = collision(native, rule.path) {
             return Err(Error::invalid(

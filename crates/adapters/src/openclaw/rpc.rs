@@ -38,9 +38,20 @@ pub(super) async fn call(
     method: &str,
     params: Value,
 ) -> Result<Answer> {
+    call_up_to(http, access, method, params, MAX).await
+}
+
+/// A call whose answer may have `max` bytes.
+pub(super) async fn call_up_to(
+    http: &mut Http,
+    access: &Access<'_>,
+    method: &str,
+    params: Value,
+    max: usize,
+) -> Result<Answer> {
     let body = json!({ "method": method, "params": params });
     let response =
-        http.whole(request(http::Method::POST, PATH, Some(access.token), Some(&body))?, LIMIT, MAX).await?;
+        http.whole(request(http::Method::POST, PATH, Some(access.token), Some(&body))?, LIMIT, max).await?;
     read_answer(response.status.as_u16(), &response.body)
 }
 

@@ -4,19 +4,21 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clawfarm_adapters::demo::{self, ChatRequest, Step};
 use clawfarm_adapters::openclaw::OpenClaw;
-use clawfarm_adapters::{Access, Activity, ClawAdapter as _, Connection, Dial, Probe, SendEvent};
+use clawfarm_adapters::{
+    Access, Activity, ClawAdapter as _, Connection, Dial, Impact, InForce, Probe, SendEvent,
+};
 use clawfarm_model::config::ConfigMode;
-use clawfarm_model::{Code, Error, Launch, Place, Result};
+use clawfarm_model::{Code, Error, InstanceSpec, Launch, Place, Result};
 use futures::StreamExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
@@ -178,16 +180,14 @@ async fn real_openclaw_answers_drains_and_goes_on() {
     assert_eq!(OpenClaw.send(&access, "x").await.map(|_| ()).unwrap_err().code(), Code::Unavailable);
     OpenClaw.undrain(&access).await.expect("it goes on");
     assert!(say(&access, "and now").await.contains("message 4"));
+    takes_up_what_is_written(&access, &demo, &here).await;
+    knows_what_needs_a_start(&access).await;
 
     // It kept its configuration, and the next start would change nothing in it.
-    let kept: BTreeMap<_, _> = OpenClaw
-        .existing_files()
-        .into_iter()
-        .filter_map(|path| Some((path.clone(), std::fs::read(here.state_dir.join(&path)).ok()?)))
-        .collect();
-    let again = render(&demo, &here, &kept);
+    let kept = present(&here);
+    let again = render(&spec(last_config(), ConfigMode::Seeded), &here, &kept);
     assert!(again.warnings.is_empty());
-    let document = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).expect("it is JSON");
+    let document = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("it is JSON");
     let next = &again.launch.files[0].contents;
     assert_eq!(document(next.expose_secret().as_bytes()), document(&kept[Path::new("openclaw.json")]));
 
@@ -197,6 +197,133 @@ async fn real_openclaw_answers_drains_and_goes_on() {
         tokio::time::timeout(OpenClaw.stop_grace(), claw.wait()).await.expect("it ends within its grace");
     assert_eq!(ended.expect("it is waited for").code(), Some(0));
     no_secret_in(home.path()).await;
+}
+
+/// The configuration that it is changed to while it runs.
+fn last_config() -> Value {
+    json!({
+        "model": {"provider": "demo"}, "tools": {"exec": {"mode": "deny"}},
+        "agents": {"timeout_secs": 300, "entries": {"ops": {"title": "Ops"}}},
+    })
+}
+
+/// What is written while it runs is in force a moment later, when it is good; and only then.
+async fn takes_up_what_is_written(access: &Access<'_>, was: &InstanceSpec, here: &Place) {
+    let rendered = |spec: &InstanceSpec| -> BTreeMap<PathBuf, Vec<u8>> {
+        let launch = render(spec, here, &present(here)).launch;
+        let files = launch.files.iter();
+        files.map(|file| (file.path.clone(), file.contents.expose_secret().as_bytes().to_vec())).collect()
+    };
+    let asked = |files: BTreeMap<PathBuf, Vec<u8>>| async move {
+        OpenClaw.in_force(access, &files).await.expect("it says what it goes by")
+    };
+    assert_eq!(asked(rendered(was)).await, InForce::Yes);
+    let is = spec(last_config(), ConfigMode::Seeded);
+    assert_eq!(OpenClaw.impact(was, &is), Impact::Hot);
+    let files = rendered(&is);
+    assert!(matches!(asked(files.clone()).await, InForce::Not(_)), "nothing was written yet");
+    write(here, &files);
+    until("the change to be in force", TURN, || async { asked(files.clone()).await == InForce::Yes }).await;
+    // It has two agents now, and is still spoken to as one.
+    until("it to be done with the change", TURN, || async {
+        OpenClaw.activity(access).await.expect("it says what it does") == Activity::Idle
+    })
+    .await;
+    assert!(say(access, "hello again").await.contains("hello again"));
+
+    let config = Path::new("openclaw.json");
+    let mut bad = files.clone();
+    bad.insert(config.to_owned(), br#"{"no-such-key": 1}"#.to_vec());
+    write(here, &bad);
+    until("it to refuse what is no configuration", TURN, || async {
+        matches!(asked(files.clone()).await, InForce::Not(why) if why.iter().any(|it| it.contains("no-such-key")))
+    })
+    .await;
+    write(here, &files);
+    until("it to have its file again", TURN, || async { asked(files.clone()).await == InForce::Yes }).await;
+}
+
+/// What `impact` says of a setting is what the claw says of it.
+async fn knows_what_needs_a_start(access: &Access<'_>) {
+    let mut otherwise = Vec::new();
+    for path in [
+        "agents.defaults.timeoutSeconds",
+        "agents.defaults.model.primary",
+        "browser.enabled",
+        "channels.telegram.enabled",
+        "commands.bash",
+        "cron.enabled",
+        "diagnostics.enabled",
+        "diagnostics.otel.endpoint",
+        "env.vars",
+        "env.shellEnv.enabled",
+        "gateway.auth.rateLimit.maxAttempts",
+        "gateway.controlUi.basePath",
+        "gateway.controlUi.environment.label",
+        "gateway.controlUi.root",
+        "gateway.http.endpoints.responses.enabled",
+        "gateway.nodes.pairing",
+        "gateway.publicOrigin",
+        "gateway.reload.mode",
+        "gateway.terminal.enabled",
+        "gateway.tools.deny",
+        "hooks.path",
+        "logging.level",
+        "mcp.servers",
+        "memory.citations",
+        "memory.search.enabled",
+        "messages.responsePrefix",
+        "plugins.entries",
+        "proxy.proxyUrl",
+        "secrets.defaults.env",
+        "session.scope",
+        "skills.load.watch",
+        "tools.exec.host",
+        "update.channel",
+    ] {
+        let says = rpc(access, "config.schema.lookup", &json!({"path": path})).await;
+        let kind = says["payload"]["reloadKind"].as_str().unwrap_or_else(|| panic!("{path}: {says}"));
+        let native = path.rsplit('.').fold(json!("x"), |value, key| json!({ key: value }));
+        let bare = spec(json!({}), ConfigMode::Managed);
+        let ours = OpenClaw.impact(&bare, &spec(json!({ "native": native }), ConfigMode::Managed));
+        if ours.is_restart() != (kind == "restart") {
+            otherwise.push(format!("{path}: {kind} is {ours:?}"));
+        }
+    }
+    assert!(otherwise.is_empty(), "{otherwise:#?}");
+}
+
+/// A call of the admin RPC.
+async fn rpc(access: &Access<'_>, method: &str, params: &Value) -> Value {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let body = json!({"method": method, "params": params}).to_string();
+    let mut stream = access.dial.dial().await.expect("it listens");
+    let request = format!(
+        "POST /api/v1/admin/rpc HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.expect("it takes a request");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(TURN, stream.read_to_string(&mut answer)).await;
+    read.expect("it answers in time").expect("it answers");
+    let (start, end) = (answer.find('{'), answer.rfind('}'));
+    let body = start.zip(end).map(|(start, end)| &answer[start..=end]);
+    serde_json::from_str(body.unwrap_or_default()).unwrap_or_else(|e| panic!("{method}: {e}: {answer}"))
+}
+
+/// The claw's files, as they are met at the next start.
+fn present(here: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = |path: PathBuf| Some((path.clone(), std::fs::read(here.state_dir.join(&path)).ok()?));
+    OpenClaw.existing_files().into_iter().filter_map(read).collect()
+}
+
+/// Writes files as a runtime does: each is there at once, whole.
+fn write(here: &Place, files: &BTreeMap<PathBuf, Vec<u8>>) {
+    for (path, contents) in files {
+        let beside = here.state_dir.join("being-written");
+        std::fs::write(&beside, contents).expect("it is written");
+        std::fs::rename(&beside, here.state_dir.join(path)).expect("it is put in place");
+    }
 }
 
 /// No file of the claw's holds the gateway token or the demo model's key. (`grep`, because

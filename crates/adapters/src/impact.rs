@@ -1,0 +1,73 @@
+//! What a change of an instance's configuration asks of a claw that is up, and whether it has
+//! taken one up.
+
+use clawfarm_model::InstanceSpec;
+use serde::{Deserialize, Serialize};
+
+/// What a change asks of a claw that is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "impact", content = "fields", rename_all = "snake_case")]
+pub enum Impact {
+    /// Nothing that it could see has changed.
+    None,
+    /// Its files are written anew, and it goes by them without a restart.
+    Hot,
+    /// It has to be started again, because of these fields: `config.memory.search`,
+    /// `resources`; where a field of the unified config can't be told, the key of the type's
+    /// own file. Never empty.
+    Restart(Vec<String>),
+}
+
+impl Impact {
+    /// Whether it has to be started again.
+    #[must_use]
+    pub const fn is_restart(&self) -> bool {
+        matches!(self, Self::Restart(_))
+    }
+
+    /// A restart because of these fields, each named once; `otherwise` when there are none.
+    pub(crate) fn restart_or(mut fields: Vec<String>, otherwise: Self) -> Self {
+        fields.sort();
+        fields.dedup();
+        if fields.is_empty() { otherwise } else { Self::Restart(fields) }
+    }
+}
+
+/// Whether a running claw goes by what was rendered for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "in_force", content = "why", rename_all = "snake_case")]
+pub enum InForce {
+    /// It does.
+    Yes,
+    /// It does not, for these reasons: never empty, at most 20.
+    Not(Vec<String>),
+    /// It can't be told: the type does not say, or it drains or restarts just now.
+    Unknown,
+}
+
+/// The fields beside its configuration that differ and that only a start can bring to a claw.
+pub(crate) fn beside_config(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
+    [
+        ("claw_type", before.claw_type != after.claw_type),
+        ("version", before.version != after.version),
+        ("runtime", before.runtime != after.runtime),
+        ("target", before.target != after.target),
+        ("image", before.image != after.image),
+        ("resources", before.resources != after.resources),
+        ("port", before.port != after.port),
+        ("config_mode", before.config_mode != after.config_mode),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(field, _)| field.to_owned())
+    .collect()
+}
+
+/// What a type can say that knows of no setting that is taken up without a start.
+pub(crate) fn of_any_type(before: &InstanceSpec, after: &InstanceSpec) -> Impact {
+    let mut fields = beside_config(before, after);
+    if before.config != after.config {
+        fields.push("config".to_owned());
+    }
+    Impact::restart_or(fields, Impact::None)
+}
