@@ -198,7 +198,7 @@ fn changes(was: &Value, is: &Value, path: &str, out: &mut Vec<String>) {
     };
     let (left, right) = (was.as_object(), is.as_object());
     let deeper = left.is_some() && right.is_some()
-        || (left.is_some() || right.is_some()) && HOT.iter().chain(&RESTART).any(|prefix| below(&prefix));
+        || (left.is_some() || right.is_some()) && HOT.iter().chain(&RESTART).any(below);
     if !deeper {
         out.push(path.to_owned());
         return;
