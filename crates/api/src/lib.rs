@@ -10,6 +10,7 @@ pub mod inbox;
 pub mod instance;
 pub mod problem;
 pub mod query;
+pub mod schema;
 pub mod server;
 pub mod sleep;
 pub mod stored;

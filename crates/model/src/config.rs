@@ -28,7 +28,7 @@ pub struct ClawConfig {
     pub model: Option<Model>,
     /// Further providers, by name: for the models that agents ask for, and to fall back to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub providers: Providers,
+    pub providers: BTreeMap<String, ProviderConfig>,
     /// Its agents.
     #[serde(default, skip_serializing_if = "Agents::is_empty")]
     pub agents: Agents,
@@ -75,6 +75,7 @@ pub struct ClawConfig {
 /// A model and who serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"provider": "anthropic", "api_key": {"secret": "anthropic-key"}, "fallbacks": ["openrouter/auto"]})))]
 pub struct Model {
     /// Who serves it.
     pub provider: Provider,
@@ -146,6 +147,7 @@ impl std::str::FromStr for Provider {
 /// Where people talk to a claw.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"telegram": {"bot_token": {"secret": "telegram-bot"}, "allow_from": ["123456789"]}})))]
 pub struct Channels {
     /// A Telegram bot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -329,6 +331,10 @@ pub enum ConfigMode {
     /// Read-only for the claw; a difference is drift, and is mended.
     Managed,
 }
+
+/// The most that a number of a configuration may be: 68 years in seconds, and more tokens than
+/// any model takes.
+pub const NUMBER_MAX: u32 = 2_147_483_647;
 
 /// How many parts a setting's path may have. What is nested deeper than readers of JSON go
 /// (128 levels, as a rule) could be written, but by nobody read.

@@ -276,6 +276,12 @@ pub struct ClawBehaviour {
     /// It takes connections and never answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub silent: Option<bool>,
+    /// From a change of its configuration file until it has taken it up; at once by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reload_ms: Option<Millis>,
+    /// It takes no change of its configuration up before its next start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_reload: Option<bool>,
     /// When its scheduled jobs are due, in milliseconds since the epoch; none by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jobs: Option<Vec<i64>>,
@@ -409,6 +415,8 @@ impl ClawBehaviour {
         set(&mut self.channels_ms, &other.channels_ms);
         set(&mut self.unhealthy, &other.unhealthy);
         set(&mut self.silent, &other.silent);
+        set(&mut self.reload_ms, &other.reload_ms);
+        set(&mut self.no_reload, &other.no_reload);
         set(&mut self.jobs, &other.jobs);
         set(&mut self.used_at, &other.used_at);
         set(&mut self.confinement, &other.confinement);

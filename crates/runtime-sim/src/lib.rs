@@ -20,6 +20,7 @@ mod disk;
 mod exec;
 mod inbox;
 mod journal;
+mod loaded;
 mod ports;
 mod record;
 mod recover;

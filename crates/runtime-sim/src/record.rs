@@ -11,6 +11,7 @@ use clawfarm_model::{ClawId, Code, Error, Observation, ObservedState, Result, Ti
 use serde::{Deserialize, Serialize};
 
 use crate::behaviour::{Behaviour, Blocker, ClawBehaviour};
+use crate::loaded::{Break, Loaded};
 
 /// A simulated claw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,15 +57,19 @@ pub(crate) enum Life {
     },
 }
 
-/// A started claw.
 /// What a launch says of its gateway.
 #[derive(Debug, Default)]
 pub(crate) struct Gateway {
     pub(crate) token_sha256: Option<String>,
     pub(crate) user_header: Option<String>,
     pub(crate) keys: Vec<(String, String)>,
+    /// What its configuration says, where it is one.
+    pub(crate) loaded: Option<Box<Loaded>>,
+    /// How the start fails.
+    pub(crate) breaks: Option<Break>,
 }
 
+/// A started claw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Up {
     pub(crate) started_at: i64,
@@ -86,6 +91,9 @@ pub(crate) struct Up {
     /// The keys that clawfarm made for it, as a process has them in its environment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) keys: Vec<(String, String)>,
+    /// The configuration that it was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loaded: Option<Box<Loaded>>,
     /// The suspension its gateway was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) suspension: Option<Suspension>,
@@ -130,6 +138,8 @@ impl Eq for End {}
 
 /// How long a prepared suspension holds, in milliseconds (OpenClaw 2026.9.6: two minutes).
 const LEASE_MS: i64 = 120_000;
+/// What OpenClaw ends with whose configuration is refused.
+const REFUSED: i32 = 78;
 /// SIGKILL.
 const KILLED: i32 = 9;
 
@@ -194,18 +204,30 @@ impl Record {
             out_of_memory: claw.out_of_memory.unwrap_or(false),
             requested: false,
         });
+        let ends = match gateway.breaks {
+            Some(Break::Exit) => Some(End {
+                at: now,
+                code: Some(REFUSED),
+                signal: None,
+                out_of_memory: false,
+                requested: false,
+            }),
+            _ => ends,
+        };
+        let never = gateway.breaks == Some(Break::Ready);
         self.run = run;
         self.starts += 1;
         self.confinement.clone_from(&claw.confinement);
         self.life = Life::Up(Up {
             started_at: now,
             listens_at: now.saturating_add(listen),
-            ready_at: now.saturating_add(boot),
+            ready_at: if never { i64::MAX } else { now.saturating_add(boot) },
             ends,
             frozen_at: None,
             token_sha256: gateway.token_sha256,
             user_header: gateway.user_header,
             keys: gateway.keys,
+            loaded: gateway.loaded,
             suspension: None,
         });
     }

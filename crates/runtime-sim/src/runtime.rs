@@ -21,6 +21,7 @@ use crate::behaviour::{Behaviour, Failure, Verb};
 use crate::claw;
 use crate::disk::{nanos, now};
 use crate::journal::ActKind;
+use crate::loaded::{Break, FILE, Loaded};
 use crate::ports::port_taken;
 use crate::record::{Gateway, Life, Record, View};
 use crate::watch::Watch;
@@ -436,7 +437,15 @@ fn start(world: &World, launch: &Launch) -> Result<Observation> {
 }
 
 fn gateway(launch: &Launch) -> Gateway {
-    Gateway { token_sha256: token_sha256(launch), user_header: user_header(launch), keys: keys(launch) }
+    let config = launch.files.iter().find(|file| file.path.ends_with(FILE));
+    let config = config.map(|file| file.contents.expose_secret().as_bytes());
+    Gateway {
+        token_sha256: token_sha256(launch),
+        user_header: user_header(launch),
+        keys: keys(launch),
+        loaded: config.and_then(|text| Loaded::read(text).ok()).map(|(loaded, _)| Box::new(loaded)),
+        breaks: config.and_then(Break::of),
+    }
 }
 
 /// Whether a variable holds the token that a gateway asks for.
@@ -452,7 +461,7 @@ fn token_sha256(launch: &Launch) -> Option<String> {
 
 /// The header in which it is told who a request is from, as OpenClaw's configuration says it.
 fn user_header(launch: &Launch) -> Option<String> {
-    let file = launch.files.iter().find(|file| file.path.ends_with("openclaw.json"))?;
+    let file = launch.files.iter().find(|file| file.path.ends_with(FILE))?;
     let document: serde_json::Value = serde_json::from_str(file.contents.expose_secret()).ok()?;
     Some(document.pointer("/gateway/auth/trustedProxy/userHeader")?.as_str()?.to_owned())
 }

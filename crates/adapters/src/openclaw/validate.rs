@@ -4,6 +4,7 @@ mod channels;
 mod models;
 mod parts;
 
+use clawfarm_model::config::NUMBER_MAX;
 use clawfarm_model::{Error, InstanceSpec, Result};
 
 use super::config::shown;
@@ -59,6 +60,18 @@ fn warning(field: &str, message: impl Into<String>) -> Warning {
 /// Whether a variable is set by clawfarm and can't be set by anybody else.
 pub(super) fn is_reserved(name: &str) -> bool {
     name.starts_with("OPENCLAW_") || name.starts_with("CLAWFARM_") || RESERVED.contains(&name)
+}
+
+/// A number that stands for some time or some tokens.
+fn number(field: &str, number: Option<u32>) -> Result<()> {
+    match number {
+        Some(0) => Err(Error::invalid(field, "0 is too little").fix("give 1 or more, or leave it away")),
+        Some(number) if number > NUMBER_MAX => {
+            Err(Error::invalid(field, format!("{number} is too much"))
+                .fix(format!("give at most {NUMBER_MAX}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn variable(field: &str, name: &str) -> Result<()> {

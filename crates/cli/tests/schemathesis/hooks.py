@@ -97,8 +97,11 @@ def fit_spec(body):
         # Of several empty objects it makes one, which is not to be changed everywhere.
         config = body["config"] = dict(config)
         # Which fields a provider wants, and that a secret exists, stand in no schema.
-        config.pop("model", None)
-        config.pop("channels", None)
+        for name in ("model", "providers", "channels", "gateway"):
+            config.pop(name, None)
+        # Neither does what a claw type takes for a name of an agent, a skill or a tool.
+        for name in ("agents", "skills", "plugins", "tools", "proxy"):
+            config.pop(name, None)
         inbox = config.get("inbox") or []
         config["inbox"] = [{"path": path["path"], "check": {"type": "open"}} for path in inbox]
         env = config.get("env") or {}

@@ -10,12 +10,15 @@ use super::tools::AgentTools;
 /// The agents of a claw.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"timeout_secs": 600, "timezone": "Europe/Berlin", "entries": {"ops": {"title": "Operations", "channels": ["discord"]}}})))]
 pub struct Agents {
     /// How long a turn may take, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub timeout_secs: Option<u32>,
     /// How many turns may be under way at once.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub max_concurrent: Option<u32>,
     /// The time zone of its people, such as `Europe/Berlin`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +82,7 @@ pub enum Thinking {
 #[serde(deny_unknown_fields)]
 pub struct Heartbeat {
     /// How many minutes apart.
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub every_mins: u32,
     /// Between these hours only, in the time zone of its people: `08:00` and `22:00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

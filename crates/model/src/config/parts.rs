@@ -12,6 +12,7 @@ use crate::secret::SecretRef;
 /// What a claw remembers beyond a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"enabled": true, "search": true, "across_conversations": false})))]
 pub struct Memory {
     /// Whether it remembers at all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,8 +23,9 @@ pub struct Memory {
     /// Whether what was said in one conversation is known in others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub across_conversations: Option<bool>,
-    /// How many tokens of a conversation are kept before older ones are put together.
+    /// How many tokens of a conversation stay word for word when older ones are put together.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub limit: Option<u32>,
 }
 
@@ -38,6 +40,7 @@ impl Memory {
 /// A skill.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"enabled": true, "api_key": {"secret": "weather-key"}, "env": {"UNITS": "metric"}})))]
 pub struct Skill {
     /// Whether it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,6 +57,7 @@ pub struct Skill {
 /// A plugin.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"enabled": true, "config": {"dreaming": {"enabled": false}}})))]
 pub struct Plugin {
     /// Whether it is on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,9 +71,11 @@ pub struct Plugin {
 /// How conversations are kept apart, and when a new one begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"reset_after_mins": 240, "per_person": true})))]
 pub struct Conversations {
     /// After how many minutes of silence a new one begins.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub reset_after_mins: Option<u32>,
     /// Whether each person has one of their own, rather than all of a channel together.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +93,7 @@ impl Conversations {
 /// What programs may do at the claw's gateway beside chatting with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"responses_api": true, "hooks_token": {"secret": "hooks"}})))]
 pub struct Gateway {
     /// Whether it answers at `/v1/responses`, too.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +117,7 @@ impl Gateway {
 /// The way out, where there is no direct one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"url": "http://proxy.example.com:3128", "except": [".example.com"]})))]
 pub struct Proxy {
     /// The proxy's address: `http://proxy.example.com:3128`.
     pub url: String,
@@ -121,6 +129,7 @@ pub struct Proxy {
 /// What a claw writes about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"level": "info"})))]
 pub struct Logging {
     /// From which level on.
     #[serde(skip_serializing_if = "Option::is_none")]

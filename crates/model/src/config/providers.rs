@@ -11,6 +11,7 @@ use crate::secret::SecretRef;
 /// Somebody who serves models, under a name by which models are asked for: `<name>/<model>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"type": "openai-compatible", "base_url": "http://10.0.0.7:8000/v1", "models": [{"name": "llama-3.3-70b", "context_window": 128_000}]})))]
 pub struct ProviderConfig {
     /// Whose protocol it speaks.
     #[serde(rename = "type")]
@@ -27,6 +28,7 @@ pub struct ProviderConfig {
     pub models: Vec<ModelFacts>,
     /// How long an answer may take, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub timeout_secs: Option<u32>,
 }
 
@@ -41,9 +43,11 @@ pub struct ModelFacts {
     pub title: Option<String>,
     /// How many tokens it can take in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub context_window: Option<u32>,
     /// How many tokens it can answer with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub max_tokens: Option<u32>,
     /// What it can be shown beside text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 /// need a person's yes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(examples(json!({"profile": "coding", "deny": ["browser"], "exec": {"mode": "allowlist", "safe_programs": ["jq"]}})))]
 pub struct Tools {
     /// What it has to begin with.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,6 +84,7 @@ pub struct Exec {
     pub safe_programs: Vec<String>,
     /// How long a command may take, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 2_147_483_647)]
     pub timeout_secs: Option<u32>,
 }
 

@@ -5,6 +5,7 @@
 //! ended behaves so here.
 
 mod chat;
+mod config;
 mod http;
 mod inbox;
 mod rpc;

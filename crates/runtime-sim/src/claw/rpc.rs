@@ -68,6 +68,7 @@ impl Gateway {
                 let next = jobs.iter().filter(|at| **at > moment.now).min();
                 json!({"enabled": true, "jobs": jobs.len(), "nextWakeAtMs": next})
             }
+            "config.get" => self.config(moment),
             "tasks.list" => json!({"tasks": []}),
             _ => return Ok(Err(Refusal::invalid(&format!("unknown method: {method}")))),
         }))

@@ -24,6 +24,18 @@ pub(super) fn router() -> Router<ServerState> {
             }),
         )
         .route("/api/docs", get(page))
+        .merge(schemas())
+}
+
+/// The JSON Schemas of what people write: for their editors, which have no credentials.
+fn schemas() -> Router<ServerState> {
+    clawfarm_api::schema::all().into_iter().fold(Router::new(), |router, (name, schema)| {
+        let document = schema.to_string();
+        let answer = move || async move {
+            ([(CONTENT_TYPE, "application/schema+json"), (CACHE_CONTROL, "no-cache")], document.clone())
+        };
+        router.route(&format!("{}/{name}", clawfarm_api::schema::SCHEMAS), get(answer))
+    })
 }
 
 async fn page() -> impl IntoResponse {

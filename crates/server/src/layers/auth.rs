@@ -20,9 +20,10 @@ use crate::peers::prove;
 use crate::peers::sign::{HEADER, Signed, Signer};
 use crate::state::ServerState;
 
-/// Health for load balancers, and the API's description, which is published anyway and
-/// which a browser has to be able to open.
-const OPEN: [&str; 4] = ["/healthz", "/readyz", "/api/docs", "/api/v1/openapi.json"];
+/// Health for load balancers, and the API's description and its schemas, which are published
+/// anyway and which a browser and an editor have to be able to open.
+const OPEN: [&str; 5] =
+    ["/healthz", "/readyz", "/api/docs", "/api/v1/openapi.json", "/api/v1/schemas/claw-config"];
 /// A ticket in the path is the credential: a browser can't send a header with a WebSocket.
 const TICKETS: &str = "/api/v1/consoles/";
 

@@ -85,7 +85,7 @@ async fn with_the_token_every_route_lets_in() {
 #[tokio::test]
 async fn the_description_and_its_page_are_open_and_hold_nothing_of_ours() {
     let farm = Farm::new().await;
-    for path in ["/api/docs", "/api/v1/openapi.json"] {
+    for path in ["/api/docs", "/api/v1/openapi.json", "/api/v1/schemas/claw-config"] {
         let answer = farm.ask(Request::builder().uri(path).body(Body::empty()).unwrap()).await;
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");

@@ -3,7 +3,7 @@
 use clawfarm_model::config::{ClawConfig, Model, ModelFacts, Provider, ProviderConfig};
 use clawfarm_model::{Error, Result};
 
-use super::{url, warning};
+use super::{number, url, warning};
 use crate::Warning;
 use crate::openclaw::config::shown;
 use crate::openclaw::{json as tree, provider};
@@ -98,10 +98,7 @@ fn listed(config: &ClawConfig, name: &str, provider: &ProviderConfig) -> Result<
         )
         .fix("name those that are to be used: [{\"name\": \"llama-3.3-70b\"}]"));
     }
-    if provider.timeout_secs == Some(0) {
-        return Err(Error::invalid(format!("{field}.timeout_secs"), "an answer takes some time")
-            .fix("give some seconds, such as 300, or leave it away"));
-    }
+    number(&format!("{field}.timeout_secs"), provider.timeout_secs)?;
     for (n, model) in provider.models.iter().enumerate() {
         facts(&format!("{field}.models.{n}"), model)?;
         if provider.models[..n].iter().any(|before| before.name == model.name) {
@@ -138,10 +135,7 @@ fn listed_demo(field: &str, named: bool, provider: &ProviderConfig) -> Result<()
 fn facts(field: &str, model: &ModelFacts) -> Result<()> {
     model_name(&format!("{field}.name"), &model.name)?;
     for (name, tokens) in [("context_window", model.context_window), ("max_tokens", model.max_tokens)] {
-        if tokens == Some(0) {
-            return Err(Error::invalid(format!("{field}.{name}"), "no model works with 0 tokens")
-                .fix("give what its maker says, or leave it away"));
-        }
+        number(&format!("{field}.{name}"), tokens)?;
     }
     let cost = model.cost.unwrap_or_default();
     for (name, price) in [

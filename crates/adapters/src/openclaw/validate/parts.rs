@@ -4,7 +4,7 @@ use clawfarm_model::config::{AgentTools, Agents, ClawConfig, EnvValue, Heartbeat
 use clawfarm_model::{Error, Result};
 use serde_json::Value;
 
-use super::{models, url, variable, warning};
+use super::{models, number, url, variable, warning};
 use crate::Warning;
 use crate::openclaw::config::shown;
 use crate::openclaw::{channels, json as tree};
@@ -16,20 +16,13 @@ const PROXY_VARIABLES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
 pub(super) fn check(config: &ClawConfig, warnings: &mut Vec<Warning>) -> Result<()> {
     agents(config, warnings)?;
-    positive("config.memory.limit", config.memory.limit)?;
-    positive("config.conversations.reset_after_mins", config.conversations.reset_after_mins)?;
+    number("config.memory.limit", config.memory.limit)?;
+    number("config.conversations.reset_after_mins", config.conversations.reset_after_mins)?;
     skills(config)?;
     plugins(config)?;
     tools(config, warnings)?;
     if let Some(way) = &config.proxy {
         proxy(config, way)?;
-    }
-    Ok(())
-}
-
-fn positive(field: &str, number: Option<u32>) -> Result<()> {
-    if number == Some(0) {
-        return Err(Error::invalid(field, "0 is too little").fix("give 1 or more, or leave it away"));
     }
     Ok(())
 }
@@ -43,8 +36,8 @@ fn is_name(name: &str) -> bool {
 
 fn agents(config: &ClawConfig, warnings: &mut Vec<Warning>) -> Result<()> {
     let agents: &Agents = &config.agents;
-    positive("config.agents.timeout_secs", agents.timeout_secs)?;
-    positive("config.agents.max_concurrent", agents.max_concurrent)?;
+    number("config.agents.timeout_secs", agents.timeout_secs)?;
+    number("config.agents.max_concurrent", agents.max_concurrent)?;
     if let Some(zone) = &agents.timezone {
         let good = (1..=NAME_MAX).contains(&zone.len())
             && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_+-".contains(&b));
@@ -108,10 +101,7 @@ fn owner(config: &ClawConfig, name: &str, channel: &str) -> Result<()> {
 }
 
 fn heartbeat(beat: &Heartbeat) -> Result<()> {
-    if beat.every_mins == 0 {
-        return Err(Error::invalid("config.agents.heartbeat.every_mins", "0 is too little")
-            .fix("give 1 or more; for no heartbeat leave 'heartbeat' away"));
-    }
+    number("config.agents.heartbeat.every_mins", Some(beat.every_mins))?;
     let Some(hours) = &beat.hours else { return Ok(()) };
     for (name, text) in [("from", &hours.from), ("to", &hours.to)] {
         if !is_time(text) {
@@ -199,7 +189,7 @@ fn tools(config: &ClawConfig, warnings: &mut Vec<Warning>) -> Result<()> {
         .fix("use one of the two"));
     }
     if let Some(exec) = &tools.exec {
-        positive("config.tools.exec.timeout_secs", exec.timeout_secs)?;
+        number("config.tools.exec.timeout_secs", exec.timeout_secs)?;
         words("config.tools.exec.safe_programs", "program", &exec.safe_programs)?;
     }
     if tools.elevated == Some(true) && native(&["tools", "elevated", "allowFrom"]).is_none() {
