@@ -52,6 +52,8 @@ pub(super) fn import(files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Imported> {
     taken.drop_gateway_secrets();
     taken.provider_keys();
     taken.channel_tokens();
+    taken.skill_keys();
+    taken.hooks_token();
     taken.config_variables();
     if let Some(bytes) = files.get(Path::new(DOT_ENV)) {
         taken.dot_env(bytes);
@@ -133,32 +135,55 @@ impl Taken {
     }
 
     fn channel_tokens(&mut self) {
-        for (channel, key) in [("telegram", "botToken"), ("discord", "token")] {
-            self.take(&["channels", channel, key], &format!("{channel}-bot-token"));
+        for (channel, key, what) in [
+            ("telegram", "botToken", "bot-token"),
+            ("discord", "token", "bot-token"),
+            ("feishu", "appSecret", "app-secret"),
+        ] {
+            self.take(&["channels", channel, key], &format!("{channel}-{what}"));
             let accounts =
                 tree::get(&self.document, &["channels", channel, "accounts"]).and_then(Value::as_object);
             let names: Vec<String> = accounts.into_iter().flatten().map(|(name, _)| name.clone()).collect();
             for name in names {
                 self.take(
                     &["channels", channel, "accounts", &name, key],
-                    &format!("{channel}-{name}-bot-token"),
+                    &format!("{channel}-{name}-{what}"),
                 );
             }
         }
     }
 
+    fn skill_keys(&mut self) {
+        let skills = tree::get(&self.document, &["skills", "entries"]).and_then(Value::as_object);
+        let names: Vec<String> = skills.into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.take(&["skills", "entries", &name, "apiKey"], &format!("{name}-api-key"));
+        }
+    }
+
+    /// The token of its hooks, for which OpenClaw takes a text only.
+    fn hooks_token(&mut self) {
+        if let Some(variable) = self.move_out(&["hooks", "token"], "hooks-token") {
+            tree::set(&mut self.document, &["hooks", "token"], format!("${{{variable}}}").into());
+        }
+    }
+
     /// Turns a plain text at `path` into a secret and a reference to it.
     fn take(&mut self, path: &[&str], name: &str) {
-        let Some(plain) = tree::get(&self.document, path).and_then(Value::as_str).filter(|t| is_plain(t))
-        else {
-            return;
-        };
+        if let Some(variable) = self.move_out(path, name) {
+            tree::set(&mut self.document, path, secrets::env_reference(&variable));
+        }
+    }
+
+    /// Turns a plain text at `path` into a secret, in a variable of this name.
+    fn move_out(&mut self, path: &[&str], name: &str) -> Option<String> {
+        let plain = tree::get(&self.document, path).and_then(Value::as_str).filter(|text| is_plain(text))?;
         let plain = SecretString::from(plain.to_owned());
         let name = self.free_name(name);
         let variable = secrets::variable(&name).replacen("CLAWFARM_SECRET_", "", 1);
-        tree::set(&mut self.document, path, secrets::env_reference(&variable));
-        self.env.insert(variable, EnvValue::Secret(SecretRef { secret: name.clone() }));
+        self.env.insert(variable.clone(), EnvValue::Secret(SecretRef { secret: name.clone() }));
         self.secrets.insert(name, plain);
+        Some(variable)
     }
 
     /// A secret's name that is valid and not used yet.
@@ -404,11 +429,12 @@ mod tests {
             openai: {apiKey: {source: "env", provider: "default", id: "OPENAI_API_KEY"}},
             google: {apiKey: "${GEMINI_API_KEY}"},
         }},
-        channels: {telegram: {botToken: "tg-plain", accounts: {two: {botToken: "tg-two"}}}},
-        hooks: {enabled: true, token: "hook-plain"},
+        channels: {telegram: {botToken: "tg-plain", accounts: {two: {botToken: "tg-two"}}},
+            feishu: {accounts: {one: {appId: "cli_x", appSecret: "fs-plain"}}}},
+        hooks: {enabled: true, token: "hook-plain", gmail: {pushToken: "push-plain"}},
         env: {vars: {TZ: "Europe/Berlin", SEARCH_KEY: "search-plain", OPENCLAW_PROFILE: "x"}},
         agents: {defaults: {workspace: "/home/ann/.openclaw/workspace"}},
-        skills: {load: {extraDirs: ["~/.openclaw/more", "/opt/skills"]}},
+        skills: {load: {extraDirs: ["~/.openclaw/more", "/opt/skills"]}, entries: {maps: {apiKey: "maps-plain"}}},
     }"#;
 
     #[test]
@@ -426,7 +452,17 @@ mod tests {
             })
         );
         let values: Vec<_> = imported.secrets.values().map(|s| s.expose_secret()).collect();
-        for plain in ["sk-ant-plain", "tg-plain", "tg-two", "search-plain", "sk-open-plain", "gm-plain"] {
+        for plain in [
+            "sk-ant-plain",
+            "tg-plain",
+            "tg-two",
+            "fs-plain",
+            "maps-plain",
+            "hook-plain",
+            "search-plain",
+            "sk-open-plain",
+            "gm-plain",
+        ] {
             assert!(values.contains(&plain), "{plain}");
             for contents in imported.files.values() {
                 assert!(!String::from_utf8_lossy(contents).contains(plain), "{plain} is still in a file");
