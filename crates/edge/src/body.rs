@@ -32,6 +32,9 @@ pub(crate) struct Passing<G> {
 
 /// What waits for the end of a body.
 pub(crate) trait AtEnd: Unpin {
+    /// More of the body is asked for: what brings it goes on.
+    fn go_on(&mut self, cx: &mut Context<'_>);
+
     /// The body was passed on whole.
     fn whole(self);
 }
@@ -50,6 +53,9 @@ impl<G: AtEnd> HttpBody for Passing<G> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(guard) = &mut self.guard {
+            guard.go_on(cx);
+        }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if (matches!(polled, Poll::Ready(None)) || self.body.is_end_stream())
             && let Some(guard) = self.guard.take()

@@ -254,7 +254,8 @@ impl Edge {
         }
         let request = Request::from_parts(parts, body);
         if who == Who::Messenger {
-            return inbox::handle(self, asked, &site, request).await;
+            // Apart, as it is large, and every request has room for what it may become.
+            return Box::pin(inbox::handle(self, asked, &site, request)).await;
         }
         forward::forward(self, asked, site, who, request).await
     }

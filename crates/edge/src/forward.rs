@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::time::Duration;
 
 use clawfarm_model::edge::Identity;
@@ -194,11 +195,14 @@ async fn send(
     let mut run = site.run;
     let received = took.line.as_ref().map_or_else(Arc::default, |line| Arc::clone(&line.received));
     let (silence, silent) = (edge.config.limits.silence, Arc::clone(&took.silent));
+    // A body may have to go on while the caller takes nothing of the answer; and over HTTP/2 it
+    // counts when the claw said something (`fetched`), which a connection that goes on does not tell.
+    let apart = wish.is_some() || request.version() == Version::HTTP_2 || !request.body().is_end_stream();
     let request = request.map(|body| Arriving::new(body, silence, received, silent));
     let mut request = to_claw(asked, site, who, request, wish.as_ref());
     for attempt in 1..=TRIES {
         let answered = tokio::select! {
-            answered = edge.upstream.send(&site.id, run, request) => answered,
+            answered = edge.upstream.send(&site.id, run, request, apart) => answered,
             () = look_again(edge, site) => unreachable!("it goes on until there is an answer"),
         };
         match answered {
@@ -350,6 +354,10 @@ struct Kept {
 }
 
 impl AtEnd for Kept {
+    fn go_on(&mut self, cx: &mut Context<'_>) {
+        self.in_use.go_on(cx);
+    }
+
     fn whole(self) {
         self.in_use.whole();
     }

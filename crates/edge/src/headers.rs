@@ -1,6 +1,7 @@
 //! Headers on their way through: what belongs to one connection stays behind, what a stranger
 //! could forge is dropped, what the claw may know of the caller is said anew.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::header::{
@@ -42,6 +43,9 @@ const CALLER: [&str; 12] = [
 
 /// Beginnings of such headers, and of this edge's own.
 const CALLER_PREFIXES: [&str; 4] = ["x-forwarded-", "x-clawfarm-", "x-auth-request-", "x-envoy-"];
+
+/// How many requests' random bytes are asked for at a time.
+const AHEAD_MAX: usize = 64;
 
 /// Removes what belongs to the connection that a message came on.
 pub(crate) fn drop_hop_by_hop(headers: &mut HeaderMap) {
@@ -118,10 +122,25 @@ pub(crate) fn request_id(given: Option<&HeaderValue>) -> String {
     if let Some(id) = given {
         return id.to_owned();
     }
-    let mut bytes = [0_u8; 16];
-    // It only tells requests apart; without randomness they are not told apart.
-    let _ = getrandom::fill(&mut bytes);
-    format!("{:032x}", u128::from_be_bytes(bytes))
+    format!("{:032x}", u128::from_be_bytes(random()))
+}
+
+/// Random bytes that tell requests apart. The kernel is asked for many at a time: asking for each
+/// costs as much as a request's headers do.
+fn random() -> [u8; 16] {
+    thread_local! {
+        static AHEAD: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
+    }
+    AHEAD.with_borrow_mut(|ahead| {
+        ahead.pop().unwrap_or_else(|| {
+            let mut bytes = [0_u8; 16 * AHEAD_MAX];
+            // Without randomness they are not told apart.
+            let _ = getrandom::fill(&mut bytes);
+            let (all, _) = bytes.as_chunks::<16>();
+            ahead.extend_from_slice(all);
+            ahead.pop().unwrap_or_default()
+        })
+    })
 }
 
 /// Says what a request is called.

@@ -21,6 +21,7 @@ mod hold;
 mod host;
 mod inbox;
 mod limits;
+mod link;
 mod listener;
 mod load;
 mod own;

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use clawfarm_model::{ClawId, Code, Error, Result};
 use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1::{self, SendRequest};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use crate::body::{AtEnd, Body};
 use crate::directory::{Connection, Directory};
+use crate::link::Link;
 
 /// How long a claw may take to accept a connection.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +39,7 @@ struct Idle(Mutex<HashMap<ClawId, Vec<Waiting>>>);
 
 /// A connection that waits for the next request.
 struct Waiting {
-    sender: SendRequest<Body>,
+    link: Link,
     /// To which run of the claw.
     run: i64,
     since: Instant,
@@ -53,7 +55,7 @@ pub(crate) enum Failed {
 
 /// The connection of an answer that is being read.
 pub(crate) struct InUse {
-    sender: SendRequest<Body>,
+    link: Link,
     id: ClawId,
     run: i64,
     idle: Arc<Idle>,
@@ -66,21 +68,26 @@ impl Upstream {
         Self { directory, idle: Arc::default() }
     }
 
-    /// Sends a request and returns the head of its answer.
+    /// Sends a request and returns the head of its answer. `apart` says that the connection has to
+    /// go on also while nobody asks for more of the answer.
     pub(crate) async fn send(
         &self,
         id: &ClawId,
         run: i64,
         mut request: Request<Body>,
+        apart: bool,
     ) -> Result<(Response<Incoming>, InUse), Failed> {
         // One that was kept may be closed by the claw in this very moment. Either the request comes
         // back, or it is lost with the connection; then it goes out again when doing it twice is
         // doing it once.
         let mut lost = false;
-        while let Some(mut sender) = self.idle.take(id, run).filter(|_| !lost) {
+        while let Some(mut link) = self.idle.take(id, run).filter(|_| !lost) {
             let again = repeated(&request);
-            match sender.try_send_request(request).await {
-                Ok(answer) => return Ok((answer, self.in_use(id, run, sender))),
+            if apart {
+                link.apart();
+            }
+            match link.send(request).await {
+                Ok(answer) => return Ok((answer, self.in_use(id, run, link))),
                 Err(mut failed) => match (failed.take_message(), again) {
                     (Some(back), _) => request = back,
                     // Once: a claw that hangs up on this very request would do so on each.
@@ -89,12 +96,15 @@ impl Upstream {
                 },
             }
         }
-        let mut sender = match self.connect(id).await {
-            Ok(sender) => sender,
+        let mut link = match self.connect(id).await {
+            Ok(link) => link,
             Err(error) => return Err(Failed::Unsent(Box::new(request), error)),
         };
-        match sender.try_send_request(request).await {
-            Ok(answer) => Ok((answer, self.in_use(id, run, sender))),
+        if apart {
+            link.apart();
+        }
+        match link.send(request).await {
+            Ok(answer) => Ok((answer, self.in_use(id, run, link))),
             Err(mut failed) => Err(match failed.take_message() {
                 Some(back) => Failed::Unsent(Box::new(back), broken(id, failed.into_error())),
                 None => Failed::Broken(broken(id, failed.into_error())),
@@ -111,13 +121,14 @@ impl Upstream {
         listener: Option<SocketAddr>,
         request: Request<Body>,
     ) -> Result<(Response<Incoming>, InUse), Failed> {
-        let Some(listener) = listener else { return self.send(id, run, request).await };
-        let mut sender = match self.handshake(id, self.directory.dial_at(id, listener)).await {
-            Ok(sender) => sender,
+        let Some(listener) = listener else { return self.send(id, run, request, true).await };
+        let mut link = match self.handshake(id, self.directory.dial_at(id, listener)).await {
+            Ok(link) => link,
             Err(error) => return Err(Failed::Unsent(Box::new(request), error)),
         };
-        match sender.try_send_request(request).await {
-            Ok(answer) => Ok((answer, InUse { once: true, ..self.in_use(id, run, sender) })),
+        link.apart();
+        match link.send(request).await {
+            Ok(answer) => Ok((answer, InUse { once: true, ..self.in_use(id, run, link) })),
             Err(failed) => Err(Failed::Broken(broken(id, failed.into_error()))),
         }
     }
@@ -130,12 +141,12 @@ impl Upstream {
     /// Closes what nobody has used for a while.
     pub(crate) fn sweep(&self) {
         self.idle.lock().retain(|_, list| {
-            list.retain(|it| !it.sender.is_closed() && it.since.elapsed() < IDLE_LIMIT);
+            list.retain(|it| !it.link.is_closed() && it.since.elapsed() < IDLE_LIMIT);
             !list.is_empty()
         });
     }
 
-    async fn connect(&self, id: &ClawId) -> Result<SendRequest<Body>> {
+    async fn connect(&self, id: &ClawId) -> Result<Link> {
         self.handshake(id, self.directory.dial(id)).await
     }
 
@@ -143,7 +154,7 @@ impl Upstream {
         &self,
         id: &ClawId,
         dialling: impl Future<Output = Result<Box<dyn Connection>>> + Send,
-    ) -> Result<SendRequest<Body>> {
+    ) -> Result<Link> {
         let connection = timeout(DIAL_LIMIT, dialling).await.unwrap_or_else(|_| {
             Err(Error::new(Code::Unavailable, format!("'{id}' does not take connections")))
         })?;
@@ -152,28 +163,27 @@ impl Upstream {
             .handshake(TokioIo::new(connection))
             .await
             .map_err(|error| broken(id, error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to a claw ended");
-            }
-        });
-        Ok(sender)
+        Ok(Link::new(sender, connection))
     }
 
-    fn in_use(&self, id: &ClawId, run: i64, sender: SendRequest<Body>) -> InUse {
-        InUse { sender, id: id.clone(), run, idle: Arc::clone(&self.idle), once: false }
+    fn in_use(&self, id: &ClawId, run: i64, link: Link) -> InUse {
+        InUse { link, id: id.clone(), run, idle: Arc::clone(&self.idle), once: false }
     }
 }
 
 impl AtEnd for InUse {
-    fn whole(self) {
-        if self.once || self.sender.is_closed() {
+    fn go_on(&mut self, cx: &mut Context<'_>) {
+        self.link.go_on(cx);
+    }
+
+    fn whole(mut self) {
+        if self.once || !self.link.is_kept() {
             return;
         }
         let mut idle = self.idle.lock();
         let list = idle.entry(self.id).or_default();
         if list.len() < IDLE_MAX {
-            list.push(Waiting { sender: self.sender, run: self.run, since: Instant::now() });
+            list.push(Waiting { link: self.link, run: self.run, since: Instant::now() });
         }
     }
 }
@@ -184,16 +194,22 @@ impl Idle {
     }
 
     /// The one that was used last: it is the likeliest to be open.
-    fn take(&self, id: &ClawId, run: i64) -> Option<SendRequest<Body>> {
-        let mut idle = self.lock();
-        let list = idle.get_mut(id)?;
-        while let Some(it) = list.pop() {
-            if it.run == run && it.sender.is_ready() && it.since.elapsed() < IDLE_LIMIT {
-                return Some(it.sender);
+    fn take(&self, id: &ClawId, run: i64) -> Option<Link> {
+        loop {
+            let mut it = self.last(id)?;
+            if it.run == run && it.since.elapsed() < IDLE_LIMIT && it.link.is_ready() {
+                return Some(it.link);
             }
         }
-        idle.remove(id);
-        None
+    }
+
+    fn last(&self, id: &ClawId) -> Option<Waiting> {
+        let mut idle = self.lock();
+        let last = idle.get_mut(id)?.pop();
+        if last.is_none() {
+            idle.remove(id);
+        }
+        last
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) const TOKEN: &str = "a-token-of-the-length-that-gateway-tokens-have-0
 /// Serves without TLS and with it until it is ended; prints both ports. The log goes where
 /// standard error does, as the server's.
 pub(crate) fn serve(upstream: SocketAddr, certificate: &PathBuf, key: &PathBuf) -> Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
     let mut tls = ServerConfig::builder()
         .with_no_client_auth()
