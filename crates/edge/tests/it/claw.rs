@@ -25,6 +25,8 @@ pub(crate) struct Claw {
     pub(crate) address: SocketAddr,
     /// Requests that it has seen.
     pub(crate) seen: Arc<AtomicU64>,
+    /// Connections that it has accepted.
+    pub(crate) connections: Arc<AtomicU64>,
     /// What it was asked for.
     pub(crate) targets: Arc<Mutex<Vec<String>>>,
     /// Lets `/sse` say one more thing.
@@ -40,6 +42,8 @@ impl Claw {
         let address = listener.local_addr().unwrap();
         let (seen, say, reading) =
             (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)), Arc::new(Notify::new()));
+        let connections = Arc::new(AtomicU64::new(0));
+        let accepts = connections.clone();
         let ends = CancellationToken::new();
         let targets = Arc::new(Mutex::new(Vec::new()));
         let (counts, says, reads, end) = (seen.clone(), say.clone(), reading.clone(), ends.clone());
@@ -50,6 +54,7 @@ impl Claw {
                     () = end.cancelled() => return,
                     accepted = listener.accept() => accepted.unwrap(),
                 };
+                accepts.fetch_add(1, Ordering::Relaxed);
                 let (counts, says, reads, end) = (counts.clone(), says.clone(), reads.clone(), end.clone());
                 let asked = asked.clone();
                 tokio::spawn(async move {
@@ -67,12 +72,19 @@ impl Claw {
                 });
             }
         });
-        Self { address, seen, targets, say, reading, _ends: ends.drop_guard() }
+        Self { address, seen, connections, targets, say, reading, _ends: ends.drop_guard() }
     }
 
     pub(crate) fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
+}
+
+/// 64 MiB: more than all buffers on the way.
+fn big() -> Response<Body> {
+    let piece = Bytes::from(vec![b'x'; 64 << 10]);
+    let pieces = futures::stream::iter((0..1024).map(move |_| Ok(Frame::data(piece.clone()))));
+    Response::new(StreamBody::new(pieces).boxed_unsync())
 }
 
 async fn answer(
@@ -121,10 +133,11 @@ async fn answer(
             let read = request.into_body().collect().await.map_or(0, |body| body.to_bytes().len());
             text(read.to_string())
         }
-        "/big" => {
-            let piece = Bytes::from(vec![b'x'; 64 << 10]);
-            let pieces = futures::stream::iter((0..1024).map(move |_| Ok(Frame::data(piece.clone()))));
-            Response::new(StreamBody::new(pieces).boxed_unsync())
+        "/big" => big(),
+        "/both" => {
+            // It reads what it is sent whether its answer is taken or not.
+            tokio::spawn(request.into_body().collect());
+            big()
         }
         "/cookies" => {
             let mut response = text("");

@@ -8,6 +8,7 @@ mod handshakes;
 mod hostile;
 mod inbox;
 mod limits;
+mod links;
 mod passing;
 mod plain;
 mod proxied;
