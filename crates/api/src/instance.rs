@@ -297,7 +297,7 @@ impl From<&Instance> for InstanceView {
             exit: observed.and_then(|o| o.exit.clone()),
             confinement: up.and_then(|o| o.confinement.clone()),
             resources: instance.spec.resources,
-            config: instance.spec.config.clone(),
+            config: (*instance.spec.config).clone(),
             config_mode: instance.spec.config_mode,
             restart: instance.spec.restart,
             ready_timeout_secs: instance.spec.ready_timeout_secs,

@@ -3,7 +3,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use clawfarm_model::config::{ClawConfig, ConfigMode};
+use clawfarm_model::config::ConfigMode;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::name::{ClawType, InstanceName, TargetName};
 use clawfarm_model::resources::Resources;
@@ -30,7 +30,7 @@ fn origin() -> Origin {
             target: TargetName::new("process").unwrap(),
             resources: Resources { cpus: 1.0, memory_mib: 512 },
             port: None,
-            config: ClawConfig::default(),
+            config: Box::default(),
             config_mode: ConfigMode::default(),
             restart: RestartPolicy::default(),
             import: None,

@@ -41,9 +41,9 @@ pub struct InstanceSpec {
     /// The port its gateway must have; chosen when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Its configuration.
+    /// Its configuration. On the heap: it is large, and a specification is passed around a lot.
     #[serde(default)]
-    pub config: ClawConfig,
+    pub config: Box<ClawConfig>,
     /// Who has the last word on its configuration file.
     #[serde(default)]
     pub config_mode: ConfigMode,

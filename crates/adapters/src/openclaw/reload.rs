@@ -258,7 +258,7 @@ mod tests {
             "config_mode": "managed",
         }))
         .unwrap();
-        spec.config = serde_json::from_value::<ClawConfig>(config).unwrap();
+        *spec.config = serde_json::from_value::<ClawConfig>(config).unwrap();
         spec
     }
 

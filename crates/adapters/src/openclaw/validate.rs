@@ -117,7 +117,7 @@ mod tests {
             "claw_type": "openclaw", "version": "2026.9.6", "runtime": "process", "target": "local",
         }))
         .unwrap();
-        spec_.config = config;
+        *spec_.config = config;
         spec(&spec_)
     }
 

@@ -71,7 +71,7 @@ pub(crate) fn spec(config: Value, mode: ConfigMode) -> InstanceSpec {
         "claw_type": "openclaw", "version": "2026.9.6", "runtime": "process", "target": "local",
     }))
     .expect("a spec");
-    spec.config = serde_json::from_value::<ClawConfig>(config).expect("a config");
+    *spec.config = serde_json::from_value::<ClawConfig>(config).expect("a config");
     spec.config_mode = mode;
     spec
 }

@@ -74,7 +74,7 @@ impl Control {
         let spec = InstanceSpec {
             resources,
             port: change.port.or(present.spec.port),
-            config,
+            config: Box::new(config),
             config_mode: change.config_mode,
             restart: change.restart.unwrap_or_default(),
             ready_timeout_secs: change

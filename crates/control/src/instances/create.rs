@@ -178,7 +178,7 @@ impl Core {
             image: new.image,
             resources,
             port: new.port,
-            config,
+            config: Box::new(config),
             config_mode: new.config_mode.unwrap_or_default(),
             restart: new.restart.unwrap_or_default(),
             import: new.import.map(|p| p.to_string_lossy().into_owned()),
