@@ -10,7 +10,7 @@ impl Control {
     ///
     /// # Errors
     /// None so far: what is broken is a check.
-    pub async fn doctor(&self, _context: &Context) -> Result<(Vec<Check>, Vec<Diagnosis>)> {
+    pub async fn doctor(&self, context: &Context) -> Result<(Vec<Check>, Vec<Diagnosis>)> {
         let store = match self.core.store.ping().await {
             Ok(()) => Check {
                 name: "store".into(),
@@ -38,8 +38,13 @@ impl Control {
             runtimes.push(runtime.diagnose().await);
         }
         let certificates = self.core.certificates.get().map_or_else(Vec::new, |it| it.checks());
-        let server =
-            [Some(store), self.core.disk(), Some(types)].into_iter().flatten().chain(certificates).collect();
+        // Without a store there is nothing to be said of claws; that it does not answer is told above.
+        let sleep = crate::sleep::channels::check(&self.core, context).await.unwrap_or_default();
+        let server = [Some(store), self.core.disk(), Some(types), sleep]
+            .into_iter()
+            .flatten()
+            .chain(certificates)
+            .collect();
         Ok((server, runtimes))
     }
 }

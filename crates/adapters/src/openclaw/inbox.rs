@@ -304,25 +304,6 @@ fn text(document: &Map<String, Value>, path: &[&str]) -> Option<String> {
     tree::get(document, path)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
-/// Channels that fetch their messages themselves: nothing comes to a door that could wake it.
-pub(super) fn keeps_awake(spec: &InstanceSpec, public_url: Option<&str>) -> Vec<String> {
-    let channels = &spec.config.channels;
-    let mut reasons = Vec::new();
-    if channels.telegram.as_ref().is_some_and(|telegram| telegram_url(telegram, public_url).is_none()) {
-        reasons.push("its Telegram bot asks Telegram for messages, and can't be woken by one".to_owned());
-    }
-    if channels.discord.is_some() {
-        reasons.push(
-            "its Discord bot holds a connection to Discord, and can't be woken by a message".to_owned(),
-        );
-    }
-    if channels.feishu.is_some() {
-        reasons
-            .push("its Feishu bot holds a connection to Feishu, and can't be woken by a message".to_owned());
-    }
-    reasons
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

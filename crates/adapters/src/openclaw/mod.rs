@@ -1,6 +1,7 @@
 //! OpenClaw, as of 2026.9.6.
 
 mod areas;
+mod awake;
 mod channels;
 mod chat;
 mod config;
@@ -268,7 +269,7 @@ impl ClawAdapter for OpenClaw {
     }
 
     fn keeps_awake(&self, spec: &InstanceSpec, public_url: Option<&str>) -> Vec<String> {
-        inbox::keeps_awake(spec, public_url)
+        awake::keeps_awake(spec, public_url)
     }
 }
 

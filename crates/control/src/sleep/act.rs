@@ -197,11 +197,7 @@ impl Sleeper {
         let policy = self.layers.effective(&known.brief);
         let mut traffic = core.doors.get().map(|doors| doors.traffic(&instance.id)).unwrap_or_default();
         marks::note_traffic(core, &instance.id, traffic, now);
-        let address = core.doors.get().map(|doors| doors.address(&instance.id));
-        let channels = core
-            .adapter(instance)
-            .map(|it| it.keeps_awake(&instance.spec, address.as_deref()))
-            .unwrap_or_default();
+        let channels = super::channels::of(core, instance);
         let visited = self.is_visited(&known, &instance.id);
         // What other servers saw may be this much behind.
         let elsewhere = if core.shares.is_shared() { marks::EVERY * 2 } else { Duration::ZERO };

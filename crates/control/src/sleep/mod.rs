@@ -12,6 +12,7 @@
 //! wish, which the next one carries out, or nothing.
 
 mod act;
+pub(crate) mod channels;
 mod clock;
 mod habit;
 mod layers;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clawfarm_control::{NewInstance, PolicyChange, PolicyOf};
 use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::policy::{AwakeHours, Layer};
+use clawfarm_model::target::CheckLevel;
 use clawfarm_model::{Cause, Code, Context, Instance, Phase, RuntimePolicy, Timestamp};
 use clawfarm_runtime_sim::{ActKind, Blocker, ClawBehaviour, Failure, Override, Verb};
 use futures::StreamExt;
@@ -88,6 +89,35 @@ async fn an_idle_claw_goes_warm_then_suspended_and_wakes_for_a_message() {
     let events = fleet.control.events(&owner(), Some("alice"), None, 100).await.unwrap().0;
     assert!(events.iter().any(|e| e.message == "suspend was asked for: it is idle"), "{events:?}");
     assert!(events.iter().any(|e| e.message == "resume was asked for: a message for it"), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_channel_that_fetches_its_messages_keeps_its_claw_up_and_that_is_said() {
+    let fleet = Fleet::new().await;
+    let mut new = with("alice", quarter());
+    new.config.native =
+        serde_json::json!({"channels": {"slack": {"enabled": true}}}).as_object().unwrap().clone();
+    let accepted = fleet.control.create(&owner(), new, None).await.unwrap();
+    let id = accepted.instance.id.clone();
+    fleet.reached(accepted).await;
+    fleet.settled("alice", Phase::Ready).await;
+    fleet.ready_with("bob", quarter()).await;
+    let why = "its Slack bot holds a connection to Slack, and can't be woken by a message";
+    assert_eq!(fleet.kept_up_by("alice").await, why);
+    let of_sleep = async || {
+        let (checks, _) = fleet.control.doctor(&owner()).await.unwrap();
+        checks.into_iter().find(|check| check.name == "sleep")
+    };
+    let told = of_sleep().await.expect("a policy says otherwise");
+    assert_eq!(told.level, CheckLevel::Warning);
+    assert!(told.detail.ends_with(&format!(": {id} ({why})")) && told.fix.is_some(), "{told:?}");
+    // Idle for long it is up all the same; another one is not.
+    fleet.until_asleep("bob", Phase::Warm, secs(901)).await;
+    assert_eq!(fleet.control.get(&owner(), "alice").await.unwrap().phase, Phase::Ready);
+    // Nobody wants it to sleep: nothing is to be mended.
+    let change = PolicyChange { never: Some(Some(true)), ..PolicyChange::default() };
+    fleet.control.change_policy(&owner(), "alice", None, &change).await.unwrap();
+    assert_eq!(of_sleep().await, None);
 }
 
 #[tokio::test]
