@@ -275,10 +275,11 @@ impl Telling<'_> {
             Node::Leaf { value, from, over } => self.one(at, Some(value.clone()), *from, over),
             Node::Gone { from, over } => self.one(at, None, *from, over),
             Node::Object { from, children, over } => {
-                // An object is told by what is in it, but for one that is empty, and one that took
-                // another value's place.
+                // An object is told by what is in it, but for one that is empty (or has nothing left
+                // in it), and one that took another value's place.
                 let root = at.parts().is_empty();
-                if (children.is_empty() && !root) || !over.is_empty() {
+                let empty = children.values().all(|child| matches!(child, Node::Gone { .. }));
+                if (empty && !root) || !over.is_empty() {
                     self.one(at, Some(Value::Object(Map::new())), *from, over);
                 }
                 for (key, node) in children {
@@ -401,6 +402,16 @@ mod tests {
     #[test]
     fn a_layer_that_is_no_object_is_refused() {
         assert!(resolve(&layers(vec![json!([1])])).unwrap_err().fix_text().is_some());
+    }
+
+    #[test]
+    fn an_object_with_nothing_left_in_it_is_told() {
+        let effective =
+            resolve(&layers(vec![json!({"c": {"d": false}}), json!({"c": {"d": null}})])).unwrap();
+        assert_eq!(effective.document, json!({"c": {}}));
+        let told: Vec<_> =
+            effective.explained.iter().map(|it| (it.path.to_string(), it.value.clone())).collect();
+        assert_eq!(told, [("c".to_owned(), Some(json!({}))), ("c.d".to_owned(), None)]);
     }
 
     proptest! {
