@@ -6,7 +6,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' Makefile
 
 build: ## the release binary: target/release/clawfarm
-	cargo build --release --bin clawfarm
+	@scripts/build
 
 test: ## set up what the tests need (a real OpenClaw from npm), and run them all
 	@scripts/test

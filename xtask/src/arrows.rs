@@ -13,6 +13,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "clawfarm-client",
             "clawfarm-api",
             "clawfarm-edge",
+            "clawfarm-vm",
             "clawfarm-test-postgres",
             "clawfarm-test-docker",
         ],
@@ -25,8 +26,10 @@ const TABLE: &[(&str, &[&str])] = &[
             "clawfarm-edge",
             "clawfarm-certs",
             "clawfarm-runtime-process",
+            "clawfarm-runtime-vm",
             "clawfarm-runtime-docker",
             "clawfarm-runtime-sim",
+            "clawfarm-vm-images",
         ],
     ),
     ("xtask", &["clawfarm-server"]),
@@ -43,25 +46,41 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     // The process runtime starts shims and speaks their protocol, so it knows them.
-    ("clawfarm-runtime-process", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),
+    ("clawfarm-runtime-process", &["clawfarm-local"]),
+    // Virtual machines run under shims too.
+    (
+        "clawfarm-runtime-vm",
+        &["clawfarm-local", "clawfarm-qemu", "clawfarm-guest", "clawfarm-vm", "clawfarm-vm-images"],
+    ),
+    // What the two share: it knows shims, and no instance.
+    ("clawfarm-local", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),
     ("clawfarm-runtime-docker", &["clawfarm-runtime", "clawfarm-files"]),
+    // Runs inside of virtual machines, where nothing else of clawfarm is.
+    ("clawfarm-guest", &[]),
     ("clawfarm-runtime-sim", &["clawfarm-runtime"]),
+    // QEMU, virtiofsd and ssh as programs: it knows nothing of instances.
+    ("clawfarm-qemu", &["clawfarm-files"]),
+    // Functions of their arguments: nothing of it runs a virtual machine.
+    ("clawfarm-vm", &["clawfarm-model"]),
+    // Files of this machine: it knows no server and no instance, and tells how far it is.
+    ("clawfarm-vm-images", &["clawfarm-runtime", "clawfarm-files"]),
     // Sees the fleet through a trait of its own, so that it can run apart.
     ("clawfarm-edge", &["clawfarm-model"]),
     // Knows where certificates come from; where they are kept it is told through a trait.
     ("clawfarm-certs", &["clawfarm-model"]),
     ("clawfarm-shim", &["clawfarm-model"]),
     ("clawfarm-runtime", &["clawfarm-model"]),
-    ("clawfarm-adapters", &["clawfarm-model"]),
-    // Functions of their arguments: what is stored and rolled out is control's.
-    ("clawfarm-config", &["clawfarm-model"]),
+    // A claw type of its user's own is a template, filled as a configuration is.
+    ("clawfarm-adapters", &["clawfarm-config"]),
     // Whoever has an archive of an instance can read it with this alone.
     ("clawfarm-archive", &["clawfarm-files"]),
     // What several runtimes need for folders that claws write to.
     ("clawfarm-files", &["clawfarm-failpoint"]),
-    ("clawfarm-store", &["clawfarm-failpoint"]),
+    ("clawfarm-store", &["clawfarm-config", "clawfarm-failpoint"]),
     ("clawfarm-client", &["clawfarm-api"]),
-    ("clawfarm-api", &["clawfarm-model"]),
+    ("clawfarm-api", &["clawfarm-config"]),
+    // Functions of their arguments: what is stored and rolled out is control's.
+    ("clawfarm-config", &["clawfarm-model"]),
     // Nothing in a release, so that every crate may have points.
     ("clawfarm-failpoint", &["clawfarm-model"]),
     ("clawfarm-model", &[]),
@@ -78,12 +97,13 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// What any crate's tests may use beside: the simulated runtime is made for that, which is
 /// itself held against the adapters; the server is tested through the client, and the edge with
-/// certificates that change.
+/// certificates that change; an image is booted with a seed.
 const FOR_TESTS: &[&str] = &[
     "clawfarm-runtime-sim",
     "clawfarm-adapters",
     "clawfarm-certs",
     "clawfarm-client",
+    "clawfarm-vm",
     "clawfarm-fuzz",
     "clawfarm-test-postgres",
     "clawfarm-test-docker",

@@ -4,6 +4,8 @@
 use clawfarm_model::InstanceSpec;
 use serde::{Deserialize, Serialize};
 
+use crate::shared::expressed;
+
 /// What a change asks of a claw that is up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "impact", content = "fields", rename_all = "snake_case")]
@@ -45,6 +47,28 @@ pub enum InForce {
     Unknown,
 }
 
+/// What a change of one place of a configuration asks of a claw that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// Nothing: it could not see it.
+    Nothing,
+    /// Its files, or what clawfarm itself does for it, anew.
+    Hot,
+    /// A start.
+    Start,
+}
+
+/// What a change of a place asks that clawfarm does for every type; `None` for the others.
+pub(crate) fn everywhere(place: &str) -> Option<Asks> {
+    match place.split('.').next() {
+        // They are in the environment, which only a start brings to a process.
+        Some("env" | "proxy") => Some(Asks::Start),
+        // The server's own.
+        Some("inbox") => Some(Asks::Hot),
+        _ => None,
+    }
+}
+
 /// The fields beside its configuration that differ and that only a start can bring to a claw.
 pub(crate) fn beside_config(before: &InstanceSpec, after: &InstanceSpec) -> Vec<String> {
     [
@@ -63,11 +87,36 @@ pub(crate) fn beside_config(before: &InstanceSpec, after: &InstanceSpec) -> Vec<
     .collect()
 }
 
+/// What the changed places of a configuration ask together, and what differs beside it.
+pub(crate) fn of_places(before: &InstanceSpec, after: &InstanceSpec, asks: impl Fn(&str) -> Asks) -> Impact {
+    let mut fields = beside_config(before, after);
+    let mut otherwise = Impact::None;
+    match expressed::differing(&before.config, &after.config) {
+        Ok(places) => {
+            for place in places {
+                match asks(&place) {
+                    Asks::Nothing => {}
+                    Asks::Hot => otherwise = Impact::Hot,
+                    Asks::Start => fields.push(format!("config.{place}")),
+                }
+            }
+        }
+        // It can't be told what differs.
+        Err(_) => fields.push("config".to_owned()),
+    }
+    Impact::restart_or(fields, otherwise)
+}
+
 /// What a type can say that knows of no setting that is taken up without a start.
 pub(crate) fn of_any_type(before: &InstanceSpec, after: &InstanceSpec) -> Impact {
-    let mut fields = beside_config(before, after);
-    if before.config != after.config {
-        fields.push("config".to_owned());
-    }
-    Impact::restart_or(fields, Impact::None)
+    of_places(before, after, |place| everywhere(place).unwrap_or(Asks::Start))
+}
+
+/// The same for one that has words for these places only; see [`expressed::check`].
+pub(crate) fn of_words(before: &InstanceSpec, after: &InstanceSpec, words: &[&str]) -> Impact {
+    of_places(before, after, |place| match everywhere(place) {
+        Some(asks) => asks,
+        None if words.iter().any(|word| expressed::holds(word, place)) => Asks::Start,
+        None => Asks::Nothing,
+    })
 }

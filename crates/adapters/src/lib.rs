@@ -4,11 +4,18 @@
 //! the type's own protocol once it runs. It knows nothing of runtimes: it is told the
 //! place it runs in ([`Place`]), and reaches the claw only through a [`Dial`] handed in.
 
+mod check;
 pub mod demo;
 pub mod dial;
+pub mod generic;
 mod impact;
+pub mod machine;
+pub mod nanobot;
+pub mod nanoclaw;
 pub mod openclaw;
 mod registry;
+mod shared;
+pub mod zeroclaw;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,9 +34,10 @@ use futures::stream::BoxStream;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+pub use check::{ConfigCheck, ConfigFault, Judgement};
 pub use dial::{Connection, Dial};
 pub use impact::{Impact, InForce};
-pub use registry::Registry;
+pub use registry::{Registry, type_file};
 
 /// One claw type.
 #[async_trait]
@@ -75,6 +83,17 @@ pub trait ClawAdapter: Send + Sync + 'static {
     /// # Errors
     /// `InvalidInput`, naming the field.
     fn validate(&self, spec: &InstanceSpec) -> Result<Vec<Warning>>;
+
+    /// The places of the type's own configuration (`native`) that decide about a place of the
+    /// unified one, each by its keys: whoever may not touch the one may not touch those. The
+    /// default is all of it, but for what is no setting of a type's: variables of the process,
+    /// and the inbox.
+    fn native_of(&self, place: &[String]) -> Vec<&'static [&'static str]> {
+        match place.first().map(String::as_str) {
+            Some("env" | "inbox" | "proxy") => Vec::new(),
+            _ => vec![&[]],
+        }
+    }
 
     /// The files (relative to the state folder) whose present contents [`Self::render`]
     /// wants to see, to keep what the claw's user changed in them.
@@ -136,6 +155,13 @@ pub trait ClawAdapter: Send + Sync + 'static {
         impact::of_any_type(before, after)
     }
 
+    /// Whether a claw that is up has to be started again for a new value of a secret that this
+    /// field of its configuration refers to (`model.api_key`, `env.GITHUB_TOKEN`). What the inbox
+    /// checks is checked before a message reaches the claw, whatever its type.
+    fn secret_restarts(&self, field: &str) -> bool {
+        !field.starts_with("inbox.")
+    }
+
     /// Asks whether it goes by what was rendered for it: `files` are those of
     /// [`Rendered::launch`], by their paths in the state folder. A claw takes a moment to take a
     /// change up (OpenClaw 0.3 to 4 s), and says until then that it has not.
@@ -145,6 +171,22 @@ pub trait ClawAdapter: Send + Sync + 'static {
     async fn in_force(&self, access: &Access<'_>, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<InForce> {
         let _ = (access, files);
         Ok(InForce::Unknown)
+    }
+
+    /// How a running claw of this type is asked whether it would take the configuration that is
+    /// rendered of `input`, without being given it; `None` for a type that can't be asked.
+    ///
+    /// # Errors
+    /// As for [`Self::render`].
+    fn config_check(&self, input: &RenderInput<'_>) -> Result<Option<ConfigCheck>> {
+        let _ = input;
+        Ok(None)
+    }
+
+    /// What the standard output of a [`Self::config_check`] says of `spec`, which it asked about.
+    fn judged(&self, spec: &InstanceSpec, output: &[u8]) -> Judgement {
+        let _ = (spec, output);
+        Judgement::Unclear
     }
 
     /// What of its specification keeps it from sleeping by itself, each in words that go on after

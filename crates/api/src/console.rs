@@ -16,6 +16,11 @@ pub struct ConsoleRequest {
     /// The program and its arguments; no shell is put in between. Empty: an interactive shell.
     #[schema(schema_with = clawfarm_model::schema::argv)]
     pub argv: Vec<String>,
+    /// Run one of the commands that set its machine up, counted from 0, instead of `argv`. How it
+    /// ends is written down, and it is not run again by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 63)]
+    pub setup: Option<u32>,
     /// Give it a terminal.
     pub tty: bool,
     /// The terminal's columns.

@@ -10,12 +10,17 @@ use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName, Tena
 use clawfarm_model::observed::{Confinement, Exit};
 use clawfarm_model::resources::{Resources, Usage};
 use clawfarm_model::secret::SecretName;
+use clawfarm_model::setup::Setup;
 use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{
-    ClawId, Desired, Health, Instance, Operation, Phase, RuntimePolicy, SoftwareUpdate, Timestamp,
+    ClawId, ConfigName, Desired, Health, Instance, Operation, Phase, RuntimePolicy, SoftwareUpdate, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+/// The claw type of a bare machine.
+pub const MACHINE: &str = "machine";
 
 /// `POST /instances`: a new instance. Only `claw_type` is needed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +40,13 @@ pub struct CreateInstance {
     /// A container image to run instead of clawfarm's own of that version; pulled where it is
     /// missing. Its version is that of its tag unless `version` says it.
     pub image: Option<ImageReference>,
+    /// What its virtual machine is, for a claw in one and for the claw type `machine`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmSpec>,
+    /// The caller runs the setup commands of `vm` itself, one by one through consoles; else the
+    /// server does, without a terminal.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub attended: bool,
     /// Its share of the machine; what its type needs when absent.
     pub resources: Option<ResourcesInput>,
     /// The port its gateway must have; chosen when absent.
@@ -42,6 +54,14 @@ pub struct CreateInstance {
     pub port: Option<u16>,
     /// Its configuration; the demo model when no model is given.
     pub config: ClawConfig,
+    /// The same, but only a part: it goes into what its template and the other layers say.
+    #[schema(value_type = Object)]
+    pub overrides: serde_json::Map<String, serde_json::Value>,
+    /// The template that it is bound to.
+    pub template: Option<ConfigName>,
+    /// Values for the template's variables, by name.
+    #[schema(value_type = BTreeMap<String, serde_json::Value>)]
+    pub variables: BTreeMap<String, serde_json::Value>,
     /// Values for secrets of this instance alone, which `config` refers to by name.
     #[schema(schema_with = clawfarm_model::schema::secrets)]
     pub secrets: BTreeMap<SecretName, String>,
@@ -150,6 +170,13 @@ pub struct Accepted {
     pub warnings: Vec<WarningView>,
 }
 
+/// The answer to what was only tried: it could be done, and was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Tried {
+    /// What would be accepted, but is worth a word.
+    pub warnings: Vec<WarningView>,
+}
+
 /// Something that was accepted, but is worth a word.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WarningView {
@@ -180,11 +207,18 @@ pub struct InstanceView {
     pub tenant: TenantName,
     /// Its project.
     pub project: ProjectName,
-    /// Claw type and version in one word, as the IMAGE column shows it.
+    /// What it is made of in one word, as the IMAGE column shows it: the image of a bare machine,
+    /// else claw type and version.
     pub image: String,
     /// The container image that was chosen for it, when one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_reference: Option<ImageReference>,
+    /// What its virtual machine is, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmSpec>,
+    /// How far the commands are that set its machine up, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
     /// The image it was last started from, by its digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<String>,
@@ -234,6 +268,9 @@ pub struct InstanceView {
     pub resources: Resources,
     /// Its configuration; secrets by reference only.
     pub config: ClawConfig,
+    /// The template that it is bound to; see `GET /instances/{id}/config` for its layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<ConfigName>,
     /// Who has the last word on its configuration file.
     pub config_mode: ConfigMode,
     /// What happens when it ends by itself.
@@ -276,7 +313,9 @@ impl From<&Instance> for InstanceView {
             name: instance.name.clone(),
             tenant: instance.tenant.clone(),
             project: instance.project.clone(),
-            image: format!("{}:{}", instance.spec.claw_type, instance.spec.version),
+            image: image(instance),
+            vm: instance.spec.vm.as_deref().cloned(),
+            setup: instance.setup.clone(),
             image_reference: instance.spec.image.clone(),
             image_digest: observed.and_then(|o| o.image.clone()),
             claw_type: instance.spec.claw_type.clone(),
@@ -298,6 +337,7 @@ impl From<&Instance> for InstanceView {
             confinement: up.and_then(|o| o.confinement.clone()),
             resources: instance.spec.resources,
             config: (*instance.spec.config).clone(),
+            template: instance.layers.template.clone(),
             config_mode: instance.spec.config_mode,
             restart: instance.spec.restart,
             ready_timeout_secs: instance.spec.ready_timeout_secs,
@@ -313,6 +353,34 @@ impl From<&Instance> for InstanceView {
             updated_at: instance.updated_at,
         }
     }
+}
+
+/// A machine is its image; a claw in one is what runs there.
+fn image(instance: &Instance) -> String {
+    let spec = &instance.spec;
+    match &spec.vm {
+        Some(vm) if spec.claw_type.as_str() == MACHINE => vm.image.to_string(),
+        _ => format!("{}:{}", spec.claw_type, spec.version),
+    }
+}
+
+/// `POST /instances/{id}/setup`: what is to become of the commands that set a machine up. At least
+/// one of it, and not both of `ignore` and `again`. Whoever does not leave what is left to the server
+/// is expected to run it, through consoles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SetupRequest {
+    /// Go on though this one failed or was cut off; counted from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 63)]
+    pub ignore: Option<u32>,
+    /// Run this one once more, which failed or was cut off; counted from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 63)]
+    pub again: Option<u32>,
+    /// The server is to run what is left, without a terminal.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub by_server: bool,
 }
 
 /// `POST /instances/{id}/token/reveal` and `/token/rotate`.

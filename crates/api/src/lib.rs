@@ -4,10 +4,12 @@
 //! Answers may grow fields; clients ignore what they do not know.
 
 pub mod certificate;
+pub mod config;
 pub mod console;
 pub mod image;
 pub mod inbox;
 pub mod instance;
+pub mod manifest;
 pub mod problem;
 pub mod query;
 pub mod schema;
@@ -16,27 +18,37 @@ pub mod sleep;
 pub mod stored;
 pub mod stream;
 pub mod target;
+pub mod vm_image;
 
 pub use certificate::CertificateList;
+pub use config::{
+    ChangeConfig, ChangeConfigs, ConfigChanged, ConfigChecked, ConfigDiff, ConfigList, ConfigView,
+    ConfigWarning, ConfigsChanged, DiffQuery, DriftView, DriftedFileView, ExplainView, ImpactCounts,
+    MemberList, MembersQuery, NewConfig, PlanRequest, PlanView, PlannedView, PublishRequest, RefusalView,
+    RevisionList, RevisionsQuery, RollbackRequest, RolloutList, RolloutsQuery, SaveConfig,
+};
 pub use console::{ConsoleFrame, ConsoleRequest, ConsoleTicket};
 pub use image::{BuildEvent, BuildImage, BuildLog, ImageList, ImageQuery, PullImage};
 pub use inbox::{InboxChanged, InboxHeader, InboxList, InboxMessageView, InboxQuery};
 pub use instance::{
-    Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MetricsView, ResourcesInput,
-    SendRequest, StopRequest, SuspendRequest, TokenView, UpdateInstance, UpdateSoftware, WarningView,
+    Accepted, CreateInstance, DashboardView, InstanceList, InstanceView, MACHINE, MetricsView,
+    ResourcesInput, SendRequest, SetupRequest, StopRequest, SuspendRequest, TokenView, Tried, UpdateInstance,
+    UpdateSoftware, WarningView,
 };
 pub use problem::Problem;
 pub use query::{
     EventsQuery, ForwardQuery, InstanceQuery, LogsQuery, OperationQuery, OperationsQuery, RemoveQuery,
-    RestoreQuery, SecretQuery,
+    RestoreQuery, SecretQuery, SecretRemovalQuery, TryQuery,
 };
 pub use server::{Doctor, ServerInfo, ServerList, ServerView, Shutdown, SupportRequest};
 pub use sleep::{ChangePolicy, SleepView};
 pub use stored::{
-    DatasetList, EventList, LogEntry, LogList, OperationList, SecretList, SetSecret, TargetList, TargetView,
+    DatasetList, EventList, LogEntry, LogList, OperationList, RotateSecret, SecretDetail, SecretList,
+    SetSecret, TargetList, TargetView,
 };
 pub use stream::{EndReason, SendEvent, StreamEnd};
 pub use target::{AddTarget, DockerSettings};
+pub use vm_image::{AddVmImage, ImageSource, VmImageEvent, VmImageList, VmImageQuery};
 
 /// The type of an archive of an instance.
 pub const ARCHIVE_TYPE: &str = "application/zstd";

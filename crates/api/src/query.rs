@@ -1,6 +1,7 @@
 //! What may stand after the `?`, shared by server and client.
 
 use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName};
+use clawfarm_model::secret::SecretScope;
 use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::{ClawId, Phase, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,17 @@ pub struct InstanceQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(minimum = 1, maximum = 500, default = 100)]
     pub limit: Option<u32>,
+}
+
+/// `POST /instances` and `PUT /instances/{id}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct TryQuery {
+    /// Only say whether it could be done, and change nothing. What only shows while it is done (a
+    /// place that fills meanwhile) can still be in its way.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// `GET /instances/{id}/port-forward`.
@@ -170,13 +182,43 @@ pub struct OperationQuery {
     pub wait: Option<u32>,
 }
 
-/// `DELETE /secrets/{name}`.
+/// `GET /secrets/{name}`: whose is meant; the tenant's when nothing is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub struct SecretQuery {
-    /// The instance it belongs to, when it is not the whole tenant's.
+    /// For whom it is; to be left out where a project or an instance is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub scope: Option<SecretScope>,
+    /// The project it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub project: Option<ProjectName>,
+    /// The instance it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[param(inline)]
     pub instance: Option<ClawId>,
+}
+
+/// `DELETE /secrets/{name}`: whose is meant; the tenant's when nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct SecretRemovalQuery {
+    /// For whom it is; to be left out where a project or an instance is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub scope: Option<SecretScope>,
+    /// The project it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub project: Option<ProjectName>,
+    /// The instance it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(inline)]
+    pub instance: Option<ClawId>,
+    /// Also one that somebody is configured with, who can't be started without it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }

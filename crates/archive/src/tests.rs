@@ -26,6 +26,7 @@ fn origin() -> Origin {
             claw_type: ClawType::new("openclaw").unwrap(),
             version: "2026.9.6".into(),
             image: None,
+            vm: None,
             runtime: RuntimeKind::Process,
             target: TargetName::new("process").unwrap(),
             resources: Resources { cpus: 1.0, memory_mib: 512 },

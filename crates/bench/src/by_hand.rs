@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use crate::farm;
 
+/// What it writes to standard error.
+const SAID: &str = "stderr.log";
+
 /// How long a start may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -27,7 +30,7 @@ pub(crate) fn start(config: &Value) -> Result<Duration> {
     let begun = Instant::now();
     fs::write(&path, serde_json::to_vec(&adapted(config, folder.path(), port))?)?;
     let mut child = spawn(folder.path(), &path, port)?;
-    let outcome = wait(&mut child, port, begun);
+    let outcome = wait(&mut child, port, begun).with_context(|| said(folder.path()));
     child.kill()?;
     child.wait()?;
     end_helpers(folder.path())?;
@@ -67,6 +70,13 @@ fn helpers(folder: &Path) -> Result<Vec<i32>> {
         .collect())
 }
 
+/// The end of what it said, for an error.
+fn said(folder: &Path) -> String {
+    let said = fs::read_to_string(folder.join(SAID)).unwrap_or_default();
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
+}
+
 fn adapted(config: &Value, folder: &Path, port: u16) -> Value {
     let mut config = config.clone();
     config["gateway"]["port"] = port.into();
@@ -94,14 +104,15 @@ fn spawn(folder: &Path, config: &Path, port: u16) -> Result<Child> {
         .env("TMPDIR", &tmp)
         .env("OPENCLAW_STATE_DIR", &state)
         .env("OPENCLAW_CONFIG_PATH", config)
-        .env("OPENCLAW_GATEWAY_TOKEN", "by-hand-0123456789abcdef0123456789abcdef")
+        // As clawfarm does: beside `trusted-proxy` a token is refused.
+        .env("OPENCLAW_GATEWAY_PASSWORD", "by-hand-0123456789abcdef0123456789abcdef")
         .env("CLAWFARM_MODEL_KEY", "by-hand")
         .env("OPENCLAW_NO_RESPAWN", "1")
         .env("OPENCLAW_DISABLE_BONJOUR", "1")
         .env("OPENCLAW_NO_AUTO_UPDATE", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(folder.join(SAID))?)
         .spawn();
     Ok(command?)
 }

@@ -32,6 +32,11 @@ impl Farm {
         command
     }
 
+    /// Where it has images of virtual machines.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.cache.clone()
+    }
+
     /// Runs it to its end; its standard output.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = self.command(arguments).output()?;

@@ -10,10 +10,12 @@ mod docker;
 mod edge;
 mod farm;
 mod figures;
+mod rollout;
 mod scale;
 mod served;
 mod sizes;
 mod start;
+mod vm;
 mod wake;
 
 use std::net::SocketAddr;
@@ -67,6 +69,15 @@ enum What {
         #[arg(long, default_value_t = 500)]
         streams: usize,
     },
+    /// A new revision to fleets of simulated claws
+    Rollout {
+        /// How many instances, for each row
+        #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
+        sizes: Vec<usize>,
+        /// On which databases
+        #[arg(long, value_delimiter = ',', default_value = "sqlite,postgres")]
+        databases: Vec<Kind>,
+    },
     /// Containers beside `docker run` and `docker exec` by hand, on an engine of its own
     Docker {
         /// How many are made one after the other
@@ -78,6 +89,12 @@ enum What {
         /// How often a real OpenClaw is made
         #[arg(long, default_value_t = 2)]
         real: usize,
+    },
+    /// Virtual machines beside QEMU by hand
+    Vm {
+        /// How often each is measured
+        #[arg(default_value_t = 3)]
+        rounds: usize,
     },
     /// The edge beside nginx
     Edge {
@@ -146,7 +163,17 @@ fn main() -> Result<()> {
                 Ok(())
             })
         }
+        What::Rollout { sizes, databases } => {
+            println!("| what | figure | beside it | ratio |");
+            println!("|---|---|---|---|");
+            block_on(rollout::run(&binary()?, &sizes, &databases))
+        }
         What::Docker { rounds, at_once, real } => docker::run(&docker::Plan { rounds, at_once, real }),
+        What::Vm { rounds } => {
+            println!("| what | figure | beside it | ratio |");
+            println!("|---|---|---|---|");
+            vm::run(rounds)
+        }
         What::Edge { rounds, seconds, connections, sockets } => {
             edge::run(&edge::Plan { rounds, seconds, connections, sockets })
         }

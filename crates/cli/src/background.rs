@@ -131,6 +131,10 @@ fn spawn(home: &Path, log: &Path, arguments: &[OsString]) -> io::Result<Child> {
             command.env(name, std::path::absolute(folder)?);
         }
     }
+    // Said of the server that is to be started, in the place of a file.
+    if let Some(key) = crate::master_key::given() {
+        command.env(crate::master_key::VARIABLE, secrecy::ExposeSecret::expose_secret(key));
+    }
     // SAFETY: setsid is async-signal-safe and touches no memory; nothing else is done between
     // fork and exec.
     unsafe {

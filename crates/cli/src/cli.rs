@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    backup, cert, completion, context, dataset, db, doctor, down, events, exec, forward, image, inbox,
-    lifecycle, logs, new, nginx, open, policy, ps, recover, rm, secret, send, serve, server, service, shell,
-    status, support, target, token, update, version,
+    apply, backup, cert, claw_type, completion, config, context, dataset, db, doctor, down, events, exec,
+    forward, image, inbox, lifecycle, logs, new, nginx, open, policy, ps, recover, rm, rollout, secret, send,
+    serve, server, service, setup, shell, status, support, target, token, update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -98,7 +98,7 @@ impl Cli {
         cli.global.typed = Typed::of(&matches);
         cli.global.local_only = matches!(
             cli.command,
-            Command::Serve(_) | Command::Service(_) | Command::Db(_) | Command::Recover(_)
+            Command::Serve(_) | Command::Service(_) | Command::Db(_) | Command::Recover(_) | Command::Type(_)
         );
         Ok(cli)
     }
@@ -128,6 +128,16 @@ pub(crate) enum Command {
     /// Show or change when instances sleep by themselves
     #[command(subcommand, after_help = policy::EXAMPLES)]
     Policy(policy::PolicyCommand),
+    /// What is said for many instances, in revisions, and what one is configured with
+    #[command(subcommand, after_help = config::EXAMPLES)]
+    Config(config::ConfigCommand),
+    /// Revisions of configurations on their way to their instances
+    #[command(subcommand, after_help = rollout::EXAMPLES)]
+    Rollout(rollout::RolloutCommand),
+    /// Make configurations and instances as a file says
+    Apply(apply::ApplyArgs),
+    /// Write configurations and instances as a file that 'apply' takes
+    Export(apply::ExportArgs),
     /// Have instances run another version of their software
     Update(update::UpdateArgs),
     /// Save an instance with its data to a file
@@ -144,6 +154,8 @@ pub(crate) enum Command {
     Events(events::EventsArgs),
     /// Run a command inside an instance
     Exec(exec::ExecArgs),
+    /// Go on with the commands that set a virtual machine up
+    Setup(setup::SetupArgs),
     /// Open a shell inside an instance
     Shell(shell::ShellArgs),
     /// Make ports of an instance reachable on this machine
@@ -165,9 +177,12 @@ pub(crate) enum Command {
     /// Several servers by name
     #[command(subcommand, after_help = context::EXAMPLES)]
     Context(context::ContextCommand),
-    /// What instances in containers are made from
+    /// What instances in containers and virtual machines are made from
     #[command(subcommand, after_help = image::EXAMPLES)]
     Image(image::ImageCommand),
+    /// The kinds of claws, and those that you add yourself
+    #[command(subcommand, after_help = claw_type::EXAMPLES)]
+    Type(claw_type::TypeCommand),
     /// The places that instances run on
     #[command(subcommand, after_help = target::EXAMPLES)]
     Target(target::TargetCommand),
@@ -251,9 +266,11 @@ mod tests {
                 let id = arg.get_id().as_str();
                 let touches_a_secret =
                     ["key", "token", "secret", "password", "value"].iter().any(|word| id.contains(word));
-                // `tls_key` is the path of a file.
-                let refers =
-                    ["file", "env", "name", "instance", "tls_key"].iter().any(|word| id.contains(word));
+                // `tls_key` is the path of a file; `master_key_command` and `new_key_command` are
+                // programs that print the key.
+                let refers = ["file", "env", "name", "instance", "tls_key", "key_command"]
+                    .iter()
+                    .any(|word| id.contains(word));
                 assert!(
                     !touches_a_secret || refers,
                     "'{path}': {id} would show a secret in the process list"

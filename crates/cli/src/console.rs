@@ -6,14 +6,38 @@ use clawfarm_client::{Console, ConsoleInput, ConsoleOutput, ConsoleReader, Conso
 use clawfarm_model::{Code, Error};
 use futures::StreamExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::errors::{FAILED, Failure, Outcome};
-use crate::terminal::{self, Modes};
+use crate::terminal::{self, Keys, Modes};
+
+/// Where a command's output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    /// To our own outputs, as it is.
+    Outputs,
+    /// To standard output, a document for each piece.
+    Documents,
+    /// To standard error, where standard output has a document of its own.
+    Errors,
+}
 
 /// Runs a command inside an instance and returns its exit code.
-pub(crate) async fn run(app: &App, id: &str, mut request: ConsoleRequest, interactive: bool) -> Outcome {
+pub(crate) async fn run(app: &App, id: &str, request: ConsoleRequest, interactive: bool) -> Outcome {
+    let to = if app.ui.json { To::Documents } else { To::Outputs };
+    run_to(app, id, request, interactive, to).await
+}
+
+/// Runs a command that sets a machine up, counted from 0, and returns its exit code. With a
+/// terminal where ours is one, so that what it asks can be answered; else without any input.
+pub(crate) async fn run_setup(app: &App, id: &str, at: u32) -> Outcome {
+    let tty = app.ui.out_is_terminal && terminal::stdin_is_terminal() && !app.ui.json;
+    let request = ConsoleRequest { setup: Some(at), tty, ..ConsoleRequest::default() };
+    let to = if app.ui.json { To::Errors } else { To::Outputs };
+    run_to(app, id, request, tty, to).await
+}
+
+async fn run_to(app: &App, id: &str, mut request: ConsoleRequest, interactive: bool, to: To) -> Outcome {
     if request.tty && app.ui.json {
         return Err(Error::invalid("--tty", "a terminal's output is no document")
             .fix("leave out --tty")
@@ -36,7 +60,7 @@ pub(crate) async fn run(app: &App, id: &str, mut request: ConsoleRequest, intera
     // From here on keys go to the other side. The guard restores the terminal on every way
     // out of this function, a panic and a signal included.
     let raw = if request.tty && interactive { Some(Modes::raw()?) } else { None };
-    let outcome = attend(app, console, request.tty, interactive).await;
+    let outcome = attend(app, console, request.tty, interactive, to).await;
     if raw.is_some() && outcome.is_err() {
         app.ui.raw_err(terminal::RESET_MODES);
     }
@@ -77,7 +101,7 @@ impl Ends {
 }
 
 /// Carries bytes both ways until the command ends.
-async fn attend(app: &App, console: Console, tty: bool, interactive: bool) -> Outcome {
+async fn attend(app: &App, console: Console, tty: bool, interactive: bool, to: To) -> Outcome {
     let mut ends = Ends::watch()?;
     let mut resized = signal(SignalKind::window_change())?;
     let Console { mut input, output } = console;
@@ -87,7 +111,7 @@ async fn attend(app: &App, console: Console, tty: bool, interactive: bool) -> Ou
     }
     let typing = type_in(&mut input, keys, tty.then_some(&mut resized));
     tokio::select! {
-        outcome = print(app, output) => outcome,
+        outcome = print(app, output, to) => outcome,
         Err(error) = typing => Err(error.into()),
         number = ends.any() => Err(Failure::Told(128 + number)),
     }
@@ -96,7 +120,7 @@ async fn attend(app: &App, console: Console, tty: bool, interactive: bool) -> Ou
 /// Passes keys and sizes on; never returns but with an error.
 async fn type_in(
     input: &mut ConsoleWriter,
-    mut keys: Option<mpsc::Receiver<Bytes>>,
+    mut keys: Option<Keys>,
     mut resized: Option<&mut Signal>,
 ) -> Result<(), Error> {
     loop {
@@ -120,9 +144,9 @@ async fn type_in(
     }
 }
 
-async fn next_keys(keys: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {
+async fn next_keys(keys: &mut Option<Keys>) -> Option<Bytes> {
     match keys {
-        Some(keys) => keys.recv().await,
+        Some(keys) => keys.lock().await.recv().await,
         None => std::future::pending().await,
     }
 }
@@ -136,16 +160,17 @@ async fn next_size(resized: &mut Option<&mut Signal>) {
     }
 }
 
-async fn print(app: &App, mut output: ConsoleReader) -> Outcome {
+async fn print(app: &App, mut output: ConsoleReader, to: To) -> Outcome {
     while let Some(piece) = output.next().await {
         let piece = piece?;
-        if app.ui.json {
+        if to == To::Documents {
             app.ui.document_line(&document(&piece))?;
         }
         match piece {
             ConsoleOutput::Exit(code) => return Ok(u8::try_from(code).unwrap_or(FAILED)),
-            _ if app.ui.json => {}
-            ConsoleOutput::Stdout(bytes) => app.ui.raw(&bytes)?,
+            _ if to == To::Documents => {}
+            ConsoleOutput::Stdout(bytes) if to == To::Outputs => app.ui.raw(&bytes)?,
+            ConsoleOutput::Stdout(bytes) => app.ui.raw_err(&bytes),
             ConsoleOutput::Stderr(bytes) => app.ui.raw_err(&bytes),
         }
     }

@@ -134,9 +134,15 @@ fn in_part(root: &Command, words: &[String]) -> Option<String> {
                 Some(arg) => after_value = arg.get_action().takes_values() && !option.contains('='),
             }
         } else if let Some(letters) = word.strip_prefix('-').filter(|l| !l.is_empty()) {
-            let known = |l: char| command.get_arguments().any(|a| a.get_short() == Some(l));
-            if let Some(unknown) = letters.chars().find(|l| !known(*l)) {
-                return Some(format!("'{}' has no option -{unknown}", command.get_name()));
+            for (at, letter) in letters.char_indices() {
+                let Some(arg) = command.get_arguments().find(|a| a.get_short() == Some(letter)) else {
+                    return Some(format!("'{}' has no option -{letter}", command.get_name()));
+                };
+                if arg.get_action().takes_values() {
+                    // The rest of the word is its value, as in `-n5`; without a rest the next word is.
+                    after_value = at + letter.len_utf8() == letters.len();
+                    break;
+                }
             }
         } else if let Some(sub) = command.find_subcommand(word) {
             command = sub;
@@ -227,6 +233,8 @@ fn what_does_not_exist_is_named() {
         "clawfarm --home DIR ps",
         "clawfarm help <command>",
         "clawfarm new --set model.name=…",
+        "clawfarm apply -f team.yaml --dry-run",
+        "clawfarm apply -fteam.yaml",
     ] {
         assert_eq!(refused(&in_line(1, line, false).pop().expect("a command")), None, "{line}");
     }

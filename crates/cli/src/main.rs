@@ -15,6 +15,8 @@ mod docs;
 mod edge;
 mod errors;
 mod kept_targets;
+mod manifest;
+mod master_key;
 mod nginx;
 mod node;
 mod output;
@@ -24,6 +26,7 @@ mod server;
 mod service;
 mod terminal;
 mod usage;
+mod vm;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,9 +37,12 @@ use crate::errors::{Failure, Outcome};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "shim") {
-        return shim(arguments.next());
+    match arguments.next() {
+        Some(first) if first == "shim" => return shim(arguments.next()),
+        Some(first) if first == vm::VIRTIOFSD => return vm::virtiofsd(arguments),
+        _ => {}
     }
+    master_key::take_from_environment();
     let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(refused) => return ExitCode::from(usage::tell(&refused)),

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawfarm_adapters::Registry;
 use clawfarm_client::{Client, Endpoint};
 use clawfarm_control::{Control, OpenTarget, Parts, Reserve};
 use clawfarm_model::name::TargetName;
@@ -18,12 +17,14 @@ use clawfarm_runtime::Runtime;
 use clawfarm_runtime_process::{ProcessConfig, ProcessRuntime};
 use clawfarm_runtime_sim::{SimConfig, SimRuntime};
 use clawfarm_server::{AdminToken, ApiListener, ClawListener, HomeLock, ServerConfig};
-use clawfarm_store::{MasterKey, Store, StoreConfig};
+use clawfarm_store::{Store, StoreConfig};
+use clawfarm_vm_images::{Images, ImagesConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin_token;
 use crate::app::App;
+use crate::commands::claw_type;
 use crate::commands::serve::ServeArgs;
 use crate::connect::{self, VERSION};
 use crate::context::{self, Choice, choose};
@@ -34,6 +35,7 @@ use crate::errors::{Failure, OK, Outcome, tell_error};
 use crate::node::Node;
 use crate::place::Place;
 use crate::service::notify::Manager;
+use crate::vm;
 
 /// The exit code of a server in the background that found another one on its home: whoever
 /// started it waits for that one instead. `EX_TEMPFAIL` of sysexits.h, which no error has.
@@ -51,6 +53,14 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) const SIM_WORLD: &str = "CLAWFARM_SIM_WORLD";
 /// Where downloads and installations are kept, to be shared by several homes.
 pub(crate) const CACHE_DIR: &str = "CLAWFARM_CACHE_DIR";
+/// Where Ubuntu's images of virtual machines are fetched from, instead of its own site.
+const UBUNTU_IMAGES: &str = "CLAWFARM_UBUNTU_IMAGES";
+/// The same for Debian's.
+const DEBIAN_IMAGES: &str = "CLAWFARM_DEBIAN_IMAGES";
+/// Where Debian's packages come from when an image is built: a mirror, or a file in apt's format.
+const DEBIAN_PACKAGES: &str = "CLAWFARM_DEBIAN_PACKAGES";
+/// A PEM file of the authorities that such a site is trusted by, instead of the system's.
+const IMAGES_CA: &str = "CLAWFARM_IMAGES_CA";
 
 /// Runs the server in this process until it is told to end.
 pub(crate) fn run(app: &App, args: &ServeArgs) -> Outcome {
@@ -138,7 +148,7 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
     let reserve = Reserve::of(&folder);
     reserve.give_back_if_low();
     let place = Place::of(&folder, args)?;
-    let master_key = MasterKey::load_or_create(&folder.join("master.key"))?;
+    let master_key = args.master_key().source(&folder)?.load_or_create().await?;
     let store = Store::open(StoreConfig::new(place.database.clone(), master_key)).await?;
     remember(&folder, &place.database, store.description())?;
     clawfarm_failpoint::point!(StoreOpened);
@@ -154,15 +164,32 @@ async fn serve(args: &ServeArgs, home: HomeLock) -> Result<(), Error> {
         None => None,
     };
     let edge = edge::bind(args.edge(), &folder, &store, args.allows_plaintext()).await?;
+    let images = match vm_images(&folder) {
+        Ok(images) => Some(images),
+        Err(error) if error.code() == Code::InvalidInput => return Err(error),
+        // A full disk is no reason to leave claws alone.
+        Err(error) => {
+            tracing::warn!(?error, "there are no images of virtual machines until the next start");
+            None
+        }
+    };
     let targets = targets(&folder, claws.port(), place.node.as_ref(), &store).await?;
     let opener: Arc<dyn OpenTarget> =
         Arc::new(DockerTargets { home: folder.clone(), claw_port: claws.port() });
     let (sharing, peers) = place.sharing(args, &store, listener.as_ref())?;
-    let parts =
-        Parts { store: store.clone(), adapters: Registry::builtin(), targets, opener: Some(opener), sharing };
+    let parts = Parts {
+        store: store.clone(),
+        adapters: claw_type::registry(&folder),
+        targets,
+        opener: Some(opener),
+        sharing,
+    };
     let control = Control::begin(parts).await?;
     control.keep_house(args.retention());
     control.keep_reserve(reserve);
+    if let Some(images) = images {
+        control.keep_vm_images(Arc::new(images));
+    }
     let outdated = control.outdated();
     let (told, ends) = (outdated.clone(), shutdown.clone());
     tokio::spawn(async move {
@@ -237,11 +264,18 @@ pub(crate) async fn targets(
 ) -> Result<Vec<(Target, Arc<dyn Runtime>)>, Error> {
     let mut config = ProcessConfig::new(home);
     config.claw_port = claw_port;
-    if let Some(folder) = folder_from_env(CACHE_DIR)? {
-        config.cache_dir = folder;
+    let cache = folder_from_env(CACHE_DIR)?;
+    if let Some(folder) = &cache {
+        config.cache_dir.clone_from(folder);
     }
     let process = ProcessRuntime::open(config).await?;
     let mut targets: Vec<(Target, Arc<dyn Runtime>)> = vec![(own_target(node)?, Arc::new(process))];
+    let machines = vm::target_name(node.map(|node| node.name.as_str()));
+    match vm::open(home, vm_images_config(home)?, claw_port).await {
+        Ok(vm) => targets.push((target(&machines, RuntimeKind::Vm, node)?, Arc::new(vm))),
+        // A disk without room for a folder of images keeps nobody's processes down.
+        Err(error) => tracing::error!(%error, "virtual machines can't be had from this server"),
+    }
     if let Some(world) = folder_from_env(SIM_WORLD)? {
         let sim = SimRuntime::open(SimConfig::new(world))?;
         targets.push((target("sim", RuntimeKind::Sim, None)?, Arc::new(sim)));
@@ -260,6 +294,31 @@ pub(crate) async fn targets(
         }
     }
     Ok(targets)
+}
+
+/// Where the images of virtual machines of a home are, and where they come from.
+fn vm_images_config(home: &Path) -> Result<ImagesConfig, Error> {
+    let cache = folder_from_env(CACHE_DIR)?;
+    let mut config = ImagesConfig::of(home, cache.as_deref());
+    let said = |variable: &str| std::env::var(variable).ok().filter(|value| !value.is_empty());
+    if let Some(site) = said(UBUNTU_IMAGES) {
+        config.ubuntu_site = site;
+    }
+    if let Some(site) = said(DEBIAN_IMAGES) {
+        config.debian_site = site;
+    }
+    config.site_ca = folder_from_env(IMAGES_CA)?;
+    config.packages = said(DEBIAN_PACKAGES);
+    Ok(config)
+}
+
+/// The images of virtual machines of a home.
+pub(crate) fn vm_images(home: &Path) -> Result<Images, Error> {
+    Images::open(vm_images_config(home)?).map_err(|error| match error.field_name() {
+        Some("ubuntu_site") => error.field(UBUNTU_IMAGES),
+        Some("debian_site") => error.field(DEBIAN_IMAGES),
+        _ => error,
+    })
 }
 
 /// The processes of this machine.

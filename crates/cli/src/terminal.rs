@@ -1,10 +1,11 @@
 //! The terminal that this command was typed in: its size, raw mode, its keys.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use nix::sys::termios::{self, LocalFlags, SetArg, SpecialCharacterIndices, Termios};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 /// A terminal's size, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,10 +118,41 @@ pub(crate) fn stdin_is_terminal() -> bool {
     io::stdin().is_terminal()
 }
 
+/// What arrives on standard input, for one who reads it at a time.
+pub(crate) type Keys = Arc<Mutex<mpsc::Receiver<Bytes>>>;
+
 /// What arrives on standard input, as it arrives; ends at its end. A thread of its own reads:
 /// making the descriptor non-blocking would do so to the shell's as well, and a read through
-/// the async runtime would hold up the end of the program.
-pub(crate) fn stdin_pieces() -> mpsc::Receiver<Bytes> {
+/// the async runtime would hold up the end of the program. It is the same for all who ask: a second
+/// thread would take every other key away from the first.
+pub(crate) fn stdin_pieces() -> Keys {
+    static KEYS: LazyLock<Keys> = LazyLock::new(|| Arc::new(Mutex::new(begin_to_read())));
+    Arc::clone(&KEYS)
+}
+
+/// Asks on standard error for a line, shown as it is typed; without its end. `None` at the
+/// input's end. What was typed before the question is no answer to it.
+pub(crate) async fn ask_line(question: &str) -> io::Result<Option<String>> {
+    let keys = stdin_pieces();
+    let mut keys = keys.lock().await;
+    while keys.try_recv().is_ok() {}
+    {
+        let mut err = io::stderr().lock();
+        err.write_all(question.as_bytes())?;
+        err.flush()?;
+    }
+    let mut line = Vec::new();
+    while let Some(piece) = keys.recv().await {
+        line.extend_from_slice(&piece);
+        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            line.truncate(end);
+            return Ok(Some(String::from_utf8_lossy(&line).into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+fn begin_to_read() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {
         let mut buffer = vec![0_u8; 16 << 10];

@@ -21,6 +21,7 @@ use std::time::Duration;
 use clawfarm_model::Error;
 use secrecy::SecretString;
 
+pub use calls::Steer;
 pub use connect::{Io, connect, connect_unix};
 pub use console::{Console, ConsoleInput, ConsoleOutput, ConsoleReader, ConsoleWriter};
 pub use endpoint::Endpoint;

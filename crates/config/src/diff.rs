@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::path::ConfigPath;
 
 /// One difference.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Change {
     /// Where.
     pub path: ConfigPath,
@@ -60,7 +61,8 @@ fn compare(at: &ConfigPath, before: &Value, after: &Value, changes: &mut Vec<Cha
     }
 }
 
-fn put(at: &mut Value, path: &[String], value: Option<&Value>) {
+/// Has `value` at the place, or nothing there.
+pub(crate) fn put(at: &mut Value, path: &[String], value: Option<&Value>) {
     let Some((key, further)) = path.split_first() else {
         *at = value.cloned().unwrap_or(Value::Null);
         return;

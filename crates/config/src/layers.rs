@@ -7,14 +7,17 @@ use clawfarm_model::name::{ProjectName, TenantName};
 use clawfarm_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::path::ConfigPath;
 
 /// Who says something about a configuration. From the most general to the most particular: what
 /// comes later has the last word, but for what an earlier one has locked.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "layer", rename_all = "snake_case")]
 pub enum Origin {
+    /// clawfarm, where nobody else says anything.
+    Default,
     /// The whole fleet.
     Global,
     /// A tenant.
@@ -41,6 +44,7 @@ pub enum Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Default => f.write_str("default"),
             Self::Global => f.write_str("global"),
             Self::Tenant { name } => write!(f, "tenant {name}"),
             Self::Project { name } => write!(f, "project {name}"),
@@ -74,7 +78,7 @@ pub struct Effective {
 }
 
 /// Where one value came from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explained {
     /// The place.
     pub path: ConfigPath,
@@ -92,7 +96,7 @@ pub struct Explained {
 }
 
 /// A value that somebody else's took the place of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Overridden {
     /// Where it was: at the place itself, or below it.
     pub path: ConfigPath,
@@ -103,7 +107,7 @@ pub struct Overridden {
 }
 
 /// A value that doesn't hold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Refused {
     /// The place.
     pub path: ConfigPath,

@@ -5,10 +5,14 @@ use std::str::FromStr;
 
 use clawfarm_model::{Error, Result};
 use serde::{Deserialize, Serialize};
+use utoipa::{PartialSchema, ToSchema};
 
 /// How many parts a path may have. What is nested deeper than readers of JSON go (128 levels, as
 /// a rule) could be written, but by nobody read.
 const PARTS_MAX: usize = 64;
+/// How deep a document may be that is saved: what is told of it has a few words before its place,
+/// such as `body`.
+const DEPTH_MAX: usize = PARTS_MAX - 4;
 /// How long one part may be, in bytes.
 const PART_MAX: usize = 256;
 
@@ -65,6 +69,42 @@ impl ConfigPath {
     }
 }
 
+/// Refuses a document with a key in it that a [`ConfigPath`] can't have: an empty one, one that is
+/// too long, or what is nested too deep. `field` is where the document is.
+///
+/// # Errors
+/// `InvalidInput`, naming the place that the key is in.
+pub fn check_keys(document: &serde_json::Value, field: &str) -> Result<()> {
+    keys_of(document, field, &ConfigPath::root())
+}
+
+fn keys_of(value: &serde_json::Value, field: &str, at: &ConfigPath) -> Result<()> {
+    let refuse = |why: String| {
+        let field = if at.0.is_empty() { field.to_owned() } else { format!("{field}.{at}") };
+        Err(Error::invalid(field, why)
+            .fix(format!("use keys of 1 to {PART_MAX} bytes, in objects that are at most {DEPTH_MAX} deep")))
+    };
+    match value {
+        serde_json::Value::Object(map) => {
+            if at.0.len() >= DEPTH_MAX && !map.is_empty() {
+                return refuse(format!("there is an object in it that is more than {DEPTH_MAX} deep"));
+            }
+            for (key, value) in map {
+                if key.is_empty() {
+                    return refuse("there is an empty key in it".to_owned());
+                }
+                if key.len() > PART_MAX {
+                    return refuse(format!("there is a key of {} bytes in it", key.len()));
+                }
+                keys_of(value, field, &at.child(key))?;
+            }
+            Ok(())
+        }
+        // No path leads into a list.
+        _ => Ok(()),
+    }
+}
+
 impl FromStr for ConfigPath {
     type Err = Error;
 
@@ -77,7 +117,8 @@ impl FromStr for ConfigPath {
         let mut parts = Vec::new();
         let mut rest = text;
         loop {
-            let (part, after) = match rest.strip_prefix('"') {
+            let quoted = rest.strip_prefix('"');
+            let (part, after) = match quoted {
                 Some(quoted) => unquote(quoted).ok_or_else(|| refuse("a quote is not closed".to_owned()))?,
                 None => {
                     let end = rest.find('.').unwrap_or(rest.len());
@@ -85,7 +126,7 @@ impl FromStr for ConfigPath {
                     (part.to_owned(), after)
                 }
             };
-            if part.is_empty() {
+            if part.is_empty() && quoted.is_none() {
                 return Err(refuse("a key is empty".to_owned()));
             }
             if part.len() > PART_MAX {
@@ -124,7 +165,7 @@ impl fmt::Display for ConfigPath {
             if index > 0 {
                 f.write_str(".")?;
             }
-            if part.contains('.') || part.starts_with('"') {
+            if part.is_empty() || part.contains('.') || part.starts_with('"') {
                 write!(f, "\"{}\"", part.replace('\\', "\\\\").replace('"', "\\\""))?;
             } else {
                 f.write_str(part)?;
@@ -139,6 +180,33 @@ impl fmt::Debug for ConfigPath {
         write!(f, "{self}")
     }
 }
+
+impl PartialSchema for ConfigPath {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new().schema_type(utoipa::openapi::schema::Type::String).into()
+    }
+}
+
+impl ToSchema for ConfigPath {}
+
+/// How a [`ConfigPath`] is described that leads somewhere, as requests give it: with one key at
+/// least. Those in answers may be empty, for the whole document.
+#[derive(Debug)]
+pub struct ConfigPlace;
+
+impl PartialSchema for ConfigPlace {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        let key = r#"([^".][^.]*|"([^"\\]|\\[^\n])*")"#;
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .description(Some("Keys with dots between them; one with a dot in it in quotes"))
+            .pattern(Some(format!(r"^{key}(\.{key})*$")))
+            .min_length(Some(1))
+            .into()
+    }
+}
+
+impl ToSchema for ConfigPlace {}
 
 impl Serialize for ConfigPath {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -165,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(parts in prop::collection::vec("[a-z.\"\\\\ é]{1,6}", 1..5)) {
+        fn what_is_written_is_read_back(parts in prop::collection::vec("[a-z.\"\\\\ é]{0,6}", 1..5)) {
             let path = ConfigPath(parts);
             prop_assert_eq!(path.to_string().parse::<ConfigPath>().unwrap(), path);
         }
@@ -187,6 +255,22 @@ mod tests {
             let refused = text.parse::<ConfigPath>().unwrap_err();
             assert!(refused.fix_text().is_some(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_that_no_path_can_have_is_refused_with_its_place() {
+        let deep = (0..70).fold(json!(1), |inner, _| json!({ "a": inner }));
+        for (document, field) in [
+            (json!({"": 1}), "body"),
+            (json!({"env": {"A": "", "": "x"}}), "body.env"),
+            (json!({"native": {"a.b": {"k".repeat(257): 1}}}), r#"body.native."a.b""#),
+            (deep, &format!("body{}", ".a".repeat(60))),
+        ] {
+            let refused = check_keys(&document, "body").unwrap_err();
+            assert_eq!((refused.field_name(), refused.fix_text().is_some()), (Some(field), true));
+            assert!(refused.message().len() < 100, "{refused}");
+        }
+        check_keys(&json!({"a": {"k".repeat(256): [{"": 1}]}}), "body").unwrap();
     }
 
     #[test]

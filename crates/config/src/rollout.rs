@@ -5,26 +5,35 @@
 //! on their way as the strategy allows. When more fail than it allows, the ones that were changed
 //! are given back what they had.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use clawfarm_model::{Error, Result};
 use serde::{Deserialize, Serialize};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::cohort::share;
 
 /// How a rollout goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Strategy {
     /// The steps before the last, which is always all instances; none for all at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 20)]
     pub steps: Vec<Step>,
+    /// Those with these labels come first. Without steps they are one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub first: BTreeMap<String, String>,
     /// How many instances may be on their way at once.
+    #[schema(minimum = 1, maximum = 1_000)]
     pub parallel: u32,
     /// How many may fail before the rollout has failed.
+    #[schema(maximum = 1_000_000)]
     pub max_failures: u32,
     /// How long an instance may take until it is ready with it, in seconds.
+    #[schema(minimum = 1, maximum = 86_400)]
     pub ready_within_secs: u32,
     /// Whether a rollout that has failed gives back what there was; else it stops and waits.
     pub roll_back: bool,
@@ -34,6 +43,7 @@ impl Default for Strategy {
     fn default() -> Self {
         Self {
             steps: Vec::new(),
+            first: BTreeMap::new(),
             parallel: Self::PARALLEL,
             max_failures: 0,
             ready_within_secs: Self::READY_WITHIN_SECS,
@@ -43,8 +53,9 @@ impl Default for Strategy {
 }
 
 /// One step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RolloutStep)]
 pub struct Step {
     /// How many have the new configuration after it, of all.
     pub to: Amount,
@@ -76,7 +87,7 @@ pub enum Pause {
 }
 
 /// Where a rollout is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Instances are given the new configuration.
@@ -85,7 +96,8 @@ pub enum Stage {
     Waiting,
     /// Somebody has halted it.
     Paused,
-    /// Too many have failed, and nobody said that it is to be rolled back.
+    /// Too many have failed, and nobody said that it is to be rolled back; or some were not well
+    /// with what they were given back.
     Halted,
     /// Those that were changed are given back what they had.
     RollingBack,
@@ -106,22 +118,28 @@ impl Stage {
 }
 
 /// How many instances are where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Counts {
     /// Nothing was done yet.
     pub pending: u32,
     /// On their way.
     pub changing: u32,
-    /// They have it, and are well.
+    /// They have it, and are well, or asleep.
     pub proven: u32,
+    /// Of those, how many were seen to run with it.
+    #[serde(default)]
+    pub seen: u32,
     /// They have it, and are not.
     pub failed: u32,
-    /// They were left out: removed, or locked against it.
+    /// They were left out, with a reason: nothing is learned from them.
     pub skipped: u32,
     /// On their way back.
     pub reverting: u32,
     /// They have again what they had.
     pub reverted: u32,
+    /// They were to have again what they had, and are not well with it, or can't have it.
+    #[serde(default)]
+    pub revert_failed: u32,
 }
 
 impl Counts {
@@ -135,11 +153,12 @@ impl Counts {
             + self.skipped
             + self.reverting
             + self.reverted
+            + self.revert_failed
     }
 
-    /// Those that were begun with.
+    /// Those that were begun with. One that was left out counts for no step: another has its turn.
     const fn begun(&self) -> u32 {
-        self.changing + self.proven + self.failed + self.skipped
+        self.changing + self.proven + self.failed
     }
 }
 
@@ -176,18 +195,40 @@ impl Strategy {
     const PARALLEL: u32 = 100;
     /// As an instance's own limit when nothing is said.
     const READY_WITHIN_SECS: u32 = 300;
+    /// More than a server has hands for: it works on 64 instances at a time.
+    const PARALLEL_MAX: u32 = 1_000;
+    /// More than any fleet.
+    const FAILURES_MAX: u32 = 1_000_000;
+    /// The longest pause between two steps: a year.
+    const PAUSE_MAX: u32 = 31_536_000;
     /// The most steps.
     const STEPS_MAX: usize = 20;
+
+    /// How a rollout goes that brings back what was well before: it neither stops at those that
+    /// fail nor turns round, for what it would turn to is what is got away from.
+    #[must_use]
+    pub fn back() -> Self {
+        Self { roll_back: false, max_failures: Self::FAILURES_MAX, ..Self::default() }
+    }
 
     /// Checks the numbers.
     ///
     /// # Errors
     /// Names the field and what it may be.
     pub fn check(&self) -> Result<()> {
-        if self.parallel == 0 {
-            return Err(
-                Error::invalid("strategy.parallel", "with 0 at once nothing happens").fix("give 1 or more")
-            );
+        if !(1..=Self::PARALLEL_MAX).contains(&self.parallel) {
+            return Err(Error::invalid(
+                "strategy.parallel",
+                format!("{} at once can't be had: with none nothing happens", self.parallel),
+            )
+            .fix(format!("give 1 to {}", Self::PARALLEL_MAX)));
+        }
+        if self.max_failures > Self::FAILURES_MAX {
+            return Err(Error::invalid(
+                "strategy.max_failures",
+                format!("{} is more than there can be instances", self.max_failures),
+            )
+            .fix(format!("give 0 to {}", Self::FAILURES_MAX)));
         }
         if !(1..=86_400).contains(&self.ready_within_secs) {
             return Err(Error::invalid(
@@ -205,6 +246,15 @@ impl Strategy {
             if matches!(step.to, Amount::Count(0) | Amount::Percent(0 | 101..)) {
                 return Err(Error::invalid(field, format!("{} is no step", step.to))
                     .fix("give a number from 1, or 1% to 100%"));
+            }
+            if let Pause::Secs(secs) = step.then
+                && secs > Self::PAUSE_MAX
+            {
+                return Err(Error::invalid(
+                    format!("strategy.steps[{index}].then"),
+                    format!("a pause of {secs} s is longer than a year"),
+                )
+                .fix("give fewer seconds, or wait for somebody's word: promotion"));
             }
         }
         Ok(())
@@ -238,6 +288,9 @@ impl Strategy {
                 Next::Wait(None)
             }
             Stage::RollingBack => match counts.proven + counts.failed + counts.changing {
+                0 if counts.reverting == 0 && counts.revert_failed > 0 => {
+                    Next::Enter(Stage::Halted, known.step)
+                }
                 0 if counts.reverting == 0 => Next::Enter(Stage::RolledBack, known.step),
                 left => match left.min(self.parallel.saturating_sub(counts.reverting)) {
                     0 => Next::Wait(None),
@@ -251,6 +304,8 @@ impl Strategy {
             Stage::Going => self.go_on(known),
             Stage::Waiting => match self.pause(known.step) {
                 _ if known.promoted => Next::Enter(Stage::Going, known.step + 1),
+                // Nothing was learned of it yet: one that sleeps may wake, or somebody knows better.
+                _ if counts.seen == 0 => Next::Wait(None),
                 Pause::None => Next::Enter(Stage::Going, known.step + 1),
                 Pause::Secs(secs) => match u64::from(secs).checked_sub(known.waited_secs) {
                     None | Some(0) => Next::Enter(Stage::Going, known.step + 1),
@@ -278,7 +333,7 @@ impl Strategy {
             return Next::Enter(Stage::Done, known.step);
         }
         match self.pause(known.step) {
-            Pause::None => Next::Enter(Stage::Going, known.step + 1),
+            Pause::None if counts.seen > 0 => Next::Enter(Stage::Going, known.step + 1),
             _ => Next::Enter(Stage::Waiting, known.step),
         }
     }
@@ -312,6 +367,37 @@ impl FromStr for Amount {
         })
     }
 }
+
+impl PartialSchema for Amount {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+        let count =
+            ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(4_294_967_295_i64));
+        let share = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^(100|[1-9][0-9]?)%$"));
+        OneOfBuilder::new().item(count).item(share).into()
+    }
+}
+
+impl ToSchema for Amount {}
+
+impl PartialSchema for Pause {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Type};
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["none", "promotion"]));
+        let secs = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(0))
+            .maximum(Some(i64::from(Strategy::PAUSE_MAX)))
+            .description(Some("So many seconds, in which those that were changed must stay well."));
+        let time = ObjectBuilder::new()
+            .property("secs", secs)
+            .required("secs")
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)));
+        OneOfBuilder::new().item(word).item(time).into()
+    }
+}
+
+impl ToSchema for Pause {}
 
 impl Serialize for Amount {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -363,6 +449,7 @@ mod tests {
                     // Those that are on their way are turned round too.
                     for _ in 0..more {
                         let counts = &mut known.counts;
+                        counts.seen = 0;
                         let from = [&mut counts.proven, &mut counts.failed, &mut counts.changing]
                             .into_iter()
                             .find(|it| **it > 0)
@@ -384,6 +471,7 @@ mod tests {
                         known.counts.failed += 1;
                     } else {
                         known.counts.proven += 1;
+                        known.counts.seen += 1;
                     }
                     next_up += 1;
                 }
@@ -414,6 +502,40 @@ mod tests {
         let (known, most) = run(&manual, 10, |_| false, false);
         assert_eq!((known.stage, most, known.counts.proven), (Stage::Waiting, 5, 5));
         assert_eq!(run(&manual, 10, |_| false, true).0.stage, Stage::Done);
+    }
+
+    #[test]
+    fn a_step_is_not_through_before_one_was_seen_to_run_with_it() {
+        let canary = strategy(json!({"steps": [{"to": 1}], "max_failures": 5}));
+        let counts = Counts { pending: 9, ..Counts::default() };
+        let at = |stage, counts| Known { stage, step: 0, waited_secs: 900, promoted: false, counts };
+        for unseen in [
+            Counts { proven: 1, ..counts },
+            // That one of those that may fail has failed says nothing for it.
+            Counts { failed: 1, ..counts },
+        ] {
+            assert_eq!(canary.next(&at(Stage::Going, unseen)), Next::Enter(Stage::Waiting, 0));
+            assert_eq!(canary.next(&at(Stage::Waiting, unseen)), Next::Wait(None));
+            let word = Known { promoted: true, ..at(Stage::Waiting, unseen) };
+            assert_eq!(canary.next(&word), Next::Enter(Stage::Going, 1));
+        }
+        let seen = Counts { proven: 1, seen: 1, ..counts };
+        assert_eq!(canary.next(&at(Stage::Going, seen)), Next::Enter(Stage::Going, 1));
+        assert_eq!(canary.next(&at(Stage::Waiting, seen)), Next::Enter(Stage::Going, 1));
+        // One that was left out proves nothing: another has its turn.
+        assert_eq!(canary.next(&at(Stage::Going, Counts { skipped: 1, ..counts })), Next::Change(1));
+    }
+
+    #[test]
+    fn what_could_not_be_brought_back_is_not_called_rolled_back() {
+        let strategy = Strategy::default();
+        let counts = Counts { reverted: 3, revert_failed: 1, ..Counts::default() };
+        let known = Known { stage: Stage::RollingBack, step: 0, waited_secs: 0, promoted: false, counts };
+        assert_eq!(strategy.next(&known), Next::Enter(Stage::Halted, 0));
+        let counts = Counts { reverting: 1, ..counts };
+        assert_eq!(strategy.next(&Known { counts, ..known }), Next::Wait(None));
+        let counts = Counts { reverted: 4, ..Counts::default() };
+        assert_eq!(strategy.next(&Known { counts, ..known }), Next::Enter(Stage::RolledBack, 0));
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use clawfarm_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use crate::path::ConfigPath;
+use crate::diff::put;
+use crate::path::{ConfigPath, check_keys};
 
 /// A configuration for many instances.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
     /// What is filled in for each instance. Without a body, the name of each is its place in the
@@ -27,7 +29,7 @@ pub struct Template {
 }
 
 /// A place to fill in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Variable {
     /// Its name; a path in the configuration when the template has no body.
@@ -50,7 +52,7 @@ pub struct Variable {
 }
 
 /// What a variable may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VariableType {
     /// Text.
@@ -84,6 +86,18 @@ impl VariableType {
         }
     }
 
+    /// Some value of it.
+    fn sample(self) -> Value {
+        match self {
+            Self::String => "sample".into(),
+            Self::Number | Self::Integer => 1.into(),
+            Self::Boolean => true.into(),
+            Self::Array => Value::Array(Vec::new()),
+            Self::Object => Value::Object(Map::new()),
+            Self::Secret => serde_json::json!({ "secret": "sample" }),
+        }
+    }
+
     fn takes(self, value: &Value) -> bool {
         match self {
             Self::String => value.is_string(),
@@ -104,7 +118,7 @@ impl VariableType {
 pub struct Filled {
     /// What the template says.
     pub template: Value,
-    /// What the instance says beside: what was given for no variable.
+    /// What the instance says: what it gives for variables that are places, and for no variable.
     pub instance: Value,
 }
 
@@ -123,6 +137,18 @@ impl Template {
             }
             if let Some(default) = &variable.default {
                 variable.takes(default).map_err(|why| why.field(format!("{field}.default")))?;
+                check_keys(default, &format!("{field}.default"))?;
+            }
+            let locked = self.body.is_none() && self.locks.iter().any(|lock| lock.touches(&variable.name));
+            if locked && variable.required && variable.default.is_none() {
+                return Err(Error::invalid(
+                    field,
+                    format!(
+                        "'{}' is wanted of an instance, which may not touch it: it is locked",
+                        variable.name
+                    ),
+                )
+                .fix("give it a default, or take it out of the locks"));
             }
             for choice in &variable.choices {
                 if !variable.kind.takes(choice) {
@@ -137,9 +163,20 @@ impl Template {
             }
             return Ok(());
         }
+        if let Some(body) = &self.body {
+            check_keys(&Value::Object(body.clone()), "body")?;
+        }
         let known: BTreeMap<String, Value> =
             names.iter().map(|name| (name.to_string(), Value::Null)).collect();
         fill_object(self.body.as_ref().unwrap_or(&Map::new()), &ConfigPath::root(), &known).map(drop)
+    }
+
+    /// Whether it says nothing at all: nobody who goes by it would be any different without it.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        self.locks.is_empty()
+            && self.variables.is_empty()
+            && self.body.as_ref().is_none_or(serde_json::Map::is_empty)
     }
 
     /// The template with an instance's values in it. `given` is what the instance says, by the
@@ -153,28 +190,34 @@ impl Template {
         let mut instance = Value::Object(Map::new());
         for variable in &self.variables {
             let own = given.get(&variable.name);
-            if let Some(own) = own {
+            // Where a variable is a place, an instance may take away what the template says there.
+            let gone = self.body.is_none() && own.is_some_and(Value::is_null);
+            if let Some(own) = own.filter(|_| !gone) {
                 variable.takes(own)?;
             }
-            match own.or(variable.default.as_ref()) {
+            match own.or(variable.default.as_ref()).filter(|_| !gone) {
                 Some(value) => {
                     values.insert(variable.name.to_string(), value.clone());
                 }
                 None if variable.required => {
+                    let set = if self.body.is_none() { "--set" } else { "--var" };
                     return Err(Error::invalid(
                         format!("variables.{}", variable.name),
                         format!("the template wants a {} here, and none is given", variable.kind.as_str()),
                     )
-                    .fix(format!("give it: --set {}=…", variable.name)));
+                    .fix(format!("give it: {set} {}=…", variable.name)));
                 }
                 None => {
                     values.insert(variable.name.to_string(), Value::Null);
                 }
             }
             if self.body.is_none() {
-                let into = if own.is_some() { &mut instance } else { &mut template };
-                if let Some(value) = own.or(variable.default.as_ref()) {
-                    lay(into, variable.name.holding(value.clone()));
+                // The default is the template's word also where it is overridden: it may be locked.
+                if let Some(default) = &variable.default {
+                    put(&mut template, variable.name.parts(), Some(default));
+                }
+                if let Some(own) = own {
+                    put(&mut instance, variable.name.parts(), Some(own));
                 }
             }
         }
@@ -183,11 +226,73 @@ impl Template {
         }
         for (path, value) in given {
             if !self.variables.iter().any(|variable| variable.name == *path) {
-                lay(&mut instance, path.holding(value.clone()));
+                put(&mut instance, path.parts(), Some(value));
             }
         }
         Ok(Filled { template, instance })
     }
+}
+
+impl Template {
+    /// What it says whatever an instance gives: where all hangs on a variable without a default,
+    /// there is nothing.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn outline(&self) -> Result<Map<String, Value>> {
+        self.tried(|variable| variable.default.clone())
+    }
+
+    /// What it may say to an instance: with a value of its type for each variable without a
+    /// default.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn sample(&self) -> Result<Map<String, Value>> {
+        self.tried(|variable| {
+            let any = || variable.choices.first().cloned().unwrap_or_else(|| variable.kind.sample());
+            Some(variable.default.clone().unwrap_or_else(any))
+        })
+    }
+
+    fn tried(&self, value: impl Fn(&Variable) -> Option<Value>) -> Result<Map<String, Value>> {
+        let (mut values, mut open) = (BTreeMap::new(), BTreeSet::new());
+        let mut places = Value::Object(Map::new());
+        for variable in &self.variables {
+            let value = value(variable);
+            if let (Some(value), None) = (&value, &self.body) {
+                put(&mut places, variable.name.parts(), Some(value));
+            }
+            if value.is_none() {
+                open.insert(variable.name.to_string());
+            }
+            values.insert(variable.name.to_string(), value.unwrap_or(Value::Null));
+        }
+        let Some(body) = &self.body else {
+            return Ok(places.as_object().cloned().unwrap_or_default());
+        };
+        let decided = decided(&Value::Object(body.clone()), &open);
+        let decided = decided.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
+        fill_object(&decided, &ConfigPath::root(), &values)
+    }
+}
+
+/// A value without the texts that hang on one of the `open` variables.
+fn decided(value: &Value, open: &BTreeSet<String>) -> Option<Value> {
+    Some(match value {
+        Value::String(text) => {
+            let pieces = pieces(text, &ConfigPath::root()).unwrap_or_default();
+            if pieces.iter().any(|it| matches!(it, Piece::Variable(name) if open.contains(*name))) {
+                return None;
+            }
+            value.clone()
+        }
+        Value::Object(map) => Value::Object(
+            map.iter().filter_map(|(key, value)| Some((key.clone(), decided(value, open)?))).collect(),
+        ),
+        Value::Array(list) => Value::Array(list.iter().filter_map(|it| decided(it, open)).collect()),
+        other => other.clone(),
+    })
 }
 
 impl Variable {
@@ -237,9 +342,46 @@ fn nested<'a>(names: &BTreeSet<&'a ConfigPath>) -> Option<(&'a ConfigPath, &'a C
         .map(|(one, other)| (*one, *other))
 }
 
-fn lay(into: &mut Value, what: Value) {
-    let below = crate::Patch::from_json(std::mem::take(into));
-    *into = below.then(crate::Patch::from_json(what)).into_value().unwrap_or_default();
+/// The names of the variables that a value has places for.
+///
+/// # Errors
+/// `InvalidInput` for a place that is not closed, naming where it is.
+pub fn places(value: &Value) -> Result<BTreeSet<String>> {
+    fn walk(value: &Value, at: &ConfigPath, found: &mut BTreeSet<String>) -> Result<()> {
+        match value {
+            Value::String(text) => {
+                found.extend(pieces(text, at)?.iter().filter_map(|piece| match piece {
+                    Piece::Variable(name) => Some((*name).to_owned()),
+                    Piece::Text(_) => None,
+                }));
+            }
+            Value::Object(map) => {
+                for (key, value) in map {
+                    walk(value, &at.child(key), found)?;
+                }
+            }
+            Value::Array(list) => {
+                for (index, value) in list.iter().enumerate() {
+                    walk(value, &at.child(&index.to_string()), found)?;
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+        Ok(())
+    }
+    let mut found = BTreeSet::new();
+    walk(value, &ConfigPath::root(), &mut found)?;
+    Ok(found)
+}
+
+/// A value with `values` in its places, by the same rules as a template's body. `None` when it is
+/// a place alone whose value is `null`.
+///
+/// # Errors
+/// `InvalidInput` for a place that `values` does not name, and for a list or an object within a
+/// text.
+pub fn fill(value: &Value, values: &BTreeMap<String, Value>) -> Result<Option<Value>> {
+    fill_value(value, &ConfigPath::root(), values)
 }
 
 fn fill_object(
@@ -368,8 +510,39 @@ mod tests {
         ]}));
         let filled =
             template.fill(&given(&[("model.name", json!("claude-3-opus")), ("env.A", json!("b"))])).unwrap();
-        assert_eq!(filled.template, json!({"memory": {"limit": 100_000}}));
+        // The default is said, too: it may be locked, and is told as what was overridden.
+        let defaults = json!({"model": {"name": "claude-3-haiku"}, "memory": {"limit": 100_000}});
+        assert_eq!(filled.template, defaults);
         assert_eq!(filled.instance, json!({"model": {"name": "claude-3-opus"}, "env": {"A": "b"}}));
+    }
+
+    #[test]
+    fn an_instance_may_take_away_what_a_variable_says_but_for_one_that_is_wanted() {
+        let template = template(json!({"variables": [
+            {"name": "memory.limit", "type": "number", "default": 100_000},
+            {"name": "model.name", "type": "string", "default": "a", "required": true},
+        ]}));
+        let filled = template.fill(&given(&[("memory.limit", json!(null))])).unwrap();
+        assert_eq!(filled.instance, json!({"memory": {"limit": null}}));
+        let refused = template.fill(&given(&[("model.name", json!(null))])).unwrap_err();
+        assert_eq!(refused.field_name(), Some("variables.model.name"));
+    }
+
+    #[test]
+    fn an_outline_is_what_hangs_on_nothing_and_a_sample_has_something_everywhere() {
+        let template = template(json!({
+            "variables": [
+                {"name": "n", "type": "integer"},
+                {"name": "level", "type": "string", "enum": ["low", "high"]},
+                {"name": "who", "type": "string", "default": "me"},
+            ],
+            "body": {"a": {"n": "${n}", "w": "${who}"}, "b": ["at ${level}", "x"], "c": "${level} ${who}"},
+        }));
+        assert_eq!(Value::Object(template.outline().unwrap()), json!({"a": {"w": "me"}, "b": ["x"]}));
+        assert_eq!(
+            Value::Object(template.sample().unwrap()),
+            json!({"a": {"n": 1, "w": "me"}, "b": ["at low", "x"], "c": "low me"})
+        );
     }
 
     #[test]
@@ -420,6 +593,11 @@ mod tests {
                 json!({"variables": [{"name": "a", "type": "object"}, {"name": "a.b", "type": "number"}]}),
                 "variables",
             ),
+            (
+                json!({"variables": [{"name": "a.b", "type": "string", "required": true}], "locks": ["a"]}),
+                "variables[0]",
+            ),
+            (json!({"body": {"x": {"": 1}}}), "body.x"),
             (json!({"body": {"x": {"y": "${nobody}"}}}), "body.x.y"),
             (json!({"body": {"x": ["${open"]}}), "body.x.0"),
         ] {

@@ -92,6 +92,10 @@ impl Runtime for Bounded {
         Ok(seen)
     }
 
+    async fn start_note(&self, id: &ClawId) -> Option<String> {
+        tokio::time::timeout(LOOK, self.0.start_note(id)).await.ok().flatten()
+    }
+
     async fn observe(&self, id: &ClawId) -> Result<Observation> {
         point!(ObserveBefore);
         let seen = self.0.observe(id).await?;
@@ -306,9 +310,10 @@ impl Files for Bounded {
         within(TOUCH, "read its file", offered(self.0.files())?.read(id, path, limit)).await
     }
 
-    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8], read_only: bool) -> Result<()> {
         point!(WriteBefore);
-        within(TOUCH, "write its file", offered(self.0.files())?.write(id, path, contents)).await?;
+        within(TOUCH, "write its file", offered(self.0.files())?.write(id, path, contents, read_only))
+            .await?;
         point!(WriteAfter);
         Ok(())
     }

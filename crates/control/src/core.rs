@@ -8,7 +8,7 @@ use clawfarm_model::error::Class;
 use clawfarm_model::name::{TargetName, TenantName};
 use clawfarm_model::target::{RuntimeKind, Target};
 use clawfarm_model::{Action, ClawId, Code, Context, Error, Granted, Instance, Resource, Result, authorize};
-use clawfarm_runtime::Runtime;
+use clawfarm_runtime::{Runtime, VmImages};
 use clawfarm_store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,6 +42,16 @@ pub(crate) struct Core {
     pub(crate) feed: Feed,
     pub(crate) admission: Admission,
     pub(crate) starts: Starts,
+    /// What revisions of configurations say.
+    pub(crate) contents: crate::configs::Contents,
+    /// How often requests to claws came to nothing.
+    pub(crate) answers: crate::answers::Answers,
+    /// Told when a rollout may go on.
+    pub(crate) driver: crate::configs::Driver,
+    /// Told when a new value of a secret is to be brought to instances.
+    pub(crate) rotations: crate::secrets::Driver,
+    /// Who runs the commands that set machines up.
+    pub(crate) setups: Arc<crate::setup::Setups>,
     /// Who sleeps when.
     pub(crate) sleeper: Sleeper,
     /// One generation of keys at a time, so that two launches agree on an instance's token.
@@ -64,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) inbox: tokio::sync::Notify,
     /// Where people come in, when an edge listens.
     pub(crate) doors: OnceLock<Arc<dyn Doors>>,
+    /// The images that virtual machines here are made of, where any are kept.
+    pub(crate) vm_images: OnceLock<Arc<dyn VmImages>>,
     /// What the edge shows callers over TLS.
     pub(crate) certificates: OnceLock<Arc<dyn Certificates>>,
 }
@@ -83,6 +95,11 @@ impl Core {
             reconciler: Reconciler::default(),
             admission: Admission::default(),
             starts: Starts::default(),
+            contents: crate::configs::Contents::default(),
+            answers: crate::answers::Answers::default(),
+            driver: crate::configs::Driver::default(),
+            rotations: crate::secrets::Driver::default(),
+            setups: Arc::default(),
             sleeper: Sleeper::default(),
             keys: tokio::sync::Mutex::default(),
             adding: tokio::sync::Mutex::default(),
@@ -96,6 +113,7 @@ impl Core {
             entrances: Entrances::default(),
             inbox: tokio::sync::Notify::new(),
             doors: OnceLock::new(),
+            vm_images: OnceLock::new(),
             certificates: OnceLock::new(),
         }))
     }
@@ -171,19 +189,22 @@ impl Core {
         targets.iter().find(|(t, _)| fits(t)).cloned().ok_or_else(|| {
             let kinds: Vec<_> = targets.iter().map(|(t, _)| format!("{} ({})", t.name, t.runtime)).collect();
             let wanted = runtime.map_or_else(String::new, |k| k.to_string());
-            Error::invalid("runtime", format!("no target here runs instances as '{wanted}'")).fix(
-                match runtime {
-                    Some(RuntimeKind::Docker) => {
-                        "say where the container engine is: clawfarm target add docker".to_owned()
-                    }
-                    _ => format!("the targets are: {}; see clawfarm doctor", kinds.join(", ")),
-                },
-            )
+            Error::invalid("runtime", format!("no target here runs instances as '{wanted}'"))
+                .fix(match runtime {
+                Some(RuntimeKind::Docker) => {
+                    "say where the container engine is: clawfarm target add docker".to_owned()
+                }
+                Some(RuntimeKind::Vm) => {
+                    "virtual machines need QEMU on the server's machine: clawfarm doctor says what is missing"
+                        .to_owned()
+                }
+                _ => format!("the targets are: {}; see clawfarm doctor", kinds.join(", ")),
+            })
         })
     }
 
     /// The adapter of an instance.
-    pub(crate) fn adapter(&self, instance: &Instance) -> Result<&Arc<dyn ClawAdapter>> {
+    pub(crate) fn adapter(&self, instance: &Instance) -> Result<Arc<dyn ClawAdapter>> {
         self.adapters.get(&instance.spec.claw_type)
     }
 
@@ -201,7 +222,18 @@ impl Core {
         id: &ClawId,
         write: impl Future<Output = Result<T>> + Send + Unpin,
     ) -> Result<T> {
-        let mut wake = Wake { core: self, id, due: true };
+        self.wishing_as(id, Priority::Person, write).await
+    }
+
+    /// The same with another place in line: what is wanted of many at once must not take the
+    /// places that are kept for people.
+    pub(crate) async fn wishing_as<T>(
+        &self,
+        id: &ClawId,
+        priority: Priority,
+        write: impl Future<Output = Result<T>> + Send + Unpin,
+    ) -> Result<T> {
+        let mut wake = Wake { core: self, id, due: true, priority };
         let outcome = write.await;
         if outcome.is_ok() {
             self.reconciler.let_up(id);
@@ -214,9 +246,9 @@ impl Core {
 
     /// Tells the reconciler that something else is wanted of `id`: what is being done for the
     /// old wish is left, and the instance is looked at before anything that nobody waits for.
-    fn wanted(&self, id: &ClawId) {
+    fn wanted(&self, id: &ClawId, priority: Priority) {
         self.reconciler.interrupt(id);
-        self.reconciler.queue.push(id, Priority::Person);
+        self.reconciler.queue.push(id, priority);
     }
 
     /// Somebody uses a claw: it is kept up for as long as what is returned lives.
@@ -268,12 +300,13 @@ struct Wake<'a> {
     core: &'a Core,
     id: &'a ClawId,
     due: bool,
+    priority: Priority,
 }
 
 impl Drop for Wake<'_> {
     fn drop(&mut self) {
         if self.due {
-            self.core.wanted(self.id);
+            self.core.wanted(self.id, self.priority);
         }
     }
 }

@@ -37,19 +37,19 @@ impl Core {
     /// What the edges of all servers sign sessions with; made when it does not exist yet.
     pub(crate) async fn edge_key(&self) -> Result<SecretString> {
         let system = Context::system("keys");
-        let owner = SecretOwner { tenant: TenantName::default_tenant(), instance: None };
+        let owner = SecretOwner::Tenant(TenantName::default_tenant());
         let name = SecretName::new(EDGE_KEY)?;
         if let Some(value) = self.store.secret_value(&system, &owner, &name).await? {
             return Ok(value);
         }
-        let resource = Resource::new(owner.tenant.clone(), "secret", EDGE_KEY);
+        let resource = Resource::new(owner.authority(), "secret", EDGE_KEY);
         let grant = authorize(&system, Action::SecretWrite, &resource)?;
         self.store.secret_or_set(&grant, &owner, &name, &random_key()?).await
     }
 }
 
 pub(crate) fn owner(instance: &Instance) -> SecretOwner {
-    SecretOwner { tenant: instance.tenant.clone(), instance: Some(instance.id.clone()) }
+    SecretOwner::Instance(instance.tenant.clone(), instance.id.clone())
 }
 
 pub(crate) fn system_grant(instance: &Instance) -> Result<clawfarm_model::Granted> {

@@ -6,9 +6,11 @@
 //! is wanted and what is there, decides, acts through the runtime, and writes what it saw.
 
 mod admission;
+mod answers;
 mod backups;
 mod boundary;
 mod certificates;
+mod configs;
 mod core;
 mod doctor;
 mod events;
@@ -22,6 +24,7 @@ mod reconcile;
 mod recover;
 mod reserve;
 mod secrets;
+mod setup;
 mod sharing;
 mod sleep;
 mod starts;
@@ -30,6 +33,7 @@ mod support;
 mod targets;
 #[cfg(test)]
 mod testing;
+mod vm_images;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +48,10 @@ use tokio_util::sync::CancellationToken;
 pub use backups::{Archive, ArchiveBytes, NewRestore};
 pub use certificates::Certificates;
 pub use clawfarm_store::{Idempotency, InstanceFilter, Page, PolicyOf, Retention};
+pub use configs::{
+    Batch, ChangeMany, Changed, Configure, Configured, Drift, DriftedFile, ExplainedConfig, NewConfig, Plan,
+    PlannedInstance, Publish, ROLLBACK_WINDOW, Refusal,
+};
 pub use events::Follower;
 pub use images::{AllImages, BuildNews, NewImage, PullImage};
 pub use inbox::{Lined, NewInboxMessage, Sender};
@@ -53,10 +61,13 @@ pub use instances::edge::{Doors, Entrance};
 pub use instances::token::GatewayToken;
 pub use recover::{Finding, Findings, LostInstance, Verdict};
 pub use reserve::Reserve;
+pub use secrets::{RotateSecret, SecretAt, SecretUsers};
+pub use setup::{SetupChange, Stuck};
 pub use sharing::{LEASE_TTL, Place, Sharing};
 pub use sleep::{InUse, LastBusy, PolicyChange, SleepOutlook, Traffic};
 pub use support::SupportLeave;
 pub use targets::{NewTarget, OpenTarget};
+pub use vm_images::{HowImage, VmImageNews};
 
 use crate::core::Core;
 
@@ -110,6 +121,9 @@ impl Control {
         reconcile::begin(&core).await?;
         core.join().await?;
         core.turns.spawn(sleep::run(Arc::clone(&core)));
+        core.turns.spawn(configs::run(Arc::clone(&core)));
+        core.turns.spawn(secrets::run(Arc::clone(&core)));
+        core.turns.spawn(setup::run(Arc::clone(&core)));
         backups::keep_tidy(&core);
         inbox::begin(&core);
         Ok(Self { core })

@@ -11,10 +11,11 @@ use clawfarm_model::dataset::Dataset;
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::Intent;
 use clawfarm_model::name::{InstanceName, ProjectName, TargetName, TenantName};
-use clawfarm_model::secret::{SecretName, SecretOwner};
+use clawfarm_model::secret::SecretName;
+use clawfarm_model::setup::Setup;
 use clawfarm_model::target::Target;
 use clawfarm_model::{
-    Action, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, Observation,
+    Action, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, Layered, Observation,
     ObservedState, Phase, Resource, Result, SoftwareUpdate, Timestamp, authorize,
 };
 use clawfarm_runtime::{Kept, KeptData, Recover};
@@ -26,7 +27,8 @@ use crate::Parts;
 use crate::boundary::around;
 use crate::core::put_targets;
 use crate::instances::create::check_labels;
-use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, is_random_key, owner};
+use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, is_random_key};
+use crate::secrets::seen_by_instance;
 
 /// The first port that needs no root; no claw has a lower one.
 const FIRST_PORT: u16 = 1024;
@@ -93,6 +95,9 @@ struct Record {
     failed: bool,
     #[serde(default)]
     update: Option<SoftwareUpdate>,
+    /// Without it no command is run: it may have been.
+    #[serde(default)]
+    setup: Option<Setup>,
 }
 
 impl Findings {
@@ -280,7 +285,11 @@ fn instance(parts: &Parts, target: &Target, kept: Kept) -> Result<(Instance, Obs
         not_before: None,
         phase_since: now,
         last_error: (phase == Phase::Failed).then(|| had_failed(&kept.id).report()),
+        // What its layers said is in its specification; that it went by them is lost with the store.
+        layers: Layered::default(),
+        in_force: 0,
         update: record.update,
+        setup: record.setup,
         version: 0,
         created_at: record.created_at,
         updated_at: now,
@@ -352,13 +361,11 @@ async fn keys(
 
 /// The secrets of people that its next start would miss.
 async fn missing_secrets(store: &Store, instance: &Instance) -> Result<Vec<SecretName>> {
-    let (own, tenants) = (owner(instance), SecretOwner { tenant: instance.tenant.clone(), instance: None });
+    let owners = seen_by_instance(instance);
     let mut missing = BTreeSet::new();
     for reference in instance.spec.config.secrets() {
         let name = &reference.secret;
-        let there = store.secret_value(&system(), &own, name).await?.is_some()
-            || store.secret_value(&system(), &tenants, name).await?.is_some();
-        if !there {
+        if store.nearest_secret(&system(), &owners, name).await?.is_none() {
             missing.insert(name.clone());
         }
     }

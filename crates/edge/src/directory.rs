@@ -74,6 +74,12 @@ pub trait Directory: Send + Sync + 'static {
         Err(no_inbox(id))
     }
 
+    /// Takes note of how a request to a claw ended; `failed` when its caller was told that it went
+    /// wrong on this side (a 5xx).
+    fn answered(&self, id: &ClawId, failed: bool) {
+        let _ = (id, failed);
+    }
+
     /// Who a token belongs to, for the sign-in page.
     ///
     /// # Errors

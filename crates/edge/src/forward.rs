@@ -120,6 +120,7 @@ pub(crate) async fn forward(
         Err(response) => *response,
     };
     measure(&found, took.woke.filter(|_| took.answered), began.elapsed());
+    edge.directory.answered(&found.id, response.status().is_server_error());
     match took.line {
         Some(mut line) => {
             line.answered(response.status(), took.woke);

@@ -15,6 +15,8 @@ pub enum Layer {
     Process,
     /// The server's beginning and its own endpoints.
     Server,
+    /// Between the steps of saving a virtual machine's memory, and of restoring it.
+    Machine,
 }
 
 macro_rules! points {
@@ -107,6 +109,10 @@ points! {
     BackupCopied Reconcile "failpoint.reconcile.backup-copied"
     BackupGoesOn Reconcile "failpoint.reconcile.backup-goes-on"
     RestoreUnpacked Reconcile "failpoint.reconcile.restore-unpacked"
+    ApplyWrites Reconcile "failpoint.reconcile.apply-writes"
+    RolloutTakes Reconcile "failpoint.reconcile.rollout-takes"
+    RolloutHands Reconcile "failpoint.reconcile.rollout-hands"
+    SecretHands Reconcile "failpoint.reconcile.secret-hands"
 
     InstallMade Process "failpoint.process.install-made"
     FolderMade Process "failpoint.process.folder-made"
@@ -117,6 +123,13 @@ points! {
     DataCopied Process "failpoint.process.data-copied"
     DataTakenOut Process "failpoint.process.data-taken-out"
     FolderRemoved Process "failpoint.process.folder-removed"
+
+    GuestStopped Machine "failpoint.machine.guest-stopped"
+    MemoryWritten Machine "failpoint.machine.memory-written"
+    SnapshotDescribed Machine "failpoint.machine.snapshot-described"
+    SnapshotWhole Machine "failpoint.machine.snapshot-whole"
+    MemoryRestored Machine "failpoint.machine.memory-restored"
+    SnapshotUsed Machine "failpoint.machine.snapshot-used"
 
     HomeLocked Server "failpoint.server.home-locked"
     StoreOpened Server "failpoint.server.store-opened"

@@ -11,6 +11,7 @@ mod fault;
 mod kept;
 mod owner;
 mod remove;
+mod socket;
 mod walk;
 
 use std::ffi::OsStr;
@@ -29,6 +30,7 @@ pub use copy::{Copied, Links, copy_tree};
 pub use fault::{blocking, io_error, join_error, told};
 pub use kept::KeptCopy;
 pub use owner::check_owner;
+pub use socket::connect_own;
 pub use walk::{give_to, share_read_only, size_on_disk};
 
 /// How deep a tree may be nested before its walk stops going down: each level holds a
@@ -160,6 +162,12 @@ impl Folder {
         Ok(Some(contents))
     }
 
+    /// Makes a new file in this folder and opens it for writing; one in its place is an error.
+    pub fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(beneath_new(self.fd(), name, flags, mode)?))
+    }
+
     /// Writes a file in one step: whoever reads it sees the old contents or the new, also
     /// after a power cut. A link in its place is replaced, not followed.
     pub fn write(&self, relative: &Path, contents: &[u8], new: NewFile) -> io::Result<()> {
@@ -289,6 +297,15 @@ fn beneath(folder: BorrowedFd<'_>, path: &OsStr, flags: OFlags) -> io::Result<Ow
             other => return Ok(other?),
         }
     }
+}
+
+/// Makes and opens an entry of `folder` itself.
+fn beneath_new(folder: BorrowedFd<'_>, name: &OsStr, flags: OFlags, mode: u32) -> io::Result<OwnedFd> {
+    let (parent, name) = split(Path::new(name))?;
+    if !parent.as_os_str().is_empty() {
+        return Err(leaves(Path::new(name)));
+    }
+    Ok(rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(mode))?)
 }
 
 /// The parts of a path that stays below its folder.

@@ -120,6 +120,8 @@ pub enum Action {
     SecretWrite,
     /// Change the sleep policy of a project, a tenant or the server.
     PolicyWrite,
+    /// Save, publish and remove configurations of the centre.
+    ConfigWrite,
     /// Change targets.
     TargetWrite,
     /// Record what was observed (the server's own tasks).
@@ -142,6 +144,7 @@ impl Action {
             Self::TokenReveal => "token.reveal",
             Self::SecretWrite => "secret.write",
             Self::PolicyWrite => "policy.write",
+            Self::ConfigWrite => "config.write",
             Self::TargetWrite => "target.write",
             Self::Observe => "observe",
             Self::ServerAdmin => "server.admin",

@@ -293,12 +293,13 @@ impl Error {
     }
 
     /// The error of a field that serde refused: with the fix of the field's own type where
-    /// that gave one ([`Self::into_serde`]).
+    /// that gave one ([`Self::into_serde`]), and without the text that was refused: it may be a
+    /// key that was written where a reference to a secret belongs.
     #[must_use]
     pub fn of_serde(field: impl Into<String>, text: &str) -> Self {
         match text.split_once(FIX_MARK) {
-            Some((message, fix)) => Self::invalid(field, message).fix(fix),
-            None => Self::invalid(field, text),
+            Some((message, fix)) => Self::invalid(field, without_texts(message)).fix(fix),
+            None => Self::invalid(field, without_texts(text)),
         }
     }
 
@@ -314,6 +315,42 @@ impl Error {
         }
         Some(text)
     }
+}
+
+/// What serde says of a value, without the value where it is a text. The forms are those of
+/// `serde::de::Unexpected` and of `serde::de::Error::unknown_variant` (serde 1).
+fn without_texts(message: &str) -> String {
+    const VARIANT: &str = "unknown variant `";
+    let mut text = message.to_owned();
+    // What was given comes before what is expected, and may have anything in it.
+    if let Some(begin) = text.find(VARIANT) {
+        let end = ["`, expected ", "`, there are no variants"].iter().filter_map(|it| text.rfind(it)).max();
+        let end = end.filter(|end| *end >= begin + VARIANT.len()).map_or(text.len(), |end| end + 1);
+        text.replace_range(begin..end, "unknown variant");
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((before, from)) = rest.split_once("string \"") {
+        out.push_str(before);
+        out.push_str("text");
+        rest = after_quote(from).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
+}
+
+/// What follows a text that ends with a quote, written as Rust writes texts.
+fn after_quote(text: &str) -> Option<&str> {
+    let mut escaped = false;
+    for (at, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return text.get(at + 1..),
+            _ => {}
+        }
+    }
+    None
 }
 
 impl fmt::Display for Error {
@@ -400,6 +437,28 @@ mod tests {
         let error = Error::of_serde("name", &inner.to_string());
         assert_eq!((error.message(), error.fix_text()), ("too long", Some("shorten it")));
         assert_eq!(Error::of_serde("name", "no such type").fix_text(), None);
+    }
+
+    #[test]
+    fn a_text_that_serde_refused_is_not_shown() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Word {
+            One,
+        }
+        for text in ["hunter2", "a \"quoted\" one`, expected `x`", "string \"x\\", "hunter2\n`"] {
+            let value = serde_json::Value::from(text);
+            let number = serde_json::from_value::<u32>(value.clone()).unwrap_err();
+            let word = serde_json::from_value::<Word>(value).unwrap_err();
+            for (refused, begins) in
+                [(number, "invalid type: text, expected u32"), (word, "unknown variant, expected `one`")]
+            {
+                let error = Error::of_serde("model.api_key", &refused.to_string());
+                assert_eq!(error.message(), begins, "{text}");
+            }
+        }
+        let nested = Error::of_serde("env", "env: invalid value: string \"hunter2\", expected \"x\"");
+        assert_eq!(nested.message(), "env: invalid value: text, expected \"x\"");
     }
 
     #[test]

@@ -10,14 +10,17 @@ use crate::clawid::ClawId;
 use crate::config::{ClawConfig, ConfigMode};
 use crate::error::{Error, ErrorReport, Result};
 use crate::image::ImageReference;
+use crate::layered::Layered;
 use crate::name::{ClawType, InstanceName, ProjectName, TargetName, TenantName};
 use crate::observed::{Health, Observation};
 use crate::phase::{Phase, Signal};
 use crate::policy::RuntimePolicy;
 use crate::resources::Resources;
+use crate::setup::Setup;
 use crate::target::RuntimeKind;
 use crate::time::Timestamp;
 use crate::update::SoftwareUpdate;
+use crate::vm::VmSpec;
 use crate::wake::Cause;
 
 /// What somebody asked an instance to be.
@@ -35,6 +38,9 @@ pub struct InstanceSpec {
     /// The image it runs, where it is not clawfarm's own of its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageReference>,
+    /// What its virtual machine is, where it is one. On the heap: few are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Box<VmSpec>>,
     /// Its share of the machine.
     #[serde(default)]
     pub resources: Resources,
@@ -108,6 +114,7 @@ impl InstanceSpec {
                     .fix(format!("give at most {}", RestartPolicy::MOST)));
             }
         }
+        self.check_vm()?;
         for (name, value) in &self.config.env {
             let good = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -121,6 +128,41 @@ impl InstanceSpec {
                 return Err(Error::invalid(format!("config.env.{name}"), "the value contains a NUL byte")
                     .fix("remove it: no process can be given one"));
             }
+        }
+        Ok(())
+    }
+}
+
+impl InstanceSpec {
+    /// What only a virtual machine has, and what it needs.
+    fn check_vm(&self) -> Result<()> {
+        let Some(vm) = &self.vm else {
+            if self.runtime == RuntimeKind::Vm {
+                return Err(Error::invalid("vm.image", "a virtual machine needs an image")
+                    .fix("name one: clawfarm image ls shows which there are"));
+            }
+            return Ok(());
+        };
+        // `sim` plays every runtime.
+        if !matches!(self.runtime, RuntimeKind::Vm | RuntimeKind::Sim) {
+            return Err(Error::invalid(
+                "vm",
+                format!("the runtime '{}' runs no virtual machines", self.runtime),
+            )
+            .fix("use --runtime vm, or leave out what only a virtual machine has"));
+        }
+        vm.check()?;
+        if self.resources.memory_mib < VmSpec::MEMORY_MIN_MIB {
+            let given = self.resources.memory_mib;
+            return Err(Error::invalid("resources.memory_mib", format!("no system boots with {given} MiB"))
+                .fix(format!("give at least {} MiB, such as 2048", VmSpec::MEMORY_MIN_MIB)));
+        }
+        if let Some(at) = vm.publish.iter().position(|one| Some(one.host) == self.port) {
+            return Err(Error::invalid(
+                format!("vm.publish[{at}].host"),
+                format!("port {} is that of the gateway", vm.publish[at].host),
+            )
+            .fix("give another port of the host"));
         }
         Ok(())
     }
@@ -263,6 +305,10 @@ pub struct Instance {
     pub name: InstanceName,
     /// What it should be made of.
     pub spec: InstanceSpec,
+    /// What its configuration is made of.
+    pub layers: Layered,
+    /// Which [`Layered::revision`] of its configuration it was last known to run with.
+    pub in_force: i64,
     /// What it should be doing.
     pub intent: Intent,
     /// Where it is.
@@ -291,6 +337,8 @@ pub struct Instance {
     pub last_error: Option<ErrorReport>,
     /// The update of its software that is under way, or that waits for its next start.
     pub update: Option<SoftwareUpdate>,
+    /// How far the commands are that set its machine up, where there are any.
+    pub setup: Option<Setup>,
     /// Grows with every write of this row; the ETag.
     pub version: i64,
     /// When it was made.
@@ -342,5 +390,23 @@ mod tests {
         broken(|s| s.resources.memory_mib = 1, "resources.memory_mib");
         broken(|s| s.port = Some(80), "port");
         broken(|s| s.ready_timeout_secs = 0, "ready_timeout_secs");
+        broken(|s| s.runtime = RuntimeKind::Vm, "vm.image");
+        let vm = |change: fn(&mut InstanceSpec)| {
+            let mut spec = spec.clone();
+            spec.runtime = RuntimeKind::Vm;
+            spec.vm =
+                Some(Box::new(serde_json::from_value(serde_json::json!({ "image": "debian:12" })).unwrap()));
+            change(&mut spec);
+            spec.check().map_err(|error| error.field_name().unwrap_or_default().to_owned())
+        };
+        assert_eq!(vm(|_| ()), Ok(()));
+        assert_eq!(vm(|s| s.runtime = RuntimeKind::Sim), Ok(()));
+        assert_eq!(vm(|s| s.runtime = RuntimeKind::Docker), Err("vm".into()));
+        assert_eq!(vm(|s| s.resources.memory_mib = 255), Err("resources.memory_mib".into()));
+        let publishes = |s: &mut InstanceSpec| {
+            s.port = Some(8080);
+            s.vm.as_mut().unwrap().publish = vec!["8081:1".parse().unwrap(), "8080:80".parse().unwrap()];
+        };
+        assert_eq!(vm(publishes), Err("vm.publish[1].host".into()));
     }
 }

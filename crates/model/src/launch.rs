@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clawid::ClawId;
 use crate::name::{ClawType, TenantName};
 use crate::resources::Resources;
+use crate::vm::VmSpec;
 
 /// What has to be installed for a claw type at a version, in the terms of each kind of
 /// runtime; a runtime takes the one it can use.
@@ -24,8 +25,106 @@ pub struct Software {
     pub version: String,
     /// Packages of the npm registry, for runtimes that install on this machine.
     pub npm: Option<NpmInstall>,
+    /// Packages of the Python package index, for runtimes that install on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pip: Option<PipInstall>,
+    /// What the machine's owner has put there, for runtimes that run on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<OwnSoftware>,
     /// The container image, for runtimes that run images.
     pub image: Option<String>,
+}
+
+/// An installation made by pip, into a virtual environment of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipInstall {
+    /// The claw's package.
+    pub package: String,
+    /// Its exact version.
+    pub version: String,
+    /// Packages that go with it, as pip is asked for them (`python-socks[asyncio]>=2.8`): for a
+    /// version that nobody has pinned.
+    pub with: Vec<String>,
+    /// The oldest Python that it runs on: `3.11`.
+    pub python: String,
+    /// Every package with its version and the hashes of its files, where the version is one that
+    /// was tested.
+    #[serde(skip)]
+    pub lock: Lock,
+    /// The beginning of the SHA-256 of `lock`, in hexadecimal digits: what tells one set of
+    /// packages from another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock_id: Option<String>,
+    /// About how many packages pip fetches: the length of the progress bar, no more.
+    pub about_packages: u64,
+}
+
+impl PipInstall {
+    /// The name of the shared installation's folder: the same packages share one.
+    #[must_use]
+    pub fn folder_name(&self) -> String {
+        let packages = self.lock_id.as_deref().unwrap_or("latest");
+        format!("{}-{}-python-{packages}", self.package, self.version)
+    }
+}
+
+/// The packages of an installation, to the last file, as pip reads them. What is kept of an
+/// instance has [`PipInstall::lock_id`] in their place, so that two are alike as far as this goes.
+#[derive(Clone, Copy, Default)]
+pub struct Lock(Option<&'static str>);
+
+impl Lock {
+    /// These packages.
+    #[must_use]
+    pub const fn of(text: &'static str) -> Self {
+        Self(Some(text))
+    }
+
+    /// None: nobody has pinned them.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// The packages.
+    #[must_use]
+    pub const fn text(&self) -> Option<&'static str> {
+        self.0
+    }
+}
+
+impl PartialEq for Lock {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Lock {}
+
+impl std::fmt::Debug for Lock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lock").field(&self.0.map(str::len)).finish()
+    }
+}
+
+/// Where programs are that have no folder of their own: every claw may use them.
+pub const SYSTEM_FOLDER: &str = "/usr";
+
+/// Software that the machine's owner has put there: nothing is installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnSoftware {
+    /// Where it is; `None` for programs in the system's own folders.
+    pub folder: Option<PathBuf>,
+    /// A program that must be there: in the system's own folders, or in `bin` of what was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// The folder's name among clawfarm's installations, where the owner may have built this
+    /// version; it goes before the system's own folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built: Option<String>,
+    /// How the owner gets it, as a fix for when it is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<String>,
 }
 
 /// An installation made by npm: a Node and the claw, both as packages with exact versions.
@@ -123,6 +222,8 @@ pub struct Placement {
     /// What the image must have in it when somebody else has made it: such a one is pulled where
     /// it is missing, and looked into before it is run.
     pub mark: Option<ImageMark>,
+    /// The virtual machine, for runtimes that run such.
+    pub vm: Option<VmSpec>,
     /// Its share of the machine.
     pub resources: Resources,
     /// The port that was chosen for its gateway on this target.
@@ -138,7 +239,8 @@ pub struct Placement {
 /// The place a runtime prepared, with every path as the claw will see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Where the software is: the folder that holds `node_modules`, or where its image has it.
+    /// Where the software is: the folder that holds `node_modules`, or where its image or the
+    /// machine's owner has it.
     pub install_dir: PathBuf,
     /// How the software lies there.
     pub layout: Layout,
@@ -174,7 +276,7 @@ impl Place {
 /// How the software of a place lies in its [`Place::install_dir`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// As npm installs it: a Node and the claw below `node_modules`.
+    /// As it is installed on a machine: by npm a Node and the claw below `node_modules`.
     Npm,
     /// As the claw type's own container image has it. What a launch puts into `env` can be
     /// read by whoever may use the container engine, so secrets go into a file there.

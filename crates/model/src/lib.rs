@@ -17,6 +17,7 @@ pub mod image;
 pub mod inbox;
 pub mod instance;
 pub mod launch;
+pub mod layered;
 pub mod name;
 pub mod observed;
 pub mod operation;
@@ -26,9 +27,12 @@ pub mod resources;
 pub mod schema;
 pub mod secret;
 pub mod server;
+pub mod setup;
 pub mod target;
 pub mod time;
 pub mod update;
+pub mod vm;
+pub mod vm_image;
 pub mod wake;
 
 pub use authz::{Action, Actor, Context, Granted, Resource, authorize};
@@ -36,7 +40,10 @@ pub use clawid::ClawId;
 pub use error::{Code, Error, Result};
 pub use fence::{Fence, is_fenced};
 pub use instance::{Desired, Instance, InstanceSpec, Intent, Urgency};
-pub use launch::{DataFate, Launch, LaunchFile, NpmInstall, Place, Placement, Software, StopOptions};
+pub use launch::{
+    DataFate, Launch, LaunchFile, NpmInstall, OwnSoftware, Place, Placement, Software, StopOptions,
+};
+pub use layered::{ConfigKind, ConfigName, Layered};
 pub use observed::{Health, Observation, ObservedState};
 pub use operation::{Operation, OperationKind, OperationState};
 pub use phase::{Phase, Signal};

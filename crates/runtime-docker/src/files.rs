@@ -36,12 +36,18 @@ pub(crate) async fn read(
 }
 
 /// [`clawfarm_runtime::Files::write`].
-pub(crate) async fn write(inner: &Arc<Inner>, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) async fn write(
+    inner: &Arc<Inner>,
+    id: &ClawId,
+    path: &Path,
+    contents: &[u8],
+    read_only: bool,
+) -> Result<()> {
     let (this, id, path) = (Arc::clone(inner), id.clone(), path.to_owned());
     let contents = zeroize::Zeroizing::new(contents.to_vec());
     blocking(move || {
         this.record(&id)?;
-        write_file(&this, &id, &path, &contents, false)
+        write_file(&this, &id, &path, &contents, read_only)
     })
     .await
 }

@@ -289,8 +289,8 @@ impl Files for DockerRuntime {
         files::read(&self.inner, id, path, limit).await
     }
 
-    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
-        files::write(&self.inner, id, path, contents).await
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8], read_only: bool) -> Result<()> {
+        files::write(&self.inner, id, path, contents, read_only).await
     }
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {

@@ -26,6 +26,8 @@ pub(crate) const PARTS: [&str; 2] = [STATE, VOLUMES];
 pub(crate) const MANIFEST: &str = "dataset.json";
 /// The description of what came out of a container, which has other parts: it is another target's.
 const OF_CONTAINER: &str = "container-dataset.json";
+/// The same of a virtual machine, which has its volumes alone.
+const OF_MACHINE: &str = "vm-dataset.json";
 const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// What is known of a dataset without the store.
@@ -53,7 +55,10 @@ pub(crate) fn ids(inner: &Inner) -> Result<Vec<ClawId>> {
     let Some(folder) = open(&inner.paths.datasets())? else { return Ok(Vec::new()) };
     let names = folder.names().map_err(|e| io_error("list the datasets", e))?;
     let mut ids: Vec<_> = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok()).collect();
-    ids.retain(|id| !inner.paths.dataset(id).join(OF_CONTAINER).exists());
+    let another = |id: &ClawId| {
+        [OF_CONTAINER, OF_MACHINE].iter().any(|name| inner.paths.dataset(id).join(name).exists())
+    };
+    ids.retain(|id| !another(id));
     ids.sort();
     Ok(ids)
 }

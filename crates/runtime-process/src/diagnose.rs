@@ -6,7 +6,7 @@ use clawfarm_model::target::{Check, CheckLevel, Diagnosis, RuntimeKind};
 
 use crate::host::{self, CONTROLLERS, Hierarchy};
 use crate::inner::Inner;
-use crate::install::{node_package, npm_version};
+use crate::install::{node_package, npm_version, python_version};
 
 /// Free disk space below which an installation fails, and below which it gets tight, in
 /// bytes. OpenClaw with its Node takes 0.8 GB, and npm's cache about as much again.
@@ -16,7 +16,7 @@ const MEMORY_MIB: u64 = 1024;
 
 /// Looks at everything.
 pub(crate) async fn diagnose(inner: &Inner) -> Diagnosis {
-    let mut checks = vec![npm(inner).await, landlock(), users(inner)];
+    let mut checks = vec![npm(inner).await, python().await, landlock(), users(inner)];
     checks.extend([cgroups(&host::cgroups()), mounts(), memory(), warm(&host::cgroups())]);
     checks.push(disk("disk space (home)", &inner.paths.home));
     checks.push(disk("disk space (cache)", &inner.paths.cache));
@@ -35,6 +35,22 @@ async fn npm(inner: &Inner) -> Check {
     match npm_version(&inner.config.npm).await {
         Ok(version) => check("npm", CheckLevel::Ok, format!("npm {version}"), None),
         Err(error) => check("npm", CheckLevel::Error, error.message(), error.fix_text()),
+    }
+}
+
+/// The oldest Python that a claw type asks for.
+const PYTHON: &str = "3.11";
+
+async fn python() -> Check {
+    match python_version(PYTHON).await {
+        Ok(version) => check("python", CheckLevel::Ok, version, None),
+        // Not all types want one.
+        Err(error) => check(
+            "python",
+            CheckLevel::Warning,
+            format!("{}: claws of types that are Python packages (nanobot) can't be made", error.message()),
+            error.fix_text(),
+        ),
     }
 }
 

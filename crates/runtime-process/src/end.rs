@@ -1,17 +1,14 @@
 //! Stopping, killing, freezing and thawing.
 
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_model::{ClawId, Observation, Result, StopOptions};
 use clawfarm_shim::protocol::{Request, ShimStatus};
-use clawfarm_shim::{ShimState, lock};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::client::LIMIT;
 use crate::inner::Inner;
+use crate::keeper;
 use crate::observe;
 use clawfarm_files::blocking;
 
@@ -34,7 +31,7 @@ pub(crate) async fn kill(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation>
         tracing::warn!(%id, %error, "the shim is killed with its claw");
     }
     let dir = inner.dir(id);
-    blocking(move || kill_shim(&dir)).await?;
+    blocking(move || keeper::kill_shim(&dir)).await?;
     observe::wait_for_end(inner, id, LIMIT).await?;
     observe::observe(inner, id).await
 }
@@ -54,21 +51,6 @@ async fn end(inner: &Arc<Inner>, id: &ClawId, request: &Request, limit: Duration
         inner.tell(id);
     }
     observe::observe(inner, id).await
-}
-
-/// Kills the shim that holds the lock of an instance's folder.
-fn kill_shim(dir: &Path) -> Result<()> {
-    let Some(state) = ShimState::read(dir)? else { return Ok(()) };
-    let pid = i32::try_from(state.shim_pid).ok().and_then(Pid::from_raw);
-    let Some(fd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return Ok(()) };
-    // The last argument of a shim is its folder: no other process by that number has it.
-    let command = std::fs::read(format!("/proc/{}/cmdline", state.shim_pid)).unwrap_or_default();
-    let is_shim = command.split(|byte| *byte == 0).any(|argument| argument == dir.as_os_str().as_bytes());
-    if is_shim && lock::is_held(dir)? {
-        // Gone already is what is wanted.
-        let _ = pidfd_send_signal(&fd, Signal::KILL);
-    }
-    Ok(())
 }
 
 /// [`clawfarm_runtime::Freeze::freeze`] and `thaw`.

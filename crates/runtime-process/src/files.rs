@@ -36,12 +36,20 @@ pub(crate) async fn read(
 }
 
 /// [`clawfarm_runtime::Files::write`].
-pub(crate) async fn write(inner: &Arc<Inner>, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) async fn write(
+    inner: &Arc<Inner>,
+    id: &ClawId,
+    path: &Path,
+    contents: &[u8],
+    read_only: bool,
+) -> Result<()> {
     let (this, id, path) = (Arc::clone(inner), id.clone(), path.to_owned());
     let contents = zeroize::Zeroizing::new(contents.to_vec());
     blocking(move || {
         let record = this.record(&id)?;
-        state(&this, &id)?.write(&path, &contents, new_file(&record, false)).map_err(|e| file_error(&path, e))
+        state(&this, &id)?
+            .write(&path, &contents, new_file(&record, read_only))
+            .map_err(|e| file_error(&path, e))
     })
     .await
 }

@@ -8,18 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use clawfarm_model::launch::Software;
 use clawfarm_model::{ClawId, Code, Error, Place, Result};
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedMutexGuard, broadcast};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::config::ProcessConfig;
 use crate::dial::Verified;
-use crate::install::{Install, Npm};
+use crate::install::{Installation, Npm};
 use crate::paths::{CLAW_LOGS, Paths, STATE, TMP, WORKSPACE};
-use crate::record::InstanceRecord;
+use crate::record::{self, InstanceRecord};
 use clawfarm_files::Owner;
-
-/// How many ids a receiver may be behind before it has to look at everything.
-const WATCH_BUFFER: usize = 1024;
+use clawfarm_local::watch::{Instances, Watch};
 
 /// The state of one runtime.
 pub(crate) struct Inner {
@@ -32,26 +29,34 @@ pub(crate) struct Inner {
     pub(crate) choosing: Mutex<()>,
     /// Held while what a killed shim left is ended.
     pub(crate) settling: Mutex<()>,
-    pub(crate) events: broadcast::Sender<ClawId>,
-    pub(crate) watched: Mutex<HashMap<ClawId, CancellationToken>>,
+    pub(crate) watch: Arc<Watch>,
     pub(crate) verified: Mutex<HashMap<ClawId, Verified>>,
-    /// Ends the background tasks.
-    pub(crate) ending: CancellationToken,
+}
+
+struct Folders(Paths);
+
+impl Instances for Folders {
+    fn ids(&self) -> Result<Vec<ClawId>> {
+        record::ids(&self.0)
+    }
+
+    fn dir(&self, id: &ClawId) -> PathBuf {
+        self.0.claw(id)
+    }
 }
 
 impl Inner {
     pub(crate) fn new(config: ProcessConfig) -> Self {
+        let paths = Paths { home: config.home.clone(), cache: config.cache_dir.clone() };
         Self {
-            paths: Paths { home: config.home.clone(), cache: config.cache_dir.clone() },
+            watch: Watch::new(Folders(paths.clone())),
+            paths,
             claw_port: AtomicU16::new(config.claw_port),
             config,
             verbs: Mutex::default(),
             choosing: Mutex::default(),
             settling: Mutex::default(),
-            events: broadcast::Sender::new(WATCH_BUFFER),
-            watched: Mutex::default(),
             verified: Mutex::default(),
-            ending: CancellationToken::new(),
         }
     }
 
@@ -63,16 +68,13 @@ impl Inner {
 
     pub(crate) fn forget(&self, id: &ClawId) {
         guard(&self.verified).remove(id);
-        if let Some(task) = guard(&self.watched).remove(id) {
-            task.cancel();
-        }
+        self.watch.forget(id);
         // A verb that waits for this lock keeps its own share of it.
         guard(&self.verbs).retain(|other, lock| other != id || Arc::strong_count(lock) > 2);
     }
 
     pub(crate) fn tell(&self, id: &ClawId) {
-        // Nobody listening is fine.
-        let _ = self.events.send(id.clone());
+        self.watch.tell(id);
     }
 
     pub(crate) fn dir(&self, id: &ClawId) -> PathBuf {
@@ -83,19 +85,8 @@ impl Inner {
         Npm { program: self.config.npm.clone(), time_limit: self.config.npm_time_limit }
     }
 
-    pub(crate) fn install(&self, software: &Software) -> Result<Install> {
-        let Some(npm) = &software.npm else {
-            return Err(Error::new(
-                Code::Unsupported,
-                format!(
-                    "{} can't be installed on this machine: it is not an npm package",
-                    software.claw_type
-                ),
-            )
-            .field("runtime")
-            .fix("use a runtime that runs images, such as docker"));
-        };
-        Install::new(self.paths.installs(), npm.clone())
+    pub(crate) fn install(&self, software: &Software) -> Result<Installation> {
+        Installation::of(software, &self.paths)
     }
 
     /// The record of an instance, which must exist.

@@ -11,7 +11,6 @@
 //! used through `clawfarm_files`, which no link can lead astray.
 
 mod backup;
-mod client;
 mod config;
 mod dataset;
 mod diagnose;
@@ -19,26 +18,23 @@ mod dial;
 mod end;
 mod exec;
 mod files;
-mod host;
 mod inner;
 mod insisted;
 mod install;
 mod leftover;
-mod logs;
 mod observe;
 mod paths;
-mod port;
 mod prepare;
 mod record;
 mod recover;
 mod runtime;
 mod start;
-mod uid;
 mod upgrade;
-mod watch;
 
+use clawfarm_local::{client, host, keeper, logs, port, uid};
+
+pub use clawfarm_local::uid::{FIRST_UID, LAST_UID, is_ours};
 pub use config::ProcessConfig;
 pub use dataset::DatasetRecord;
 pub use record::InstanceRecord;
 pub use runtime::ProcessRuntime;
-pub use uid::{FIRST_UID, LAST_UID, is_ours};

@@ -11,44 +11,27 @@ use futures::StreamExt;
 
 use crate::client::{LIMIT, Shim};
 use crate::inner::Inner;
+use crate::keeper;
 use crate::leftover;
 use crate::record::{self, InstanceRecord};
 use clawfarm_files::blocking;
 
-/// How often a lock is looked at again while a shim comes up or goes down.
-const POLL: Duration = Duration::from_millis(50);
 /// How many instances are asked at a time when all are.
 const AT_A_TIME: usize = 32;
 
 /// Whether an instance's shim lives.
 pub(crate) async fn is_up(inner: &Inner, id: &ClawId) -> Result<bool> {
-    let dir = inner.dir(id);
-    blocking(move || lock::is_held(&dir)).await
+    keeper::is_up(&inner.dir(id)).await
 }
 
-/// A connection to the shim; `None` when it does not live. A shim that has just taken the lock
-/// has no socket yet, and one that is ending holds the lock a little longer than its socket.
+/// A connection to the shim; `None` when it does not live.
 pub(crate) async fn shim(inner: &Inner, id: &ClawId) -> Result<Option<Shim>> {
-    let deadline = tokio::time::Instant::now() + LIMIT;
-    loop {
-        if !is_up(inner, id).await? {
-            return Ok(None);
-        }
-        match Shim::connect(&inner.dir(id), id).await {
-            Ok(shim) => return Ok(Some(shim)),
-            Err(error) if error.code() != Code::Unavailable => return Err(error),
-            Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(POLL).await,
-        }
-    }
+    keeper::shim(&inner.dir(id), id).await
 }
 
 /// As [`shim`], for verbs that need a running claw.
 pub(crate) async fn running_shim(inner: &Inner, id: &ClawId) -> Result<Shim> {
-    shim(inner, id).await?.ok_or_else(|| {
-        Error::new(Code::Gone, format!("'{id}' does not run"))
-            .fix(format!("start it with `clawfarm start {id}`"))
-    })
+    keeper::running_shim(&inner.dir(id), id).await
 }
 
 /// [`clawfarm_runtime::Runtime::observe`].
@@ -74,18 +57,7 @@ pub(crate) async fn observe(inner: &Arc<Inner>, id: &ClawId) -> Result<Observati
 
 /// Waits until the shim has ended.
 pub(crate) async fn wait_for_end(inner: &Inner, id: &ClawId, limit: Duration) -> Result<()> {
-    let deadline = tokio::time::Instant::now() + limit;
-    while is_up(inner, id).await? {
-        if tokio::time::Instant::now() >= deadline {
-            return Err(Error::new(
-                Code::Unavailable,
-                format!("the keeper (shim) of '{id}' did not end within {} seconds", limit.as_secs()),
-            )
-            .fix(format!("try again, or end it with `clawfarm kill {id}`")));
-        }
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(())
+    keeper::wait_for_end(&inner.dir(id), id, limit).await
 }
 
 async fn running(inner: &Inner, id: &ClawId, status: ShimStatus) -> Result<Observation> {

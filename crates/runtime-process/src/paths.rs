@@ -19,7 +19,7 @@
 //! server takes for granted can be replaced by a link.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clawfarm_model::ClawId;
 
@@ -80,38 +80,4 @@ pub(crate) fn is_removing(name: &OsStr) -> bool {
 /// The name of a dataset while it is being set aside.
 pub(crate) fn partial(id: &ClawId) -> OsString {
     format!(".{id}.partial").into()
-}
-
-/// The topmost folder on the way to `path` that other users can't pass: what has to be
-/// covered, for a claw under a user id of its own to reach its folders below it.
-pub(crate) fn first_closed(path: &Path) -> Option<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-    let mut way: Vec<&Path> = path.ancestors().collect();
-    way.reverse();
-    way.into_iter()
-        .skip(1)
-        .find(|folder| std::fs::metadata(folder).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0))
-        .map(Path::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn finds_the_topmost_folder_that_others_can_not_pass() {
-        let dir = tempfile::tempdir().unwrap();
-        let inner = dir.path().join("a/b/c");
-        std::fs::create_dir_all(&inner).unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(first_closed(&inner), None);
-        for closed in ["a/b", "a"] {
-            let closed = dir.path().join(closed);
-            std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
-            assert_eq!(first_closed(&inner), Some(closed));
-        }
-        assert_eq!(first_closed(Path::new("/usr/bin")), None);
-    }
 }

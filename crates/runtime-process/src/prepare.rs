@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 
 use crate::dataset;
 use crate::inner::{Inner, guard, owner};
-use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE, first_closed};
+use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE};
 use crate::record::{self, InstanceRecord};
 use crate::uid;
 use clawfarm_files::{Folder, Owner, give_to};
@@ -134,17 +134,6 @@ fn give(path: &Path, owner: Owner) -> Result<()> {
         return Ok(());
     }
     give_to(&folder, owner, uid::is_ours).map_err(failed)
-}
-
-/// The folders that a claw must not see but for its own parts: on the way to the home, and to
-/// the software, the topmost one that other users can't pass; or the home itself.
-pub(crate) fn hidden(inner: &Inner, install_dir: &Path) -> Vec<std::path::PathBuf> {
-    let home = first_closed(&inner.paths.home).unwrap_or_else(|| inner.paths.home.clone());
-    match first_closed(install_dir) {
-        Some(closed) if home.starts_with(&closed) => vec![closed],
-        Some(closed) if !closed.starts_with(&home) => vec![home, closed],
-        _ => vec![home],
-    }
 }
 
 /// Whether an instance has data: anything in its state but an empty workspace.

@@ -21,6 +21,9 @@ pub(crate) const FILE: &str = "instance.json";
 /// What the folder of an instance has that runs in a container: it is another target's.
 const CONTAINER: &str = "container.json";
 
+/// What the folder of a virtual machine has.
+const MACHINE: &str = "vm";
+
 /// Larger is no record of ours.
 const LIMIT: u64 = 4 << 20;
 
@@ -105,7 +108,8 @@ pub(crate) fn ids(paths: &Paths) -> Result<Vec<ClawId>> {
         Err(e) => return Err(io_error(format!("list '{}'", claws.display()), e)),
     };
     let ids = names.iter().filter_map(|name| ClawId::new(name.to_str()?).ok());
-    Ok(ids.filter(|id| !paths.claw(id).join(CONTAINER).exists()).collect())
+    let another = |id: &ClawId| [CONTAINER, MACHINE].iter().any(|name| paths.claw(id).join(name).exists());
+    Ok(ids.filter(|id| !another(id)).collect())
 }
 
 /// The user ids that instances have, `except` one's.
@@ -124,6 +128,17 @@ pub(crate) fn uids(paths: &Paths, except: &ClawId) -> Result<BTreeSet<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_of_other_runtimes_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { home: dir.path().to_owned(), cache: dir.path().join("cache") };
+        for name in ["claws/alice-x7k2b/vm", "claws/bob-x7k2b", "claws/carol-x7k2b"] {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("claws/carol-x7k2b/container.json"), "{}").unwrap();
+        assert_eq!(ids(&paths).unwrap(), [ClawId::new("bob-x7k2b").unwrap()]);
+    }
 
     #[test]
     fn fuzz_instance_json() {

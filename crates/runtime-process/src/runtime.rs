@@ -1,6 +1,5 @@
 //! The runtime's traits, each verb handed on to the file that does it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use crate::dataset::{self, DatasetRecord};
 use crate::inner::Inner;
 use crate::record::{self, InstanceRecord};
 use crate::{
-    backup, diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, upgrade, watch,
+    backup, diagnose, dial, end, exec, files, host, logs, observe, prepare, recover, start, upgrade,
 };
 use clawfarm_files::make_private;
 use clawfarm_files::{blocking, io_error};
@@ -39,7 +38,7 @@ pub struct ProcessRuntime {
 
 impl Drop for ProcessRuntime {
     fn drop(&mut self) {
-        self.inner.ending.cancel();
+        self.inner.watch.end();
     }
 }
 
@@ -66,8 +65,7 @@ impl ProcessRuntime {
         })
         .await?;
         let inner = Arc::new(Inner::new(config));
-        watch::look(&inner, &mut HashMap::new()).await?;
-        watch::look_regularly(&inner);
+        inner.watch.begin().await?;
         let removing = Arc::clone(&inner);
         // A claw's data can be many files, and nobody waits for their end.
         tokio::task::spawn_blocking(move || {
@@ -150,7 +148,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn watch(&self) -> broadcast::Receiver<ClawId> {
-        self.inner.events.subscribe()
+        self.inner.watch.subscribe()
     }
 
     async fn stop(&self, id: &ClawId, options: StopOptions) -> Result<Observation> {
@@ -272,7 +270,7 @@ impl Stats for ProcessRuntime {
 #[async_trait]
 impl Logs for ProcessRuntime {
     async fn logs(&self, id: &ClawId, query: LogQuery) -> Result<LogStream> {
-        logs::logs(&self.inner, id, query).await
+        logs::logs(&self.inner.dir(id), id, query).await
     }
 }
 
@@ -282,8 +280,8 @@ impl Files for ProcessRuntime {
         files::read(&self.inner, id, path, limit).await
     }
 
-    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
-        files::write(&self.inner, id, path, contents).await
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8], read_only: bool) -> Result<()> {
+        files::write(&self.inner, id, path, contents, read_only).await
     }
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {

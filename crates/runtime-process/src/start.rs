@@ -1,31 +1,22 @@
 //! Starting a claw: its files, then its shim.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_model::{ClawId, Code, Error, Launch, Observation, ObservedState, Result};
 use clawfarm_shim::ShimSpec;
-use clawfarm_shim::spec::{
-    Bind, CgroupSpec, EnvVar, LandlockSpec, LogSpec, MountSpec, SPEC_VERSION, StartReply, Started, User,
-};
-use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use clawfarm_shim::spec::{Bind, CgroupSpec, EnvVar, LandlockSpec, LogSpec, MountSpec, SPEC_VERSION, User};
+use secrecy::ExposeSecret;
 
 use crate::inner::{Inner, owner};
 use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE};
-use crate::prepare::{give_all, hidden, make_folders};
+use crate::prepare::{give_all, make_folders};
 use crate::record::InstanceRecord;
-use crate::{end, insisted, observe, port, watch};
+use crate::{end, insisted, keeper, observe, port};
 use clawfarm_files::{Folder, NewFile, Owner};
 use clawfarm_files::{blocking, io_error};
-
-/// How long a shim may take to say that it started its claw.
-const START_LIMIT: Duration = Duration::from_secs(30);
-/// What a shim itself complains about; its claw's output is elsewhere.
-const SHIM_LOG: &str = "shim.err";
+use clawfarm_local::folders::hidden;
 
 /// [`clawfarm_runtime::Runtime::start`].
 pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observation> {
@@ -46,11 +37,11 @@ pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observa
     .await?;
     clawfarm_failpoint::point!(FilesWritten);
     let dir = inner.dir(id);
-    if let Err(error) = run_shim(inner, &dir, &spec).await {
+    if let Err(error) = keeper::start(&inner.config.shim_command, &dir, &spec).await {
         return Err(after_failure(inner, id, not_gone(error, &spec)).await);
     }
     clawfarm_failpoint::point!(ShimStarted);
-    watch::follow(inner, id);
+    inner.watch.follow(id);
     inner.tell(id);
     observe::observe(inner, id).await
 }
@@ -144,8 +135,10 @@ fn spec(inner: &Inner, launch: &Launch, record: &InstanceRecord) -> Result<ShimS
         resources: launch.resources,
         max_tasks: ShimSpec::DEFAULT_MAX_TASKS,
         logs: LogSpec::default(),
-        token: token()?,
+        token: keeper::token()?,
         term_grace_ms: 60_000,
+        helpers: Vec::new(),
+        ask: None,
     };
     spec.check()?;
     Ok(spec)
@@ -181,98 +174,13 @@ fn landlock(dir: &Path, install: &Path, record: &InstanceRecord) -> Result<Landl
 
 /// The claw's view: its own folders and the software, nothing else of the home.
 fn mounts(inner: &Inner, dir: &Path, install: &Path) -> MountSpec {
-    let hide = hidden(inner, install);
+    let hide = hidden(&inner.paths.home, &[install]);
     let mut binds: Vec<Bind> =
         [STATE, VOLUMES, TMP, CLAW_LOGS].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
     if hide.iter().any(|hide| install.starts_with(hide)) {
         binds.push(Bind { path: install.to_owned(), read_only: true });
     }
     MountSpec { hide, binds }
-}
-
-/// What a connection to the shim must present: 256 random bits.
-fn token() -> Result<SecretString> {
-    let mut bytes = [0_u8; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::internal("the operating system gave no random numbers", e))?;
-    Ok(SecretString::from(bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))))
-}
-
-async fn run_shim(inner: &Inner, dir: &Path, spec: &ShimSpec) -> Result<Started> {
-    let mut child = spawn_shim(inner, dir)?;
-    let said = tokio::time::timeout(START_LIMIT, converse(&mut child, spec)).await;
-    let result = said.unwrap_or_else(|_| {
-        Err(Error::new(
-            Code::Timeout,
-            format!(
-                "the keeper (shim) of '{}' did not start it within {} seconds",
-                spec.id,
-                START_LIMIT.as_secs()
-            ),
-        )
-        .fix("the machine may be overloaded: try again, or look with `clawfarm doctor`"))
-    });
-    if result.is_err() {
-        // What it may have started meanwhile is ended by the caller.
-        if let Err(error) = child.start_kill() {
-            tracing::debug!(%error, "a shim that failed was gone already");
-        }
-    }
-    // Takes note of its end, so that it leaves no zombie while the server lives.
-    tokio::spawn(async move { child.wait().await });
-    result
-}
-
-fn spawn_shim(inner: &Inner, dir: &Path) -> Result<tokio::process::Child> {
-    let Some((program, arguments)) = inner.config.shim_command.split_first() else {
-        return Err(Error::internal("no command starts a shim", "shim_command is empty"));
-    };
-    let log_path = dir.join("logs").join(SHIM_LOG);
-    let log = std::fs::File::create(&log_path)
-        .map_err(|e| io_error(format!("write '{}'", log_path.display()), e))?;
-    let mut command = std::process::Command::new(program);
-    command
-        .args(arguments)
-        .arg(dir)
-        .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::from(log))
-        .process_group(0);
-    tokio::process::Command::from(command).spawn().map_err(|e| {
-        io_error(format!("start the keeper (shim) '{}'", program.display()), e)
-            .fix("check that the clawfarm program is still there and can be executed")
-    })
-}
-
-/// Gives the shim its spec and reads its one line.
-async fn converse(child: &mut tokio::process::Child, spec: &ShimSpec) -> Result<Started> {
-    let failed = |e| io_error("talk to the new shim", e);
-    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(Error::internal("a new shim has no pipes", "stdin or stdout is missing"));
-    };
-    let text =
-        serde_json::to_vec(spec).map_err(|e| Error::internal("a launch could not be put into JSON", e))?;
-    let text = zeroize::Zeroizing::new(text);
-    // One that ends early says why on its output; a broken pipe says nothing.
-    let written = async {
-        input.write_all(&text).await?;
-        input.shutdown().await
-    }
-    .await;
-    drop(input);
-    let mut line = String::new();
-    BufReader::new(output.take(1 << 20)).read_line(&mut line).await.map_err(failed)?;
-    if line.is_empty() {
-        written.map_err(failed)?;
-        return Err(Error::new(Code::Internal, "the keeper (shim) ended without a word")
-            .fix("look into logs/shim.err in the instance's folder"));
-    }
-    serde_json::from_str::<StartReply>(&line)
-        .map_err(|e| Error::internal("the keeper (shim) said something that makes no sense", e))?
-        .into_result()
 }
 
 /// "No such program" must not be mistaken for "no such instance".

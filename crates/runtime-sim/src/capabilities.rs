@@ -79,7 +79,16 @@ impl Suspend for SimRuntime {
 impl Exec for SimRuntime {
     async fn exec(&self, id: &ClawId, request: ExecRequest) -> Result<ExecSession> {
         let claw = id.clone();
-        self.verb(Verb::Exec, Some(id), move |world| world.running(&claw)).await?;
+        let script = (request.argv.first().map(String::as_str) == Some("bash"))
+            .then(|| request.argv.get(2).cloned().unwrap_or_default());
+        self.verb(Verb::Exec, Some(id), move |world| {
+            let record = world.running(&claw)?;
+            if let Some(script) = script {
+                world.print(&claw, &format!("runs: {script}"));
+            }
+            Ok(record)
+        })
+        .await?;
         crate::exec::run(id, request)
     }
 }
@@ -177,9 +186,10 @@ impl Files for SimRuntime {
         self.verb(Verb::Read, Some(id), move |world| world.read_file(&claw, &path, limit)).await
     }
 
-    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8], read_only: bool) -> Result<()> {
         let (claw, path, contents) = (id.clone(), path.to_owned(), contents.to_owned());
-        self.verb(Verb::Write, Some(id), move |world| world.write_file(&claw, &path, &contents)).await
+        self.verb(Verb::Write, Some(id), move |world| world.write_file(&claw, &path, &contents, read_only))
+            .await
     }
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {

@@ -116,10 +116,17 @@ impl World {
     }
 
     /// Writes a file of a claw's state.
-    pub(crate) fn write_file(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()> {
+    pub(crate) fn write_file(
+        &self,
+        id: &ClawId,
+        path: &Path,
+        contents: &[u8],
+        read_only: bool,
+    ) -> Result<()> {
         let path = self.state_path(id, path)?;
         make_parent(&path)?;
-        replace(&path, contents, 0o600).map_err(|e| broken(&path, "written", e))
+        replace(&path, contents, if read_only { 0o400 } else { 0o600 })
+            .map_err(|e| broken(&path, "written", e))
     }
 
     /// Copies a folder in as a claw's state.

@@ -1,16 +1,22 @@
 //! Commands in a simulated claw: a handful that need no process.
 //!
-//! `echo`, `cat`, `true`, `false`, `exit N`, `sleep SECONDS`, `size` (the terminal's), and
-//! without a command a shell that takes these line by line.
+//! `echo`, `cat`, `true`, `false`, `exit N`, `sleep SECONDS`, `size` (the terminal's), `read` (a
+//! line, and says what it was), and without a command a shell that takes these line by line; and
+//! Node, which is asked what OpenClaw thinks of a configuration. `bash -lc COMMANDS` does several
+//! of them, up to the first that fails, and is printed as what the claw printed: so that a test can
+//! count how often a command ran.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_model::{ClawId, Error, Result};
 use clawfarm_runtime::{ExecInput, ExecOutput, ExecRequest, ExecSession, TermSize};
+use serde_json::json;
 use tokio::sync::mpsc;
 
-const KNOWN: [&str; 7] = ["echo", "cat", "true", "false", "exit", "sleep", "size"];
+use crate::loaded::Loaded;
+
+const KNOWN: [&str; 9] = ["echo", "cat", "true", "false", "exit", "sleep", "size", "read", "bash"];
 /// How many pieces may wait on either side.
 const DEPTH: usize = 16;
 /// What a shell says of a command that is not there.
@@ -18,7 +24,8 @@ const NO_SUCH_COMMAND: i32 = 127;
 
 pub(crate) fn run(id: &ClawId, request: ExecRequest) -> Result<ExecSession> {
     let shell = request.argv.is_empty();
-    if !shell && !KNOWN.contains(&request.argv[0].as_str()) {
+    let judge = request.argv.first().is_some_and(|it| it.ends_with("/node"));
+    if !shell && !judge && !KNOWN.contains(&request.argv[0].as_str()) {
         return Err(Error::not_found("command in a simulated claw", &request.argv[0])
             .fix(format!("use one of {}", KNOWN.join(", "))));
     }
@@ -28,9 +35,10 @@ pub(crate) fn run(id: &ClawId, request: ExecRequest) -> Result<ExecSession> {
     let prompt = format!("{id} (simulated)$ ");
     tokio::spawn(async move {
         // An error here means that the user hung up: the command ends with it.
-        let code = match shell {
-            true => session.shell(&prompt).await,
-            false => session.command(&request.argv).await,
+        let code = match (shell, judge) {
+            (true, _) => session.shell(&prompt).await,
+            (_, true) => session.judge().await,
+            _ => session.command(&request.argv).await,
         };
         if let Some(code) = code {
             let _ = session.output.send(ExecOutput::Exit(code)).await;
@@ -57,6 +65,11 @@ impl Session {
             "true" => Some(0),
             "false" => Some(1),
             "exit" => Some(argument.parse().unwrap_or(0)),
+            "read" => {
+                let Some(line) = self.line().await? else { return Some(1) };
+                self.print(&format!("it was {line}\n")).await.map(|()| 0)
+            }
+            "bash" => Box::pin(self.script(argv.get(2).map_or("", String::as_str))).await,
             "sleep" => self.sleep(argument.parse().unwrap_or(0.0)).await,
             "size" => {
                 let size = self.size.map_or_else(|| "none".to_owned(), |s| format!("{} {}", s.rows, s.cols));
@@ -67,6 +80,18 @@ impl Session {
                 Some(NO_SUCH_COMMAND)
             }
         }
+    }
+
+    /// Commands with `&&` between them.
+    async fn script(&mut self, text: &str) -> Option<i32> {
+        for command in text.split("&&") {
+            let argv: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+            let code = if argv.is_empty() { 0 } else { self.command(&argv).await? };
+            if code != 0 {
+                return Some(code);
+            }
+        }
+        Some(0)
     }
 
     async fn shell(&mut self, prompt: &str) -> Option<i32> {
@@ -104,6 +129,28 @@ impl Session {
                 ExecInput::Resize(size) => self.size = Some(size),
             }
         }
+    }
+
+    /// What OpenClaw says of the configuration that it is asked about: of one with `sim.invalid`
+    /// that it is none. `sim.judge` is `garbage` or `silence` for no such answer.
+    async fn judge(&mut self) -> Option<i32> {
+        let line = self.line().await??;
+        let asked: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        let text = asked["document"].as_str().unwrap_or_default();
+        let document: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        match document.pointer("/sim/judge").and_then(serde_json::Value::as_str) {
+            Some("garbage") => return self.print("Killed\n").await.map(|()| 137),
+            Some("silence") => {
+                self.output.closed().await;
+                return None;
+            }
+            _ => {}
+        }
+        let (said, code) = match Loaded::read(text.as_bytes()) {
+            Ok(_) => (json!({"valid": true}), 0),
+            Err(why) => (json!({"valid": false, "issues": [{"path": "sim.invalid", "message": why}]}), 1),
+        };
+        self.print(&format!("{said}\n")).await.map(|()| code)
     }
 
     async fn cat(&mut self) -> Option<i32> {

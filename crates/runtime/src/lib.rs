@@ -18,6 +18,7 @@ mod port;
 mod progress;
 mod recover;
 mod upgrade;
+mod vm_images;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ pub use port::{PORTS, pick as pick_port};
 pub use progress::{NoProgress, Progress};
 pub use recover::{Kept, KeptData, KnownData, Recover, check_kept};
 pub use upgrade::Upgrade;
+pub use vm_images::VmImages;
 
 /// A byte stream to a port of an instance.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -94,6 +96,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// `Conflict` with field `port` when the port is taken by something else on this target:
     /// another can be chosen.
     async fn start(&self, launch: &Launch) -> Result<Observation>;
+
+    /// What its owner should know of how the last start went, though it succeeded: that a saved
+    /// memory could not be used, and why.
+    async fn start_note(&self, _id: &ClawId) -> Option<String> {
+        None
+    }
 
     /// What is there now.
     ///
@@ -303,11 +311,12 @@ pub trait Files: Send + Sync {
     /// `InvalidInput` for a path that leaves the folder; `Insufficient` above `limit` bytes.
     async fn read(&self, id: &ClawId, path: &Path, limit: u64) -> Result<Option<Vec<u8>>>;
 
-    /// Writes a file atomically, 0600 and the claw's own.
+    /// Writes a file atomically: 0600 and the claw's own, or so that the claw can't change it, as
+    /// the files of its launch are that are `read_only`.
     ///
     /// # Errors
     /// `InvalidInput` for a path that leaves the folder.
-    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8]) -> Result<()>;
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8], read_only: bool) -> Result<()>;
 
     /// Copies a folder of this machine in as the instance's state, before its first start.
     /// Links that leave the folder, sockets and devices are not copied. Returns the bytes copied.

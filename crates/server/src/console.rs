@@ -44,6 +44,8 @@ pub(crate) struct Ticket {
     pub(crate) instance: String,
     /// What to run.
     pub(crate) request: ExecRequest,
+    /// Which command that sets its machine up is run instead.
+    pub(crate) setup: Option<u32>,
     expires_at: Timestamp,
 }
 
@@ -97,6 +99,7 @@ impl Consoles {
         context: Context,
         instance: String,
         request: ExecRequest,
+        setup: Option<u32>,
         named: Option<String>,
     ) -> Result<(String, Timestamp)> {
         let text = named.map_or_else(random_hex::<32>, Ok)?;
@@ -108,7 +111,7 @@ impl Consoles {
             return Err(Error::new(Code::Overloaded, format!("{TICKETS_MAX} consoles wait to be opened"))
                 .fix("try again in half a minute"));
         }
-        open.insert(Sha256::digest(&text).into(), Ticket { context, instance, request, expires_at });
+        open.insert(Sha256::digest(&text).into(), Ticket { context, instance, request, setup, expires_at });
         Ok((text, expires_at))
     }
 
@@ -225,7 +228,7 @@ mod tests {
     fn issue(tickets: &Consoles) -> Result<(String, Timestamp)> {
         let context = Context::owner("t".into(), TenantName::default_tenant(), "r".into());
         let request = ExecRequest { argv: vec!["true".into()], tty: None, term: None };
-        tickets.issue(context, "alice-x7k2b".into(), request, None)
+        tickets.issue(context, "alice-x7k2b".into(), request, None, None)
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::api::documented;
         (name = "instances", description = "Claws: made, shown, changed, removed, talked to"),
         (name = "lifecycle", description = "Started, stopped, put to sleep, woken"),
         (name = "sleep", description = "When they sleep by themselves, and when the clock wakes them"),
+        (name = "configs", description = "What is said for many of them, in revisions, and how those go out"),
         (name = "console", description = "Commands and shells inside an instance"),
         (name = "events", description = "What happened"),
         (name = "operations", description = "What was asked for, and how far it is"),
@@ -30,7 +31,7 @@ use crate::api::documented;
         (name = "inbox", description = "Messages of services that wait for a claw, or were given up"),
         (name = "datasets", description = "Data that outlived its instance"),
         (name = "targets", description = "Places that instances run on"),
-        (name = "images", description = "What instances in containers are made from"),
+        (name = "images", description = "What instances in containers, and virtual machines, are made from"),
         (name = "server", description = "The server itself"),
         (name = "health", description = "For load balancers and monitoring"),
     ),
@@ -94,7 +95,17 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 }
 
 /// Where a body may be left out: it only changes what is done by default.
-const BODY_OPTIONAL: [&str; 6] = ["/stop", "/suspend", "/update", "/console", "/shutdown", "/support-bundle"];
+const BODY_OPTIONAL: [&str; 9] = [
+    "/stop",
+    "/suspend",
+    "/update",
+    "/console",
+    "/shutdown",
+    "/support-bundle",
+    "/plan",
+    "/publish",
+    "/rollback",
+];
 
 /// What the derive takes for required and is not, and what it can't say.
 fn loosen(path: &str, operation: &mut Operation) {
@@ -128,11 +139,17 @@ fn add_problems(path: &str, operation: &mut Operation) {
     let applies = |status: &str| match status {
         "400" | "429" | "504" => api,
         "401" => path != "/healthz" && path != "/readyz",
-        "404" => named || path.ends_with("/operations"),
+        // A new configuration of a project that there is not, an instance of such a template.
+        "404" => {
+            let of_something = ["/configs", "/instances", "/vm-images"].iter().any(|end| path.ends_with(end));
+            named || path.ends_with("/operations") || (body && of_something)
+        }
         "410" => named || body || path.ends_with("/events"),
         "409" | "422" | "502" => named || body,
         "403" => api && (named || body),
-        "412" => path.ends_with("/instances/{id}") || path.ends_with("/instances/{id}/policy"),
+        "412" => ["/instances/{id}", "/instances/{id}/policy", "/instances/{id}/config", "/configs/{name}"]
+            .iter()
+            .any(|end| path.ends_with(end)),
         "408" | "413" | "415" => body,
         "426" => path.starts_with("/api/v1/consoles/"),
         "500" | "503" => path != "/healthz",

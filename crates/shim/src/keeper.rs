@@ -3,10 +3,12 @@
 //! One thread, because the shim forks (see [`crate::spawner`]), because nothing here takes
 //! long, and because it is small that way.
 
+mod ask;
 mod begin;
 mod connection;
 mod end;
 mod freeze;
+mod helpers;
 mod poll;
 mod requests;
 mod session;
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use clawfarm_model::ObservedState;
 use nix::fcntl::Flock;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -34,6 +36,7 @@ use crate::protocol::ShimStatus;
 use crate::spawner::Spawner;
 use crate::spec::{Started, User};
 use crate::tree;
+use ask::Asking;
 use connection::Connection;
 use poll::Event;
 
@@ -79,6 +82,10 @@ pub(crate) struct Keeper {
     output: Output,
     /// Standard output and error of the claw, as long as they are open.
     pipes: [Option<OwnedFd>; 2],
+    /// What runs beside it: process and name.
+    helpers: Vec<(u32, String)>,
+    /// How it is asked to end, where not by SIGTERM.
+    asking: Option<Asking>,
     listener: UnixListener,
     signals: SignalFd,
     connections: Vec<Connection>,
@@ -164,6 +171,13 @@ impl Keeper {
             self.spawner = None;
             self.output
                 .note("no more commands can be run beside the claw: it ended the process that starts them");
+        } else if let Some(at) = self.helpers.iter().position(|(helper, _)| *helper == pid) {
+            let (_, name) = self.helpers.swap_remove(at);
+            // One that ends in peace was told to by the claw's own end.
+            if ended != Ended::Code(0) {
+                let how = ended.as_code();
+                self.output.note(&format!("{name}, which the claw needs beside it, ended with {how}"));
+            }
         } else if let Some(session) = self.connections.iter_mut().find_map(|c| c.session_of(pid)) {
             session.note_end(ended.as_code());
         }
@@ -196,7 +210,7 @@ impl Keeper {
         if let Err(reason) = self.thaw() {
             self.output.note(&format!("could not be thawed before its stop: {reason}"));
         }
-        let _ = kill(Pid::from_raw(self.state.pid.cast_signed()), Signal::SIGTERM);
+        self.ask_to_end();
         self.announce();
     }
 
@@ -223,6 +237,7 @@ impl Keeper {
         let until = |at: Instant| at.saturating_duration_since(now);
         let mut timers: Vec<Duration> = Vec::new();
         timers.extend(self.stop_at.map(until));
+        timers.extend(self.asking.as_ref().and_then(Asking::again_at).map(until));
         timers.extend(self.hung_up.iter().map(|(_, at)| until(*at)));
         timers.extend(self.output.next_flush());
         timers.extend(self.connections.iter().filter_map(Connection::deadline).map(until));
@@ -244,6 +259,9 @@ impl Keeper {
         if self.stop_at.is_some_and(|at| at <= now) {
             self.stop_at = Some(now + WATCH_EVERY);
             self.kill_all();
+        }
+        if self.asking.as_ref().and_then(Asking::again_at).is_some_and(|at| at <= now) {
+            self.ask_to_end();
         }
         if self.watches_memory() && self.watched_at + WATCH_EVERY <= now {
             self.watched_at = now;

@@ -44,6 +44,8 @@ const PATIENCE_MS: u16 = 10_000;
 pub(crate) enum Program {
     /// The claw itself.
     Claw,
+    /// One of its helpers, by its place in the spec.
+    Helper(usize),
     /// A command.
     Command(Vec<String>),
     /// The best shell there is.
@@ -133,6 +135,7 @@ impl Spawner {
         let program = match &order.program {
             Program::Command(argv) => argv.first().cloned().unwrap_or_default(),
             Program::Claw => "the claw".into(),
+            Program::Helper(_) => "a helper of the claw".into(),
             Program::Shell => "a shell".into(),
         };
         Ok(Waiting { pid, go: go.into(), outcome: outcome.into(), program })

@@ -3,6 +3,7 @@
 //! The spec is the only place where the claw's secrets cross between the server and the
 //! shim: standard input is a pipe, so they are in no file and in no process's arguments.
 
+mod beside;
 mod files;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Reply;
+pub use beside::{AskSpec, HelperSpec, RunsAs};
 pub use files::{Bind, LandlockSpec, MountSpec};
 
 /// The newest version of [`ShimSpec`] this build writes and reads. A field added later is
@@ -74,6 +76,13 @@ pub struct ShimSpec {
     /// at a shutdown of the machine, in milliseconds.
     #[serde(default = "ShimSpec::default_term_grace_ms")]
     pub term_grace_ms: u64,
+    /// Programs that the claw needs beside it, started before it in this order, in the same
+    /// confinement and with the same environment, and ended with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub helpers: Vec<HelperSpec>,
+    /// How the claw is asked to end, where not by SIGTERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ask: Option<AskSpec>,
 }
 
 impl ShimSpec {
@@ -119,6 +128,12 @@ impl ShimSpec {
         }
         if let Some(cgroup) = &self.cgroup {
             cgroup.check()?;
+        }
+        for helper in &self.helpers {
+            helper.check()?;
+        }
+        if let Some(ask) = &self.ask {
+            absolute("ask.socket", &ask.socket)?;
         }
         self.logs.check()
     }
@@ -283,6 +298,8 @@ mod tests {
             logs: LogSpec::default(),
             token: SecretString::from("0123456789abcdef"),
             term_grace_ms: 1000,
+            helpers: Vec::new(),
+            ask: None,
         }
     }
 

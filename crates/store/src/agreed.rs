@@ -4,7 +4,7 @@ use clawfarm_model::{Context, Result};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::convert::{from_json, to_json};
-use crate::crypto::{self, Sealed};
+use crate::crypto::Sealed;
 use crate::error::unreadable;
 use crate::guard::server_only;
 use crate::store::{Store, fact, put_fact};
@@ -21,17 +21,16 @@ impl Store {
     /// When the kept one can't be opened, or the database does not answer.
     pub async fn renew_agreed(&self, context: &Context, name: &str, new: &SecretString) -> Result<()> {
         server_only(context, "a secret of the servers")?;
-        let master = &self.0.master_key;
         let tx = Tx::begin(&self.0).await?;
         if let Some(kept) = fact(tx.on(), &key(name)).await? {
-            let old = open(self, name, &kept)?;
+            let old = open(self, name, &kept).await?;
             let mut before = self.before(tx.on(), name).await?;
-            before.push(crypto::keyed_hash(master, "earlier secrets v1", old.expose_secret())?);
+            before.push(self.0.keyring.keyed_hash("earlier secrets v1", old.expose_secret())?);
             let surplus = before.len().saturating_sub(BEFORE_MAX);
             before.drain(..surplus);
             put_fact(tx.on(), &key_before(name), to_json(&before)?, tx.now).await?;
         }
-        let sealed = crypto::seal(master, ["", "servers", name], new.expose_secret().as_bytes())?;
+        let sealed = self.0.keyring.seal(["", "servers", name], new.expose_secret().as_bytes())?;
         put_fact(tx.on(), &key(name), to_json(&(sealed.wrapped_key, sealed.value))?, tx.now).await?;
         tx.commit().await
     }
@@ -43,7 +42,10 @@ impl Store {
     pub async fn agreed(&self, context: &Context, name: &str) -> Result<Option<SecretString>> {
         server_only(context, "a secret of the servers")?;
         let kept = fact(&self.0.reader, &key(name)).await?;
-        kept.map(|kept| open(self, name, &kept)).transpose()
+        match kept {
+            Some(kept) => open(self, name, &kept).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Whether this value was kept under this name before it was renewed.
@@ -52,7 +54,7 @@ impl Store {
     /// As [`Self::renew_agreed`].
     pub async fn was_agreed(&self, context: &Context, name: &str, value: &SecretString) -> Result<bool> {
         server_only(context, "a secret of the servers")?;
-        let hash = crypto::keyed_hash(&self.0.master_key, "earlier secrets v1", value.expose_secret())?;
+        let hash = self.0.keyring.keyed_hash("earlier secrets v1", value.expose_secret())?;
         Ok(self.before(&self.0.reader, name).await?.contains(&hash))
     }
 
@@ -74,10 +76,10 @@ fn key_before(name: &str) -> String {
     format!("store.agreed.{name}.before")
 }
 
-fn open(store: &Store, name: &str, kept: &str) -> Result<SecretString> {
+async fn open(store: &Store, name: &str, kept: &str) -> Result<SecretString> {
     let (wrapped_key, value) = from_json("secret", name, kept)?;
     let sealed = Sealed { wrapped_key, value };
-    let plain = crypto::unseal(&store.0.master_key, ["", "servers", name], &sealed)?;
+    let plain = store.0.unseal(["", "servers", name], &sealed).await?;
     let text = std::str::from_utf8(&plain).map_err(|e| unreadable("secret", name, e))?;
     Ok(SecretString::from(text))
 }

@@ -21,7 +21,7 @@ use crate::store::{Store, fact, put_fact};
 use crate::tx::Tx;
 
 /// Where the documents are among the facts.
-const DOCUMENT: &str = "store.certificates.document.";
+pub(crate) const DOCUMENT: &str = "store.certificates.document.";
 /// Counts the writes.
 const VERSION: &str = "store.certificates.version";
 /// Who may get new ones.
@@ -56,10 +56,13 @@ impl Store {
             .all(&self.0.reader)
             .await
             .map_err(db)?;
-        rows.iter()
-            .filter_map(|row| Some((row.key.strip_prefix(DOCUMENT)?, &row.value)))
-            .map(|(name, value)| Ok((name.to_owned(), open(self, name, value)?)))
-            .collect()
+        let mut documents = Vec::new();
+        for row in &rows {
+            if let Some(name) = row.key.strip_prefix(DOCUMENT) {
+                documents.push((name.to_owned(), open(self, name, &row.value).await?));
+            }
+        }
+        Ok(documents)
     }
 
     /// One document; `None` when there is none of this name.
@@ -69,7 +72,10 @@ impl Store {
     pub async fn certificate_document(&self, context: &Context, name: &str) -> Result<Option<SecretString>> {
         server_only(context, "certificates")?;
         let kept = fact(&self.0.reader, &format!("{DOCUMENT}{name}")).await?;
-        kept.map(|kept| open(self, name, &kept)).transpose()
+        match kept {
+            Some(kept) => open(self, name, &kept).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Writes a document, or removes it. With an epoch it is refused when the lease of that epoch
@@ -95,8 +101,7 @@ impl Store {
         let key = format!("{DOCUMENT}{name}");
         match value {
             Some(value) => {
-                let sealed =
-                    crypto::seal(&self.0.master_key, belongs(name), value.expose_secret().as_bytes())?;
+                let sealed = self.0.keyring.seal(belongs(name), value.expose_secret().as_bytes())?;
                 put_fact(tx.on(), &key, to_json(&(sealed.wrapped_key, sealed.value))?, tx.now).await?;
             }
             None => {
@@ -160,7 +165,7 @@ impl Tx {
     }
 
     /// A fact that nobody else changes until this change is committed; made when there is none.
-    async fn lock_fact(&self, key: &str, first: &str) -> Result<String> {
+    pub(crate) async fn lock_fact(&self, key: &str, first: &str) -> Result<String> {
         let row =
             meta::Model { key: key.to_owned(), value: first.to_owned(), updated_at: self.now.as_millis() };
         let there = OnConflict::column(meta::Column::Key).do_nothing().to_owned();
@@ -185,9 +190,9 @@ const fn belongs(name: &str) -> crypto::Belongs<'_> {
     ["", "certificates", name]
 }
 
-fn open(store: &Store, name: &str, kept: &str) -> Result<SecretString> {
+async fn open(store: &Store, name: &str, kept: &str) -> Result<SecretString> {
     let (wrapped_key, value) = from_json("certificate", name, kept)?;
-    let plain = crypto::unseal(&store.0.master_key, belongs(name), &Sealed { wrapped_key, value })?;
+    let plain = store.0.unseal(belongs(name), &Sealed { wrapped_key, value }).await?;
     let text = std::str::from_utf8(&plain).map_err(|error| unreadable("certificate", name, error))?;
     Ok(SecretString::from(text))
 }

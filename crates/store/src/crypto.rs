@@ -1,6 +1,6 @@
-//! Envelope encryption: each value under a fresh data key, the data key under the master
-//! key, both with AES-256-GCM. What each ciphertext belongs to is bound into it, so that
-//! one moved to another row, or to the other layer, does not open there.
+//! Envelope encryption: each value under a fresh data key, the data key under a key of the
+//! [keyring](crate::keyring), both with AES-256-GCM. What each ciphertext belongs to is bound into
+//! it, so that one moved to another row, or to the other layer, does not open there.
 
 use aes_gcm::aead::{Aead, Payload};
 use aes_gcm::{Aes256Gcm, Key, KeyInit};
@@ -25,7 +25,8 @@ pub(crate) struct Sealed {
     pub(crate) value: String,
 }
 
-/// What a ciphertext belongs to: the tenant, the instance (or none) and the name.
+/// What a ciphertext belongs to: the tenant, the instance or what else it is for (or nothing) and
+/// the name.
 pub(crate) type Belongs<'a> = [&'a str; 3];
 
 pub(crate) fn seal(master: &MasterKey, belongs: Belongs<'_>, plain: &[u8]) -> Result<Sealed> {
@@ -35,6 +36,29 @@ pub(crate) fn seal(master: &MasterKey, belongs: Belongs<'_>, plain: &[u8]) -> Re
         wrapped_key: encrypt(master.bytes(), &bind("key", belongs), data_key.as_ref())?,
         value: encrypt(&data_key, &bind("value", belongs), plain)?,
     })
+}
+
+/// The data key of what is sealed, wrapped again with another key. The value stays as it is.
+pub(crate) fn rewrap(
+    old: &MasterKey,
+    new: &MasterKey,
+    belongs: Belongs<'_>,
+    wrapped_key: &str,
+) -> Result<String> {
+    let aad = bind("key", belongs);
+    let data_key = decrypt(old.bytes(), &aad, wrapped_key)?;
+    encrypt(new.bytes(), &aad, &data_key)
+}
+
+/// A key of the keyring, wrapped with a master key.
+pub(crate) fn wrap(master: &MasterKey, id: &str, key: &MasterKey) -> Result<String> {
+    encrypt(master.bytes(), &bind("root", ["", "", id]), key.bytes())
+}
+
+/// The key that [`wrap`] wrapped.
+pub(crate) fn unwrap(master: &MasterKey, id: &str, wrapped: &str) -> Result<MasterKey> {
+    let bytes = decrypt(master.bytes(), &bind("root", ["", "", id]), wrapped)?;
+    Ok(MasterKey::from_bytes(bytes.as_slice().try_into().map_err(|_| altered())?))
 }
 
 pub(crate) fn unseal(
@@ -113,7 +137,7 @@ fn decrypt(key: &[u8; KEY_LEN], aad: &[u8], text: &str) -> Result<Zeroizing<Vec<
         .map_err(|_| altered())
 }
 
-fn altered() -> Error {
+pub(crate) fn altered() -> Error {
     Error::new(
         Code::Internal,
         "a stored secret can't be decrypted: it was altered, or moved from another place",

@@ -1,4 +1,4 @@
-//! The master key: 32 random bytes in a file that only the server can read.
+//! The master key: 32 random bytes, from a file that only the server can read or from elsewhere.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -89,6 +89,88 @@ impl MasterKey {
         })
     }
 
+    /// Reads the key from a file that has to be there.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; as for [`Self::load_or_create`].
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::load(path)?.ok_or_else(|| {
+            Error::new(clawfarm_model::Code::NotFound, format!("there is no master key {}", path.display()))
+                .fix("put the key there that belongs to the database, or say where it is: --master-key-file")
+        })
+    }
+
+    /// Writes the key to a new file for its owner only.
+    ///
+    /// # Errors
+    /// When the file exists, or can't be written.
+    pub fn write_to(&self, path: &Path) -> Result<()> {
+        write_new(path, self.bytes()).and_then(|()| sync_parent(path)).map_err(|e| {
+            Error::new(clawfarm_model::Code::Unavailable, format!("{} can't be written: {e}", path.display()))
+                .fix("check that its folder exists, belongs to you, and that its disk has space")
+                .source(e)
+        })
+    }
+
+    /// Puts the key of one file in the place of that of another, as one step.
+    ///
+    /// # Errors
+    /// When it can't be done; then both are as they were.
+    pub fn replace(path: &Path, by: &Path) -> Result<()> {
+        fs::rename(by, path).and_then(|()| sync_parent(path)).map_err(|e| {
+            broken(path, &format!("{} can't be put in its place: {e}", by.display()))
+                .fix("try again")
+                .source(e)
+        })
+    }
+
+    /// A new key.
+    ///
+    /// # Errors
+    /// When the operating system gives no random bytes.
+    pub fn generate() -> Result<Self> {
+        let mut bytes = Zeroizing::new([0; KEY_LEN]);
+        getrandom::fill(bytes.as_mut())
+            .map_err(|e| Error::internal("the operating system gives no random bytes", e.to_string()))?;
+        Ok(Self(bytes))
+    }
+
+    /// A key as text: 64 hexadecimal digits, or the base64 of its 32 bytes. White space around it
+    /// does not count.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it is neither. The text is not in the error.
+    pub fn from_text(text: &str) -> Result<Self> {
+        use base64::Engine as _;
+        use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+        let text = text.trim();
+        let bytes = if text.len() == 2 * KEY_LEN && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let digit = |at: usize| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16);
+            (0..KEY_LEN).map(|n| digit(2 * n)).collect::<Result<Vec<u8>, _>>().ok()
+        } else {
+            let relaxed =
+                GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+            GeneralPurpose::new(&base64::alphabet::STANDARD, relaxed).decode(text).ok()
+        };
+        let bytes = Zeroizing::new(bytes.unwrap_or_default());
+        match <[u8; KEY_LEN]>::try_from(bytes.as_slice()) {
+            Ok(bytes) if bytes.iter().any(|b| *b != 0) => Ok(Self::from_bytes(bytes)),
+            _ => Err(Error::invalid("master key", "what was given is no master key").fix(
+                "give 32 random bytes as 64 hexadecimal digits or as base64, such as 'openssl rand -hex 32' prints",
+            )),
+        }
+    }
+
+    /// By what people tell keys apart: 16 hexadecimal digits, which say nothing of the key.
+    ///
+    /// # Errors
+    /// None that is to be expected.
+    pub fn fingerprint(&self) -> Result<String> {
+        use secrecy::ExposeSecret as _;
+        let derived = crate::crypto::derive(self, "fingerprint")?;
+        Ok(derived.expose_secret().iter().take(8).map(|b| format!("{b:02x}")).collect())
+    }
+
     /// A key from bytes, for tests and for keys that are kept elsewhere.
     #[must_use]
     pub fn from_bytes(mut bytes: [u8; KEY_LEN]) -> Self {
@@ -143,6 +225,25 @@ mod tests {
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["master.key"]);
         assert_eq!(format!("{first:?}"), "MasterKey(..)");
+    }
+
+    #[test]
+    fn a_key_as_text_is_the_same_key() {
+        let key = MasterKey::generate().unwrap();
+        let hex: String = key.bytes().iter().map(|b| format!("{b:02X}")).collect();
+        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.bytes());
+        for text in
+            [hex.clone(), format!(" {hex}\n"), base64.clone(), base64.trim_end_matches('=').to_owned()]
+        {
+            let read = MasterKey::from_text(&text).unwrap();
+            assert_eq!(read.bytes(), key.bytes());
+            assert_eq!(read.fingerprint().unwrap(), key.fingerprint().unwrap());
+        }
+        assert_ne!(key.fingerprint().unwrap(), MasterKey::generate().unwrap().fingerprint().unwrap());
+        for text in ["", "sesame", &hex[1..], &"0".repeat(64), &"ä".repeat(32), &"zz".repeat(32)] {
+            let error = MasterKey::from_text(text).unwrap_err();
+            assert!(text.is_empty() || !format!("{error:?}").contains(text), "{error:?}");
+        }
     }
 
     #[test]

@@ -279,11 +279,16 @@ impl Tx {
 
 /// 20 characters of 32: 100 random bits, not to be guessed and never met twice.
 fn new_id() -> Result<String> {
+    random_id("op-")
+}
+
+/// 100 random bits after a beginning that says what it is of.
+pub(crate) fn random_id(begin: &str) -> Result<String> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut bytes = [0; 20];
     getrandom::fill(&mut bytes)
         .map_err(|e| Error::internal("the operating system gives no random bytes", e.to_string()))?;
-    let mut id = "op-".to_owned();
+    let mut id = begin.to_owned();
     id.extend(bytes.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])));
     Ok(id)
 }

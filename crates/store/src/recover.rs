@@ -66,7 +66,7 @@ impl Store {
         if let Some(dataset) = instance.spec.dataset.as_ref().filter(|_| !has_run(&instance)) {
             tx.bind_dataset(dataset, &instance).await?;
         }
-        let owner = SecretOwner { tenant: instance.tenant.clone(), instance: Some(instance.id.clone()) };
+        let owner = SecretOwner::Instance(instance.tenant.clone(), instance.id.clone());
         for (name, value) in &new.secrets {
             tx.put_secret(&owner, name, value).await?;
         }

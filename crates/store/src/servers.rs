@@ -15,7 +15,7 @@ use sea_orm::{
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 
 use crate::convert::{from_json, name, number, time, to_json};
-use crate::crypto::{self, Sealed};
+use crate::crypto::Sealed;
 use crate::entity::{instance, lease, meta, server, target};
 use crate::error::{db, unique_violation, unreadable};
 use crate::guard::server_only;
@@ -154,7 +154,7 @@ impl Store {
     /// # Errors
     /// None that is to be expected.
     pub fn peer_key(&self) -> Result<SecretBox<[u8; 32]>> {
-        crypto::derive(&self.0.master_key, "peers v1")
+        self.0.keyring.derive("peers v1")
     }
 
     /// A secret that all servers of this database have in common: the one that is kept, or
@@ -172,7 +172,7 @@ impl Store {
         let key = format!("store.agreed.{name}");
         let tx = Tx::begin(&self.0).await?;
         let belongs = ["", "servers", name];
-        let sealed = crypto::seal(&self.0.master_key, belongs, offered.expose_secret().as_bytes())?;
+        let sealed = self.0.keyring.seal(belongs, offered.expose_secret().as_bytes())?;
         let row = meta::Model {
             key: key.clone(),
             value: to_json(&(sealed.wrapped_key, sealed.value))?,
@@ -187,7 +187,7 @@ impl Store {
         let kept = fact(tx.on(), &key).await?.unwrap_or_default();
         tx.commit().await?;
         let (wrapped_key, value) = from_json("secret", name, &kept)?;
-        let plain = crypto::unseal(&self.0.master_key, belongs, &Sealed { wrapped_key, value })?;
+        let plain = self.0.unseal(belongs, &Sealed { wrapped_key, value }).await?;
         let text = std::str::from_utf8(&plain).map_err(|e| unreadable("secret", name, e))?;
         Ok(SecretString::from(text))
     }

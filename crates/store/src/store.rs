@@ -17,6 +17,7 @@ use crate::backend::{Connections, Database};
 use crate::entity::{event, meta, secret};
 use crate::error::db;
 use crate::key::MasterKey;
+use crate::keyring::{self, KEYRING, Keyring, Ring};
 use crate::migration::Migrator;
 use crate::signals::Signals;
 use crate::tx::Tx;
@@ -29,7 +30,7 @@ pub(crate) const PROOF: &str = "store.master_key_proof";
 pub(crate) const ERA: &str = "store.era";
 
 /// The fact that says how many migrations a program must know to run on this database.
-const COMPATIBLE_FROM: &str = "store.compatible_from";
+pub(crate) const COMPATIBLE_FROM: &str = "store.compatible_from";
 
 /// The versions of the schema, and which programs may run on the latest.
 pub(crate) trait Schema: MigratorTrait {
@@ -70,7 +71,8 @@ pub(crate) struct Inner {
     /// For what a server says of itself, where there may be others: it does not wait behind
     /// the changes that clients make.
     pub(crate) beats: Option<DatabaseConnection>,
-    pub(crate) master_key: MasterKey,
+    /// What values are sealed under.
+    pub(crate) keyring: Keyring,
     /// What [`ERA`] was when it was opened.
     pub(crate) era: Option<String>,
     /// Where the database's file is, when it is one.
@@ -108,7 +110,8 @@ impl Store {
         let signals = Arc::new(Signals::new(latest_event(&reader).await?, postgres.is_some()));
         let tasks = Mutex::default();
         let era = fact(&reader, ERA).await?;
-        let inner = Inner { signals, writer, reader, beats, master_key, era, folder, description, tasks };
+        let keyring = Keyring::new(master_key)?;
+        let inner = Inner { signals, writer, reader, beats, keyring, era, folder, description, tasks };
         let store = Self(Arc::new(inner));
         store.furnish().await?;
         if let Some(options) = postgres {
@@ -151,7 +154,14 @@ impl Store {
         let tx = Tx::begin(&self.0).await?;
         tx.project(TenantName::default_tenant().as_str(), ProjectName::default_project().as_str()).await?;
         if fact(tx.on(), PROOF).await?.is_none() {
-            put_fact(tx.on(), PROOF, crypto::proof(&self.0.master_key)?, tx.now).await?;
+            put_fact(tx.on(), PROOF, crypto::proof(&self.0.keyring.master)?, tx.now).await?;
+        }
+        match fact(tx.on(), KEYRING).await? {
+            Some(ring) => self.0.keyring.take(&ring)?,
+            None => {
+                let ring = keyring::text(&Ring::first(&self.0.keyring.master)?)?;
+                put_fact(tx.on(), KEYRING, ring, tx.now).await?;
+            }
         }
         tx.commit().await
     }
@@ -223,7 +233,9 @@ async fn compatible_from(on: &impl ConnectionTrait) -> Result<usize> {
 
 /// Writes down which programs may run on this schema.
 pub(crate) async fn raise_compatible_from<M: Schema>(on: &impl ConnectionTrait) -> Result<()> {
-    put_fact(on, COMPATIBLE_FROM, M::COMPATIBLE_FROM.to_string(), Timestamp::now()).await
+    // A changed master key has raised it further perhaps, see `keys`.
+    let present = fact(on, COMPATIBLE_FROM).await?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    put_fact(on, COMPATIBLE_FROM, M::COMPATIBLE_FROM.max(present).to_string(), Timestamp::now()).await
 }
 
 /// The migrations that were applied, without changing anything; in their order.
@@ -243,12 +255,12 @@ where
 
 /// Refuses a key that is not this database's, before anything is written with it.
 async fn check_key(writer: &DatabaseConnection, key: &MasterKey) -> Result<()> {
-    let known = match fact(writer, PROOF).await? {
-        Some(proof) => crypto::proves(key, &proof),
-        // Killed between the schema and its first row; only then there is nothing to open.
-        None => secret::Entity::find().count(writer).await.map_err(db)? == 0,
-    };
-    if known {
+    let (ring, proof) = (fact(writer, KEYRING).await?, fact(writer, PROOF).await?);
+    if keyring::opens(key, ring.as_deref(), proof.as_deref())?.is_some() {
+        return Ok(());
+    }
+    // Killed between the schema and its first row; only then there is nothing to open.
+    if secret::Entity::find().count(writer).await.map_err(db)? == 0 {
         return Ok(());
     }
     Err(Error::new(Code::Internal, "the master key is not the one this database was encrypted with")

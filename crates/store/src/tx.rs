@@ -13,7 +13,7 @@ use crate::backend;
 use crate::convert::to_word;
 use crate::entity::{audit, event};
 use crate::error::db;
-use crate::key::MasterKey;
+use crate::keyring::Keyring;
 use crate::signals::News;
 use crate::store::Inner;
 
@@ -60,9 +60,9 @@ impl Tx {
         &self.txn
     }
 
-    /// What its secrets are wrapped with.
-    pub(crate) fn master_key(&self) -> &MasterKey {
-        &self.inner.master_key
+    /// What its secrets are sealed under.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.inner.keyring
     }
 
     /// Writes an event of a tenant, of one of its instances where it is about one.
@@ -167,6 +167,7 @@ mod tests {
     use sea_orm::ConnectionTrait;
 
     use super::*;
+    use crate::key::MasterKey;
     use crate::store::{Store, StoreConfig};
 
     #[tokio::test]

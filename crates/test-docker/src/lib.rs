@@ -37,9 +37,9 @@ const IDLE: u32 = 20;
 /// An image of busybox alone. Another number when its contents change.
 pub const TINY: &str = "clawfarm-test/tiny:2";
 /// The version of OpenClaw that [`STAND_IN`] passes for. Another number when its contents change.
-pub const STAND_IN_VERSION: &str = "2026.1.1-standin2";
+pub const STAND_IN_VERSION: &str = "2026.1.1-standin3";
 /// An image with something in the place of OpenClaw that answers its probes, in a megabyte.
-pub const STAND_IN: &str = "clawfarm/openclaw:2026.1.1-standin2";
+pub const STAND_IN: &str = "clawfarm/openclaw:2026.1.1-standin3";
 /// The image that `scripts/test-setup` makes of Debian's packages.
 pub const DEBIAN: &str = "clawfarm-test/debian:12";
 

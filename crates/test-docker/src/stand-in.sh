@@ -1,6 +1,16 @@
 #!/bin/sh
 # Stands in for `node ... openclaw.mjs gateway`: answers the probes, and nothing else.
 state=/home/node/.openclaw
+# It runs no script.
+[ "$1" = -e ] && exit 1
+# What Node would take from the file that it is told of, as far as a test asks for it.
+for argument; do
+  case $argument in --env-file=*)
+    while read -r line; do
+      case $line in TEST_KEY=*) echo "$line" >>$state/given ;; esac
+    done <"${argument#--env-file=}" ;;
+  esac
+done
 echo run >>$state/runs
 cat /app/version >>$state/versions
 if [ -e /app/broken ]; then

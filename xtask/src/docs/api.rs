@@ -137,7 +137,11 @@ fn example(document: &Value, path: &str, method: &str, operation: &Value) -> Res
         match text(parameter, "in") {
             "path" => url = url.replace(&format!("{{{name}}}"), stand_in(path, name)),
             "query" if parameter["required"] == true => {
-                query.push(format!("{name}={}", shown(&sample(document, &parameter["schema"], 0)?)));
+                let value = match parameter.get("example") {
+                    Some(example) => example.clone(),
+                    None => sample(document, &parameter["schema"], 0)?,
+                };
+                query.push(format!("{name}={}", shown(&value)));
             }
             _ => {}
         }
@@ -184,6 +188,9 @@ fn example(document: &Value, path: &str, method: &str, operation: &Value) -> Res
 fn stand_in(path: &str, name: &str) -> &'static str {
     match (path, name) {
         (_, "message") => "MESSAGE",
+        (p, "name") if p.contains("/configs/") => "support",
+        (_, "number") => "1",
+        (p, _) if p.contains("/rollouts/") => "ROLLOUT",
         (p, _) if p.contains("/operations/") => "OPERATION",
         (p, _) if p.contains("/datasets/") => "alice-x7k2m",
         (p, _) if p.contains("/consoles/") => "TICKET",

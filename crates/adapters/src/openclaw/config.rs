@@ -8,6 +8,7 @@ use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
 use serde_json::{Map, Value};
 
 use super::{areas, channels, inbox, json as tree, merge, owned, provider};
+pub(super) use crate::shared::text::shown;
 use crate::{RenderInput, Warning};
 
 /// OpenClaw's configuration, in the state folder.
@@ -186,11 +187,6 @@ fn may_work_in(workspace: &str, input: &RenderInput<'_>) -> bool {
         .iter()
         .any(|dir| Path::new(workspace).starts_with(dir));
     !climbs && (home || inside)
-}
-
-/// At most 80 characters of a text that the claw or its user wrote, safe to print.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
 fn enforce(document: &mut Map<String, Value>, input: &RenderInput<'_>) {

@@ -80,15 +80,23 @@ fn heap_mib(memory_mib: u32) -> u32 {
 fn node(place: &Place) -> Vec<String> {
     let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
     match place.layout {
-        Layout::Npm => vec![path(node_bin(&place.install_dir).join("node"))],
+        Layout::Npm => vec![node_program(place)],
         Layout::Image => {
-            vec!["node".to_owned(), format!("--env-file={}", path(place.state_dir.join(dotenv::FILE)))]
+            vec![node_program(place), format!("--env-file={}", path(place.state_dir.join(dotenv::FILE)))]
         }
     }
 }
 
+/// Node alone: a command beside the claw takes its variables from elsewhere.
+pub(super) fn node_program(place: &Place) -> String {
+    match place.layout {
+        Layout::Npm => node_bin(&place.install_dir).join("node").to_string_lossy().into_owned(),
+        Layout::Image => "node".to_owned(),
+    }
+}
+
 /// OpenClaw's own program.
-fn program(place: &Place) -> std::path::PathBuf {
+pub(super) fn program(place: &Place) -> std::path::PathBuf {
     match place.layout {
         Layout::Npm => place.install_dir.join("node_modules/openclaw/openclaw.mjs"),
         Layout::Image => place.install_dir.join("openclaw.mjs"),
@@ -188,6 +196,11 @@ fn environment(input: &RenderInput<'_>) -> Result<Environment> {
     Ok(env)
 }
 
+/// What a claw has in its environment: what everybody may read, and what not.
+pub(super) fn variables(input: &RenderInput<'_>) -> Result<(Variables, Variables)> {
+    Ok(environment(input)?.apart())
+}
+
 /// The secrets that `openclaw.json` refers to, and the field each is named in.
 pub(super) fn config_secrets(config: &ClawConfig) -> impl Iterator<Item = (String, &SecretRef)> {
     // A variable has its secret's value itself; what is left in the inbox is checked before it
@@ -226,7 +239,7 @@ pub(super) fn proxy_variables(proxy: &Proxy, place: &Place) -> Vec<(&'static str
 struct Environment(Vec<(String, SecretString, bool)>);
 
 /// Variables and their values.
-type Variables = Vec<(String, SecretString)>;
+pub(super) type Variables = Vec<(String, SecretString)>;
 
 impl Environment {
     fn set(&mut self, name: &str, value: impl Into<String>) {

@@ -4,6 +4,7 @@ mod areas;
 mod awake;
 mod channels;
 mod chat;
+mod check;
 mod config;
 mod dotenv;
 mod entrance;
@@ -11,19 +12,18 @@ mod force;
 mod http;
 mod import;
 mod inbox;
-mod json;
 mod launch;
+mod locks;
 mod merge;
 mod owned;
 mod probe;
-mod provider;
+pub(crate) mod provider;
 mod reload;
 mod rest;
 mod rpc;
 mod schema;
 mod secrets;
-mod sse;
-mod validate;
+pub(crate) mod validate;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,9 +39,10 @@ use clawfarm_model::{Code, Error, InstanceSpec, NpmInstall, Result, Software, Ti
 use futures::stream::BoxStream;
 use secrecy::SecretString;
 
+use crate::shared::json;
 use crate::{
-    Access, Activity, ClawAdapter, Dial, Impact, Imported, InForce, KeyVariables, Probe, RenderInput,
-    Rendered, Rest, SendEvent, SoftwareFile, Warning,
+    Access, Activity, ClawAdapter, ConfigCheck, Dial, Impact, Imported, InForce, Judgement, KeyVariables,
+    Probe, RenderInput, Rendered, Rest, SendEvent, SoftwareFile, Warning,
 };
 
 /// The version that was tested with this clawfarm.
@@ -91,6 +92,8 @@ fn software(version: &str) -> Result<Software> {
             version: version.to_owned(),
             about_packages: ABOUT_PACKAGES,
         }),
+        pip: None,
+        own: None,
         image: Some(image(version)),
     })
 }
@@ -162,6 +165,10 @@ impl ClawAdapter for OpenClaw {
 
     fn validate(&self, spec: &InstanceSpec) -> Result<Vec<Warning>> {
         validate::spec(spec)
+    }
+
+    fn native_of(&self, place: &[String]) -> Vec<&'static [&'static str]> {
+        locks::native_of(place)
     }
 
     fn existing_files(&self) -> Vec<PathBuf> {
@@ -266,6 +273,14 @@ impl ClawAdapter for OpenClaw {
 
     async fn in_force(&self, access: &Access<'_>, files: &BTreeMap<PathBuf, Vec<u8>>) -> Result<InForce> {
         force::in_force(access, files).await
+    }
+
+    fn config_check(&self, input: &RenderInput<'_>) -> Result<Option<ConfigCheck>> {
+        check::ask(input).map(Some)
+    }
+
+    fn judged(&self, spec: &InstanceSpec, output: &[u8]) -> Judgement {
+        check::judged(spec, output)
     }
 
     fn keeps_awake(&self, spec: &InstanceSpec, public_url: Option<&str>) -> Vec<String> {

@@ -10,7 +10,7 @@ use super::secrets;
 /// The provider id of clawfarm's own demo model in `openclaw.json`.
 pub(super) const DEMO_ID: &str = "clawfarm";
 /// The demo model's name.
-pub(super) const DEMO_MODEL: &str = "demo";
+pub(crate) const DEMO_MODEL: &str = "demo";
 /// The provider id of an `openai-compatible` server in `openclaw.json`.
 const COMPATIBLE_ID: &str = "custom";
 
@@ -28,7 +28,7 @@ pub(super) const fn id(provider: Provider) -> &'static str {
 
 /// The model that OpenClaw 2026.9.6 itself proposes for a provider (its onboarding's
 /// defaults); `None` where only the owner can know.
-pub(super) const fn usual_model(provider: Provider) -> Option<&'static str> {
+pub(crate) const fn usual_model(provider: Provider) -> Option<&'static str> {
     match provider {
         Provider::Demo => Some(DEMO_MODEL),
         Provider::Anthropic => Some("claude-opus-5"),
@@ -41,7 +41,7 @@ pub(super) const fn usual_model(provider: Provider) -> Option<&'static str> {
 
 /// The model's name at its provider. A name that already begins with the provider's own id
 /// (`anthropic/claude-…`) is taken without it.
-pub(super) fn model_name(model: &Model) -> &str {
+pub(crate) fn model_name(model: &Model) -> &str {
     let provider = id(model.provider);
     let name = model.name.as_deref().or(usual_model(model.provider)).unwrap_or_default();
     name.strip_prefix(provider).and_then(|rest| rest.strip_prefix('/')).unwrap_or(name)

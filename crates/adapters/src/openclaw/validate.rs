@@ -4,7 +4,7 @@ mod channels;
 mod models;
 mod parts;
 
-use clawfarm_model::config::NUMBER_MAX;
+use clawfarm_model::config::{ClawConfig, NUMBER_MAX};
 use clawfarm_model::{Error, InstanceSpec, Result};
 
 use super::config::shown;
@@ -53,6 +53,14 @@ pub(super) fn spec(spec: &InstanceSpec) -> Result<Vec<Warning>> {
     Ok(warnings)
 }
 
+/// Checks the main model, as it is the same for every claw type.
+pub(crate) fn main_model(config: &ClawConfig) -> Result<()> {
+    match &config.model {
+        Some(model) => models::model(model, config.providers.get(model.provider.as_str())),
+        None => Ok(()),
+    }
+}
+
 fn warning(field: &str, message: impl Into<String>) -> Warning {
     Warning { field: field.to_owned(), message: message.into() }
 }
@@ -83,7 +91,7 @@ fn variable(field: &str, name: &str) -> Result<()> {
 }
 
 /// An address that is http or https, has a host, and carries no password.
-fn url(field: &str, text: &str) -> Result<()> {
+pub(crate) fn url(field: &str, text: &str) -> Result<()> {
     let refuse = |why: &str| {
         Err(Error::invalid(field, format!("'{}' {why}", shown(text)))
             .fix("give an address such as https://llm.example.com/v1"))

@@ -114,10 +114,21 @@ pub(crate) const MODEL_KEY: &str = "plain-demo-key";
 
 /// Renders a spec.
 pub(crate) fn render(spec: &InstanceSpec, place: &Place, existing: &BTreeMap<PathBuf, Vec<u8>>) -> Rendered {
+    OpenClaw.validate(spec).expect("the spec is valid");
+    with_input(spec, place, existing, |input| OpenClaw.render(input).expect("it renders"))
+}
+
+/// What is made of a spec, with the secrets above.
+pub(crate) fn with_input<T>(
+    spec: &InstanceSpec,
+    place: &Place,
+    existing: &BTreeMap<PathBuf, Vec<u8>>,
+    make: impl FnOnce(&RenderInput<'_>) -> T,
+) -> T {
     let secrets = SECRETS
         .map(|(name, value)| (name.parse().expect("a secret's name"), SecretString::from(value)))
         .into();
-    let input = RenderInput {
+    make(&RenderInput {
         id: &ClawId::new("alice-x7k2p").expect("an id"),
         run: 7,
         spec,
@@ -127,7 +138,5 @@ pub(crate) fn render(spec: &InstanceSpec, place: &Place, existing: &BTreeMap<Pat
         model_key: &SecretString::from(MODEL_KEY),
         public_url: None,
         existing,
-    };
-    OpenClaw.validate(spec).expect("the spec is valid");
-    OpenClaw.render(&input).expect("it renders")
+    })
 }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use clawfarm_model::{Code, Error};
 use clawfarm_server::HomeLock;
-use clawfarm_store::{Database, MasterKey, OwnTarget, Restore, Store};
+use clawfarm_store::{Database, OwnTarget, Restore, Store};
 
 use crate::app::App;
 use crate::connect::VERSION;
 use crate::database::{DatabaseArgs, remember};
 use crate::errors::{OK, Outcome};
+use crate::master_key::{MasterKeyArgs, Source};
 use crate::node::Node;
 use crate::server::own_target;
 
@@ -51,6 +52,8 @@ pub(crate) struct RestoreArgs {
     file: PathBuf,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     /// Replace a state that is there
     #[arg(long)]
     force: bool,
@@ -84,15 +87,17 @@ async fn backup(app: &App, args: &BackupArgs) -> Outcome {
 async fn restore(app: &App, args: &RestoreArgs) -> Outcome {
     let home = app.home()?;
     let file = absolute(&args.file)?;
-    let key = home.join("master.key");
-    if !key.exists() {
-        return Err(Error::new(Code::NotFound, format!("there is no {}", key.display()))
+    let key = args.master_key.source(&home)?;
+    if let Source::Home(file) = &key
+        && !file.exists()
+    {
+        return Err(Error::new(Code::NotFound, format!("there is no {}", file.display()))
             .fix("put the master.key there that belongs to the backup: without it the secrets can't be read")
             .into());
     }
     // Whoever runs here would go on with what it knows.
     let _lock = HomeLock::take(&home)?;
-    let key = MasterKey::load_or_create(&key)?;
+    let key = key.load().await?;
     let database = args.database.choose(&home)?;
     let own = own_target_of(&home, &database, args.node.as_deref())?;
     let how = Restore { force: args.force, own: Some(&own) };

@@ -1,8 +1,11 @@
 //! The commands, one file each.
 
+pub(crate) mod apply;
 pub(crate) mod backup;
 pub(crate) mod cert;
+pub(crate) mod claw_type;
 pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod dataset;
 pub(crate) mod db;
@@ -15,6 +18,7 @@ pub(crate) mod image;
 pub(crate) mod inbox;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+pub(crate) mod machine;
 pub(crate) mod new;
 pub(crate) mod nginx;
 pub(crate) mod open;
@@ -22,11 +26,13 @@ pub(crate) mod policy;
 pub(crate) mod ps;
 pub(crate) mod recover;
 pub(crate) mod rm;
+pub(crate) mod rollout;
 pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod serve;
 pub(crate) mod server;
 pub(crate) mod service;
+pub(crate) mod setup;
 pub(crate) mod shell;
 pub(crate) mod status;
 pub(crate) mod support;
@@ -34,8 +40,10 @@ pub(crate) mod target;
 pub(crate) mod token;
 pub(crate) mod update;
 pub(crate) mod version;
+pub(crate) mod vm_image;
 
 mod input;
+mod rotate_key;
 mod wait;
 
 use crate::app::App;
@@ -56,6 +64,10 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Suspend(args) => lifecycle::suspend(app, &args).await,
         Command::Resume(args) => lifecycle::resume(app, &args).await,
         Command::Policy(command) => policy::run(app, &command).await,
+        Command::Config(command) => Box::pin(config::run(app, &command)).await,
+        Command::Rollout(command) => Box::pin(rollout::run(app, &command)).await,
+        Command::Apply(args) => Box::pin(apply::apply(app, &args)).await,
+        Command::Export(args) => Box::pin(apply::export(app, &args)).await,
         Command::Update(args) => update::run(app, &args).await,
         Command::Backup(args) => backup::save(app, &args).await,
         Command::Restore(args) => Box::pin(backup::restore(app, &args)).await,
@@ -63,6 +75,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Send(args) => send::run(app, args).await,
         Command::Logs(args) => logs::run(app, &args).await,
         Command::Events(args) => events::run(app, &args).await,
+        Command::Setup(args) => setup::run(app, &args).await,
         Command::Exec(args) => exec::run(app, args).await,
         Command::Shell(args) => shell::run(app, &args).await,
         Command::PortForward(args) => forward::run(app, &args).await,
@@ -76,6 +89,7 @@ pub(crate) async fn run(app: &App, command: Command) -> Outcome {
         Command::Context(command) => context::run(app, &command),
         Command::Image(command) => image::run(app, &command).await,
         Command::Target(command) => target::run(app, &command).await,
+        Command::Type(command) => claw_type::run(app, &command).await,
         Command::Server(command) => server::run(app, &command).await,
         Command::Cert(command) => cert::run(app, &command).await,
         Command::Serve(args) => serve::run_from_client(app, &args).await,

@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use clawfarm_api::{Accepted, CreateInstance, ResourcesInput};
+use clawfarm_api::{Accepted, CreateInstance, MACHINE, ResourcesInput};
+use clawfarm_client::Client;
 use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
 use clawfarm_model::image::ImageReference;
 use clawfarm_model::instance::{RestartMode, RestartPolicy};
 use clawfarm_model::name::{InstanceName, TargetName};
 use clawfarm_model::secret::{SecretName, SecretRef};
 use clawfarm_model::target::RuntimeKind;
-use clawfarm_model::{ClawId, Error};
+use clawfarm_model::{ClawId, ConfigName, Error};
+use serde_json::Map;
 
+use super::machine::MachineArgs;
 use super::{input, wait};
 use crate::app::App;
 use crate::errors::{Failure, OK, Outcome};
@@ -29,17 +32,23 @@ Examples:
   clawfarm new openclaw alice --provider anthropic --api-key-env ANTHROPIC_API_KEY
       the variable's name, not the key: arguments can be read by everyone on the machine
   clawfarm new openclaw bob --cpus 2 --memory-mib 3072 --set native.agents.defaults.timeoutSeconds=60
+  clawfarm new openclaw carol --template support --var greeting=hello --set model.name=claude-3-opus
+      bound to a template of the configuration centre
+  clawfarm new nanobot nina --set tools.exec.mode=full
+      a nanobot, whose commands run only when that is said
+  clawfarm new ubuntu:24.04 lab --run 'apt-get install -y git' --volume data:/srv/data --publish 8080:80
+      a virtual machine of an image, see 'clawfarm image ls', with a folder of its own that outlives it
   clawfarm new openclaw --import ~/.openclaw --name mine
       takes a copy of an existing OpenClaw home in, its keys into secrets";
 
 /// `clawfarm new`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Makes an instance and waits until it answers. Ctrl-C ends the wait only.",
+    long_about = "Makes an instance and waits until it answers; a virtual machine until it has booted and its commands (--run) were run, with this terminal as theirs. Ctrl-C ends the wait only.",
     after_help = EXAMPLES
 )]
 pub(crate) struct NewArgs {
-    /// The claw type, such as openclaw; with a ':' an image, for virtual machines
+    /// The claw type: openclaw, nanobot, or another of 'clawfarm type ls'; with a ':' an image, for virtual machines
     #[arg(value_name = "CLAW TYPE OR IMAGE")]
     kind: String,
     /// Its name: a-z, 0-9 and '-' [default: the claw type]
@@ -60,6 +69,12 @@ pub(crate) struct NewArgs {
     /// A setting of its configuration, as KEY=VALUE (model.name=..., env.NAME=..., native.PATH=...)
     #[arg(long, value_name = "KEY=VALUE", value_parser = input::pair)]
     set: Vec<(String, String)>,
+    /// The template that it is bound to; see 'clawfarm config ls'
+    #[arg(long, value_name = "TEMPLATE")]
+    template: Option<ConfigName>,
+    /// What a variable of the template is for it, as NAME=TEXT
+    #[arg(long = "var", value_name = "NAME=TEXT", value_parser = input::pair, requires = "template")]
+    variables: Vec<(String, String)>,
     /// Who serves the model: demo, anthropic, openai, gemini, openrouter, openai-compatible
     #[arg(long)]
     provider: Option<Provider>,
@@ -111,6 +126,9 @@ pub(crate) struct NewArgs {
     /// Return at once; print the operation instead of waiting until it answers
     #[arg(long, short)]
     detach: bool,
+    /// What only a virtual machine has.
+    #[command(flatten)]
+    machine: MachineArgs,
 }
 
 /// `--restart`.
@@ -135,19 +153,22 @@ enum Mode {
 
 impl NewArgs {
     fn request(&self) -> Result<CreateInstance, Error> {
-        if self.kind.contains(':') {
-            return Err(Error::invalid(
-                "claw_type",
-                format!("'{}' is an image, and images need the vm runtime, which this version does not have yet", clean_line(&self.kind)),
-            )
-            .fix("give a claw type, such as 'clawfarm new openclaw'; for a certain version of it use --version, for a container image --image"));
+        let machine = self.is_machine();
+        let vm = if machine { Some(self.machine.spec(&self.kind)?) } else { None };
+        if !machine {
+            self.machine.none()?;
         }
         let mut secrets = BTreeMap::new();
-        let config = self.config(&mut secrets)?;
+        // What a template says would be said again by a configuration that is whole.
+        let bound = self.template.is_some();
+        let config = self.config(if bound { &[] } else { &self.set }, &mut secrets)?;
+        let overrides = if bound { super::config::settings(&self.set)? } else { Map::new() };
         let resources = (self.cpus.is_some() || self.memory_mib.is_some())
             .then_some(ResourcesInput { cpus: self.cpus, memory_mib: self.memory_mib });
         Ok(CreateInstance {
-            claw_type: self.kind.clone(),
+            claw_type: if machine { MACHINE.to_owned() } else { self.kind.clone() },
+            vm,
+            attended: !self.detach,
             name: self.one_name()?,
             version: self.version.clone(),
             runtime: self.runtime,
@@ -156,6 +177,10 @@ impl NewArgs {
             resources,
             port: self.port,
             config,
+            overrides,
+            template: self.template.clone(),
+            // They are read by the types that the template gives them.
+            variables: BTreeMap::new(),
             secrets,
             config_mode: self.config_mode.map(|m| match m {
                 Mode::Seeded => ConfigMode::Seeded,
@@ -178,6 +203,11 @@ impl NewArgs {
         })
     }
 
+    /// An image has a ':', which the name of a claw type never has.
+    fn is_machine(&self) -> bool {
+        self.kind.contains(':')
+    }
+
     fn one_name(&self) -> Result<Option<InstanceName>, Error> {
         match (&self.positional_name, &self.name) {
             (Some(a), Some(b)) if a != b => {
@@ -188,7 +218,11 @@ impl NewArgs {
         }
     }
 
-    fn config(&self, secrets: &mut BTreeMap<SecretName, String>) -> Result<ClawConfig, Error> {
+    fn config(
+        &self,
+        set: &[(String, String)],
+        secrets: &mut BTreeMap<SecretName, String>,
+    ) -> Result<ClawConfig, Error> {
         let key = match (&self.api_key_env, &self.api_key_file) {
             (Some(variable), _) => Some(input::secret_from_env("--api-key-env", variable)?),
             (None, Some(path)) => Some(input::secret_from_file("--api-key-file", path)?),
@@ -210,7 +244,7 @@ impl NewArgs {
             }
             config.model = Some(model);
         }
-        apply(config, &self.set)
+        apply(config, set)
     }
 
     /// The server does not know which folder this command was typed in.
@@ -251,8 +285,11 @@ fn apply(mut config: ClawConfig, settings: &[(String, String)]) -> Result<ClawCo
 
 /// `clawfarm new`.
 pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
-    let request = args.request()?;
+    let mut request = args.request()?;
     let client = app.client().await?;
+    if let Some(template) = &args.template {
+        request.variables = super::config::typed_variables(&client, template, None, &args.variables).await?;
+    }
     let mut ctrl_c = wait::CtrlC::watch()?;
     let accepted = client.create(&request, None).await?;
     wait::warnings(app, &accepted);
@@ -262,13 +299,33 @@ pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
     if !app.ui.json {
         app.ui.note(format_args!("Making {} ...", accepted.instance.id));
     }
-    let accepted = wait::one(app, &client, accepted, &mut ctrl_c).await?;
+    let accepted = if accepted.instance.setup.is_some() {
+        set_up(app, &client, accepted, &mut ctrl_c).await?
+    } else {
+        wait::one(app, &client, accepted, &mut ctrl_c).await?
+    };
     if app.ui.json {
         app.ui.document(&accepted)?;
+    } else if args.is_machine() {
+        super::machine::card(app, &accepted)?;
     } else {
         card(app, &accepted)?;
     }
     Ok(OK)
+}
+
+/// Waits until it has booted, and runs the commands that set it up.
+async fn set_up(
+    app: &App,
+    client: &Client,
+    accepted: Accepted,
+    ctrl_c: &mut wait::CtrlC,
+) -> Result<Accepted, Failure> {
+    let mut accepted = wait::until_booted(app, client, accepted, ctrl_c).await?;
+    accepted.instance = super::setup::attend(app, client, accepted.instance, ctrl_c).await?;
+    // Where a failed command was ignored, the operation ended with that.
+    accepted.operation = client.operation(&accepted.operation.id).await?;
+    Ok(accepted)
 }
 
 pub(super) fn begun(app: &App, accepted: &Accepted) -> Outcome {

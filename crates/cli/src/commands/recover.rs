@@ -5,14 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-use clawfarm_adapters::Registry;
 use clawfarm_control::{Finding, Findings, LostInstance, Parts, Verdict};
 use clawfarm_model::dataset::Dataset;
 use clawfarm_model::target::Target;
 use clawfarm_model::{Code, Desired, Error, Phase};
 use clawfarm_runtime::Runtime;
 use clawfarm_server::HomeLock;
-use clawfarm_store::{Database, MasterKey, Store, StoreConfig};
+use clawfarm_store::{Database, Store, StoreConfig};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -20,6 +19,7 @@ use crate::database::{DatabaseArgs, remember};
 use crate::docker::DockerTargets;
 use crate::errors::{FAILED, Failure, OK, Outcome};
 use crate::kept_targets;
+use crate::master_key::MasterKeyArgs;
 use crate::node::Node;
 use crate::output::{Column, Table, clean_line};
 use crate::server::targets;
@@ -36,6 +36,8 @@ pub(crate) struct RecoverArgs {
     yes: bool,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
 }
 
 /// `clawfarm recover`.
@@ -52,7 +54,7 @@ pub(crate) async fn run(app: &App, args: &RecoverArgs) -> Outcome {
         _ => error,
     })?;
     let database = args.database.choose(&home)?;
-    let key = MasterKey::load_or_create(&home.join("master.key"))?;
+    let key = args.master_key.source(&home)?.load_or_create().await?;
     let store = Store::open(StoreConfig::new(database.clone(), key)).await?;
     remember(&home, &database, store.description())?;
     // No claw is prepared or started here, so none calls a server.
@@ -64,8 +66,13 @@ pub(crate) async fn run(app: &App, args: &RecoverArgs) -> Outcome {
     if node.is_none() {
         add_lost_targets(app, &home, &mut targets).await?;
     }
-    let parts =
-        Parts { store: store.clone(), adapters: Registry::builtin(), targets, opener: None, sharing: None };
+    let parts = Parts {
+        store: store.clone(),
+        adapters: super::claw_type::registry(&home),
+        targets,
+        opener: None,
+        sharing: None,
+    };
     let outcome = recover(app, args, &home, &parts).await;
     store.close().await;
     outcome

@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::database::DatabaseArgs;
 use crate::edge::EdgeArgs;
 use crate::errors::{OK, Outcome};
+use crate::master_key::MasterKeyArgs;
 use crate::{background, connect};
 
 /// How long a server that is replaced may take to end.
@@ -48,6 +49,8 @@ pub(crate) struct ServeArgs {
     edge: EdgeArgs,
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     /// For how many days events, ended operations and removed instances are kept; 30 when not given
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     keep_days: Option<u32>,
@@ -143,6 +146,11 @@ impl ServeArgs {
         &self.database
     }
 
+    /// Where its master key is.
+    pub(crate) const fn master_key(&self) -> &MasterKeyArgs {
+        &self.master_key
+    }
+
     /// Its name among the servers of its database.
     pub(crate) fn node(&self) -> Option<&str> {
         self.node.as_deref()
@@ -161,6 +169,7 @@ impl ServeArgs {
     /// The same options for a server in the background.
     pub(crate) fn pass_on(&self) -> Result<Vec<OsString>, Error> {
         let mut arguments: Vec<OsString> = self.database.pass_on()?;
+        arguments.extend(self.master_key.pass_on()?);
         arguments.extend(self.edge.pass_on()?);
         if let Some(listen) = &self.listen {
             arguments.extend(["--listen".into(), listen.to_string().into()]);

@@ -1,17 +1,20 @@
 //! `server`: the servers that share one database.
 
 use clap::{Args, Subcommand};
-use clawfarm_model::{Code, Error};
-use clawfarm_store::{Database, MasterKey, Store, StoreConfig};
+use clawfarm_model::Code;
+use clawfarm_store::{Database, Store, StoreConfig};
 
+use super::rotate_key::{self, RotateMasterKeyArgs};
 use crate::admin_token;
 use crate::app::App;
 use crate::database::DatabaseArgs;
 use crate::errors::{OK, Outcome};
+use crate::master_key::MasterKeyArgs;
 use crate::output::{Column, Table};
 
 /// The help's examples.
-pub(crate) const EXAMPLES: &str = "Examples:\n  clawfarm server ls\n  clawfarm server renew-token";
+pub(crate) const EXAMPLES: &str =
+    "Examples:\n  clawfarm server ls\n  clawfarm server renew-token\n  clawfarm server rotate-master-key";
 
 /// `clawfarm server`.
 #[derive(Debug, Subcommand)]
@@ -25,6 +28,12 @@ pub(crate) enum ServerCommand {
         after_help = "Examples:\n  clawfarm server renew-token\n  clawfarm server renew-token --database postgres://farm@db.example/clawfarm"
     )]
     RenewToken(RenewTokenArgs),
+    /// Change the master key, without any server being stopped
+    #[command(
+        long_about = "Changes the key that the stored secrets are encrypted under. It works on the home folder, whether its server runs or not: the old and the new key are both valid until it is over, and secrets are wrapped anew in small steps beside the usual work. Interrupted, it goes on when it is given again. Where the key is master.key in the home and the home has the database, all is done at once. Servers that share a database need the new key each: put it there, then give --finish.",
+        after_help = "Examples:\n  clawfarm server rotate-master-key\n  clawfarm server rotate-master-key --new-key-file /etc/clawfarm/new.key\n  clawfarm server rotate-master-key --master-key-file /etc/clawfarm/new.key --finish"
+    )]
+    RotateMasterKey(RotateMasterKeyArgs),
 }
 
 /// `clawfarm server renew-token`.
@@ -32,6 +41,8 @@ pub(crate) enum ServerCommand {
 pub(crate) struct RenewTokenArgs {
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
 }
 
 /// `clawfarm server`.
@@ -39,6 +50,7 @@ pub(crate) async fn run(app: &App, command: &ServerCommand) -> Outcome {
     match command {
         ServerCommand::Ls => list(app).await,
         ServerCommand::RenewToken(args) => Box::pin(renew_token(app, args)).await,
+        ServerCommand::RotateMasterKey(args) => Box::pin(rotate_key::run(app, args)).await,
     }
 }
 
@@ -48,13 +60,12 @@ async fn renew_token(app: &App, args: &RenewTokenArgs) -> Outcome {
     let database = args.database.choose(home)?;
     let shared = matches!(database, Database::Postgres(_));
     let store = if shared {
-        let key = home.join("master.key");
-        if !key.exists() {
-            return Err(Error::new(Code::NotFound, format!("there is no {}", key.display()))
-                .fix("do it in the home of a server of that database: --home, or CLAWFARM_HOME")
-                .into());
-        }
-        let key = MasterKey::load_or_create(&key)?;
+        let key = args.master_key.source(home)?.load().await.map_err(|error| match error.code() {
+            Code::NotFound => {
+                error.fix("do it in the home of a server of that database: --home, or CLAWFARM_HOME")
+            }
+            _ => error,
+        })?;
         Some(Store::open(StoreConfig::new(database, key)).await?)
     } else {
         None

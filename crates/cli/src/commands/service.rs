@@ -19,6 +19,7 @@ use crate::database::{DATABASE, keep_for_service};
 use crate::errors::{OK, Outcome};
 use crate::server::{CACHE_DIR, SIM_WORLD};
 use crate::service::{MARK, NAME, Scope, Systemctl, Unit, trust};
+use crate::vm::ACCELERATOR;
 use crate::{connect, context};
 
 /// The help's examples.
@@ -162,11 +163,12 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Error> {
     }
     let program = own_program().map_err(|e| Error::internal("this program does not find its file", e))?;
     let mut environment = Vec::new();
-    for name in ["CLAWFARM_LOG", CACHE_DIR, SIM_WORLD] {
+    for name in ["CLAWFARM_LOG", CACHE_DIR, ACCELERATOR, SIM_WORLD] {
         if let Ok(value) = std::env::var(name)
             && !value.is_empty()
         {
-            let value = if name == "CLAWFARM_LOG" { value } else { absolute(name, Path::new(&value))? };
+            let is_folder = matches!(name, CACHE_DIR | SIM_WORLD);
+            let value = if is_folder { absolute(name, Path::new(&value))? } else { value };
             environment.push((name.to_owned(), value));
         }
     }

@@ -8,6 +8,7 @@ use clawfarm_client::Client;
 use clawfarm_model::config::{ConfigMode, Provider};
 use clawfarm_model::event::{Event, Level};
 use clawfarm_model::observed::{Confinement, Health};
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{Operation, OperationState, Phase, Timestamp};
 use serde::Serialize;
 
@@ -89,6 +90,7 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
     if let Some(digest) = &instance.image_digest {
         field(ui, "digest", clean_line(digest))?;
     }
+    machine(ui, instance)?;
     if let Some(update) = &instance.update {
         let (from, to) = (clean_line(&update.from), clean_line(&update.to));
         match update.is_under_way() {
@@ -125,6 +127,30 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
     error(ui, instance)?;
     field(ui, "created", format_args!("{} UTC", clock(instance.created_at)))?;
     events(ui, &status.events)
+}
+
+/// What only a virtual machine has.
+fn machine(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {
+    let Some(vm) = &instance.vm else { return Ok(()) };
+    if vm.image.as_str() != instance.image {
+        field(ui, "machine", &vm.image)?;
+    }
+    for volume in &vm.volumes {
+        field(ui, "volume", format_args!("{} at {}", volume.name, volume.guest))?;
+    }
+    if let Some(folder) = &vm.workspace {
+        field(ui, "workspace", format_args!("{} at {}", clean_line(folder), VmSpec::WORKSPACE))?;
+    }
+    for port in &vm.publish {
+        field(ui, "published", format_args!("127.0.0.1:{} leads to port {}", port.host, port.guest))?;
+    }
+    let steps = instance.setup.iter().flat_map(|setup| &setup.steps);
+    for (nth, (step, command)) in steps.zip(&vm.setup).enumerate() {
+        let code = step.exit_code.map_or_else(String::new, |code| format!(" (code {code})"));
+        let name = if nth == 0 { "setup" } else { "" };
+        field(ui, name, format_args!("{}{code}: {}", step.state.as_str(), clean_line(command)))?;
+    }
+    Ok(())
 }
 
 fn state(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
-use clawfarm_api::Accepted;
+use clawfarm_api::{Accepted, InstanceView};
 use clawfarm_client::Client;
 use clawfarm_model::{Code, Error, Operation, OperationKind, OperationState, Phase};
+use futures::FutureExt;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,6 +35,11 @@ impl CtrlC {
     /// From now on Ctrl-C does not end the program.
     pub(crate) fn watch() -> Result<Self, Failure> {
         Ok(Self(signal(SignalKind::interrupt())?))
+    }
+
+    /// Whether it was pressed since this was asked last.
+    pub(crate) fn was_pressed(&mut self) -> bool {
+        self.0.recv().now_or_never().is_some()
     }
 
     /// Returns when it is pressed.
@@ -158,6 +164,63 @@ pub(crate) async fn one(
     }
     refresh(client, &mut accepted).await;
     Ok(accepted)
+}
+
+/// Waits until the commands that set a machine up may be run, or the operation has ended before.
+pub(crate) async fn until_booted(
+    app: &App,
+    client: &Client,
+    mut accepted: Accepted,
+    ctrl_c: &mut CtrlC,
+) -> Result<Accepted, Failure> {
+    let steps = RefCell::new(Steps::new(&app.ui));
+    let id = accepted.instance.id.clone();
+    let booted = async {
+        loop {
+            // Whether the server answers at all is the other's business.
+            if let Ok(now) = client.instance(id.as_str()).await
+                && now.setup.is_some_and(|setup| setup.waiting_since.is_some())
+            {
+                return;
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        ended = until_ended(app, client, &accepted.operation, None, &steps) => {
+            accepted.operation = ended?;
+        }
+        () = booted => steps.borrow_mut().close(),
+        () = ctrl_c.pressed() => {
+            steps.borrow_mut().close();
+            return Err(interrupted(app, std::slice::from_ref(&accepted)));
+        }
+    }
+    refresh(client, &mut accepted).await;
+    Ok(accepted)
+}
+
+/// What an instance is like once `is` holds of it, asked again and again for so long. A server that
+/// went away is looked for meanwhile.
+pub(crate) async fn until_it(
+    app: &App,
+    client: &Client,
+    id: &str,
+    limit: Duration,
+    is: impl Fn(&InstanceView) -> bool,
+) -> Result<InstanceView, Error> {
+    let begun = Instant::now();
+    loop {
+        match client.instance(id).await {
+            Ok(now) if is(&now) || begun.elapsed() >= limit => return Ok(now),
+            Ok(_) => {}
+            Err(error) if is_passing(&error) && begun.elapsed() < limit => {
+                let _ = connect::revive(app).await;
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// Waits for operations side by side. Ctrl-C ends the wait and nothing else.

@@ -114,6 +114,10 @@ impl Directory for Fleet {
         Ok(Arc::new(site(&entrance)))
     }
 
+    fn answered(&self, id: &ClawId, failed: bool) {
+        self.control.answered(id, failed);
+    }
+
     async fn dial(&self, id: &ClawId) -> Result<Box<dyn Connection>> {
         let entrance =
             self.control.entrance(&system(), id).await?.ok_or_else(|| Error::not_found("instance", id))?;

@@ -4,6 +4,7 @@ mod bars;
 mod clean;
 mod colour;
 mod meter;
+mod progress;
 mod table;
 mod words;
 
@@ -18,6 +19,7 @@ pub(crate) use bars::Steps;
 pub(crate) use clean::{Cleaner, clean_block, clean_line};
 pub(crate) use colour::{ColourMode, Paint};
 pub(crate) use meter::Meter;
+pub(crate) use progress::Progress;
 pub(crate) use table::{Column, Table};
 pub(crate) use words::{bytes, clock, duration, passed};
 

@@ -1,10 +1,12 @@
 //! The command line as it is used: the built program, in a home of its own.
 
+mod applied;
 mod backups;
 mod bad_input;
 mod browser;
 mod bundle;
 mod certificates;
+mod configs;
 mod contained;
 mod contexts;
 mod database;
@@ -14,13 +16,18 @@ mod faults;
 mod forward;
 mod handshake;
 mod hostile;
+mod images;
 mod inbox;
 mod killed_orders;
+mod machines;
 mod many;
+mod model;
 mod nginx;
 mod overload;
+mod own_types;
 mod pages;
 mod real;
+mod secrets;
 mod service;
 mod serving;
 mod support;

@@ -72,6 +72,8 @@ impl Home {
             .args(arguments)
             .env("CLAWFARM_HOME", self.farm())
             .env("CLAWFARM_CACHE_DIR", self.path().join("cache"))
+            // Trying KVM takes seconds where it is there and does not work.
+            .env("CLAWFARM_VM_ACCELERATOR", "tcg")
             .env("CLAWFARM_SIM_WORLD", self.path().join("world"))
             .env("HOME", self.path())
             .stdin(Stdio::null())

@@ -90,6 +90,11 @@ impl Terminal {
         }
     }
 
+    /// Waits for the question what is to become of a command that failed, for the nth time.
+    pub(crate) fn asks(&self, nth: usize) {
+        eventually("the question", || (self.seen().matches("[e/s/i/r] ").count() >= nth).then_some(()));
+    }
+
     fn is_raw(&self) -> bool {
         !self.has(LocalFlags::ICANON)
     }
@@ -238,6 +243,36 @@ fn ctrl_c_during_a_wait_takes_the_spinner_away() {
     assert!(!seen.contains("^C"), "{seen:?}");
     assert!(seen[last..].contains("\u{1b}[2K"), "its line is cleared: {seen:?}");
     assert!(terminal.has(LocalFlags::ECHOCTL), "the terminal is as it was");
+}
+
+#[test]
+fn ctrl_c_ends_the_look_at_a_rollout_and_not_the_rollout() {
+    let home = Home::new();
+    let save = |greeting: &str| {
+        let body = format!(r#"{{"body": {{"env": {{"GREETING": "{greeting}"}}}}}}"#);
+        home.run_with_input(&["config", "save", "support", "-f", "-"], &body).ends(0);
+    };
+    save("hello");
+    home.run(&["config", "publish", "support"]).ends(0);
+    for name in ["alice", "bob"] {
+        home.run(&["new", "openclaw", name, "--runtime", "sim", "--template", "support"]).ends(0);
+    }
+    save("good day");
+    // The pause outlasts any machine.
+    let mut terminal = Terminal::open(&home, &["config", "publish", "support", "--step", "1:24h"]);
+    terminal.sees("waiting");
+    terminal.type_in("\u{3}");
+    terminal.sees("the rollout goes on");
+    terminal.ends(130);
+    let rollout =
+        || home.run(&["rollout", "ls", "--config", "support", "--json"]).ends(0).json()["items"][0].clone();
+    assert_eq!(rollout()["stage"], "waiting");
+    let mut watch = Terminal::open(&home, &["rollout", "status", "support", "--watch"]);
+    watch.sees("waiting");
+    watch.type_in("\u{3}");
+    watch.ends(130);
+    home.run(&["rollout", "promote", "support"]).ends(0);
+    eventually("the rollout to get through", || (rollout()["stage"] == "done").then_some(()));
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn what_is_typed_wrongly_is_refused_and_starts_no_server() {
     let table: &[(&[&str], i32, &[&str])] = &[
         (&[], 2, &["Usage: clawfarm"]),
         (&["nonsense"], 2, &["no command 'nonsense'", "fix: 'clawfarm --help'"]),
-        (&["susped"], 2, &["no command 'susped'", "fix: did you mean 'suspend'?"]),
+        (&["suspennd"], 2, &["no command 'suspennd'", "fix: did you mean 'suspend'?"]),
         (&["ps", "--filter", "colour=red"], 2, &["'colour' can't be filtered by", "fix: use phase, type"]),
         (&["ps", "--filter", "phase=happy"], 2, &["'happy' is no phase", "ready"]),
         (&["ps", "--filter", "phase"], 2, &["key=value"]),
@@ -80,7 +80,7 @@ fn what_is_typed_wrongly_is_refused_and_starts_no_server() {
 fn refusals_are_documents_with_json() {
     let home = Home::new();
     for (arguments, code, field) in [
-        (&["--json", "new", "debian:12"][..], "invalid_input", "claw_type"),
+        (&["--json", "new", "open claw"][..], "invalid_input", "claw_type"),
         (&["ps", "--json", "--nonsense"], "invalid_input", "--nonsense"),
         (&["new", "openclaw", "--json", "--set", "modle.x=1"], "invalid_input", "config.modle.x"),
     ] {

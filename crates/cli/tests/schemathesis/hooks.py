@@ -38,9 +38,29 @@ def before_call(ctx, case, **kwargs):
         # Never a real claw. A name of the wrong form is left for the server to refuse.
         if body.get("target") is None or positive(case):
             body["target"] = "sim"
+    if case.path == "/api/v1/vm-images" and isinstance(body, dict):
+        image = body.get("image")
+        if isinstance(image, str) and image.startswith(("ubuntu:", "debian:")):
+            # Nothing is fetched, and nothing built.
+            body["image"] = "nobody:1"
     if not positive(case):
         return
     if case.method == "POST" and isinstance(body, dict):
+        if case.path == "/api/v1/vm-images":
+            # A file is named for one source alone, and read.
+            body.update(image="nobody:1")
+            body["from"] = "site"
+            body.pop("file", None)
+        if case.path == "/api/v1/instances":
+            # Its rules are more than a schema can say: folders of the host, ports that are free.
+            body.pop("vm", None)
+        if case.path.endswith("/setup"):
+            # One of its fields, and no instance here has such commands.
+            body.clear()
+            body["by_server"] = True
+        if case.path.endswith("/console"):
+            # Instead of a command, and no instance here has any.
+            body.pop("setup", None)
         # No container engine is asked for anything: another target runs no images, another
         # runtime's targets can't be added. Which claw types there are stands in no schema.
         if case.path == "/api/v1/images":
@@ -63,6 +83,9 @@ def before_call(ctx, case, **kwargs):
     if case.path in ("/api/v1/images", "/api/v1/images/log") and query:
         # Its rules are more than a pattern can say.
         query.update(image="clawfarm/openclaw:1", target="sim")
+    if case.path == "/api/v1/vm-images" and query:
+        # A day is one of the calendar.
+        query.update(image="nobody:1")
     if streams(query):
         del query["follow"]
     if query:
@@ -81,6 +104,41 @@ def before_call(ctx, case, **kwargs):
         body.pop("version", None)
     if isinstance(body, dict) and case.path.startswith("/api/v1/instances"):
         fit_spec(body)
+    if isinstance(body, dict):
+        fit_config(body)
+    if case.path.startswith("/api/v1/secrets"):
+        for given in (query, body):
+            if isinstance(given, dict):
+                fit_scope(given)
+        if case.path.endswith("/rotate") and isinstance(body, dict):
+            # A new value, or the one before: never both, and never neither.
+            body["value"] = "of a test"
+            body.pop("back", None)
+
+
+def fit_scope(given):
+    """A secret is a project's or an instance's, and then needs no scope."""
+    given.pop("scope", None)
+    if given.get("project") is not None:
+        given.pop("instance", None)
+
+
+def fit_config(body):
+    """What a configuration may hold is more than its schema says: paths, places to fill in."""
+    if "content" in body:
+        body["content"] = {"body": {"env": {"A": f"{next(count)}"}}, "locks": ["env.B"]}
+    for name in ("overrides", "variables"):
+        if body.get(name) is not None:
+            body[name] = {}
+    if body.get("unset"):
+        body["unset"] = ["env.A"]
+    if isinstance(body.get("template"), str):
+        # A layer of all instances has a configuration's name, too, and is no template.
+        body["template"] = body["template"].removeprefix("project.")
+    if "strategy" in body:
+        body["strategy"] = {"parallel": 5, "steps": [{"to": 1}]}
+    if "selector" in body:
+        body["selector"] = {"labels": {"n": "1"}}
 
 
 def fit_spec(body):
@@ -104,6 +162,9 @@ def fit_spec(body):
             config.pop(name, None)
         inbox = config.get("inbox") or []
         config["inbox"] = [{"path": path["path"], "check": {"type": "open"}} for path in inbox]
+        if config.get("native"):
+            # Keys are never empty there, and no number is too large for what reads it.
+            config["native"] = {"a": f"{next(count)}"}
         env = config.get("env") or {}
         config["env"] = {
             name: value

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clawfarm_api::{
     Accepted, ChangePolicy, ConsoleRequest, ConsoleTicket, CreateInstance, DashboardView, ForwardQuery,
     InstanceList, InstanceQuery, InstanceView, LogEntry, LogList, LogsQuery, MetricsView, RemoveQuery,
-    SendEvent, SendRequest, SleepView, StopRequest, SuspendRequest, TokenView, UpdateInstance,
-    UpdateSoftware,
+    SendEvent, SendRequest, SetupRequest, SleepView, StopRequest, SuspendRequest, TokenView, Tried, TryQuery,
+    UpdateInstance, UpdateSoftware,
 };
 use clawfarm_model::{Result, RuntimePolicy};
 use http::Method;
@@ -55,6 +55,14 @@ impl Client {
         self.call(Call::get(&["instances", id])).await
     }
 
+    /// Says what is to become of the commands that set a machine up.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn change_setup(&self, id: &str, request: &SetupRequest) -> Result<InstanceView> {
+        self.call(Call::post(&["instances", id, "setup"]).json(request)?).await
+    }
+
     /// Makes an instance. With a key, doing it again with the same request within a day
     /// answers with the instance that was made the first time.
     ///
@@ -66,6 +74,23 @@ impl Client {
             call = call.header("idempotency-key", key)?;
         }
         self.call(call).await
+    }
+
+    /// Whether an instance could be made so. Makes nothing.
+    ///
+    /// # Errors
+    /// Why it can't; otherwise see [`Client`].
+    pub async fn try_create(&self, new: &CreateInstance) -> Result<Tried> {
+        self.call(Call::post(&["instances"]).query(&TryQuery { dry_run: true })?.json(new)?).await
+    }
+
+    /// Whether an instance could be changed so. Changes nothing.
+    ///
+    /// # Errors
+    /// Why it can't; otherwise see [`Client`].
+    pub async fn try_update(&self, id: &str, change: &UpdateInstance) -> Result<Tried> {
+        let call = Call::new(Method::PUT, &["instances", id]).query(&TryQuery { dry_run: true })?;
+        self.call(call.json(change)?).await
     }
 
     /// Changes an instance; only while its `resource_version` is `expect`, when that is given.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_api::{
-    AddTarget, BuildEvent, BuildImage, BuildLog, CertificateList, Doctor, ImageList, ImageQuery, PullImage,
-    ServerInfo, ServerList, Shutdown, SupportRequest, TargetList,
+    AddTarget, AddVmImage, BuildEvent, BuildImage, BuildLog, CertificateList, Doctor, ImageList, ImageQuery,
+    PullImage, ServerInfo, ServerList, Shutdown, SupportRequest, TargetList, VmImageEvent, VmImageList,
+    VmImageQuery,
 };
 use clawfarm_model::certificate::{Certificate, CertificateName};
 use clawfarm_model::name::TargetName;
@@ -142,6 +143,31 @@ impl Client {
     /// See [`Client`].
     pub async fn build_log(&self, query: &ImageQuery) -> Result<BuildLog> {
         self.call(Call::get(&["images", "log"]).query(query)?).await
+    }
+
+    /// The images of virtual machines that are here, or can be fetched.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn vm_images(&self) -> Result<VmImageList> {
+        self.call(Call::get(&["vm-images"])).await
+    }
+
+    /// Has an image of virtual machines come to be there, and streams how that goes.
+    ///
+    /// # Errors
+    /// See [`Client`]. What fails ends the stream with its error.
+    pub async fn add_vm_image(&self, request: &AddVmImage) -> Result<ItemStream<VmImageEvent>> {
+        let call = Call::post(&["vm-images"]).json(request)?.limit(DOCTOR_LIMIT);
+        Ok(items(self.open(call.header("accept", "text/event-stream")?).await?))
+    }
+
+    /// Removes an image of virtual machines that no disk is made on.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub async fn remove_vm_image(&self, query: &VmImageQuery) -> Result<()> {
+        self.done(Call::new(Method::DELETE, &["vm-images"]).query(query)?.limit(DOCTOR_LIMIT)).await
     }
 
     /// The servers that share its database.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clawfarm_api::{
-    DatasetList, OperationList, OperationQuery, OperationsQuery, SecretList, SecretQuery, SetSecret,
+    DatasetList, OperationList, OperationQuery, OperationsQuery, RotateSecret, SecretDetail, SecretList,
+    SecretQuery, SecretRemovalQuery, SetSecret,
 };
 use clawfarm_model::secret::{SecretInfo, SecretName};
 use clawfarm_model::{ClawId, Operation, Result, Timestamp};
@@ -29,13 +30,28 @@ impl Client {
         self.call(Call::new(Method::PUT, &["secrets", name.as_str()]).json(secret)?).await
     }
 
-    /// Removes a secret of the tenant, or of one instance.
+    /// What may be shown of one secret, and who is configured with it.
+    ///
+    /// # Errors
+    /// What the server answered; `Unavailable` when it can't be reached.
+    pub async fn secret(&self, name: &SecretName, of: &SecretQuery) -> Result<SecretDetail> {
+        self.call(Call::get(&["secrets", name.as_str()]).query(of)?).await
+    }
+
+    /// Gives a secret a new value, and has it brought to those that run with it.
+    ///
+    /// # Errors
+    /// What the server answered; `Unavailable` when it can't be reached.
+    pub async fn rotate_secret(&self, name: &SecretName, new: &RotateSecret) -> Result<SecretInfo> {
+        self.call(Call::new(Method::POST, &["secrets", name.as_str(), "rotate"]).json(new)?).await
+    }
+
+    /// Removes a secret.
     ///
     /// # Errors
     /// See [`Client`].
-    pub async fn remove_secret(&self, name: &SecretName, instance: Option<&ClawId>) -> Result<()> {
-        let query = SecretQuery { instance: instance.cloned() };
-        self.done(Call::new(Method::DELETE, &["secrets", name.as_str()]).query(&query)?).await
+    pub async fn remove_secret(&self, name: &SecretName, query: &SecretRemovalQuery) -> Result<()> {
+        self.done(Call::new(Method::DELETE, &["secrets", name.as_str()]).query(query)?).await
     }
 
     /// The data of instances that were removed.

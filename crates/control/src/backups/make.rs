@@ -166,7 +166,7 @@ impl Core {
         }
         drop(aside);
         let left_out = copied?;
-        let adapter = Arc::clone(self.adapter(&instance)?);
+        let adapter = self.adapter(&instance)?;
         let (cleans, at) = (Arc::clone(&adapter), copy.clone());
         blocking(move || without_keys(cleans.as_ref(), &at)).await?;
         nobody_has_it_open(adapter.as_ref(), &copy).await;

@@ -7,10 +7,9 @@ use bytes::Bytes;
 use clawfarm_adapters::Warning;
 use clawfarm_archive::{Manifest, unpack};
 use clawfarm_model::error::Class;
-use clawfarm_model::name::{InstanceName, TargetName};
-use clawfarm_model::secret::SecretOwner;
+use clawfarm_model::name::{InstanceName, ProjectName, TargetName};
 use clawfarm_model::target::{RuntimeKind, Target};
-use clawfarm_model::{Context, Error, InstanceSpec, Result};
+use clawfarm_model::{Context, Error, InstanceSpec, Layered, Result};
 use clawfarm_runtime::Runtime;
 use clawfarm_store::Idempotency;
 use futures::Stream;
@@ -22,6 +21,7 @@ use super::pipe::{PIECES, Receiving, pump};
 use super::{Workplace, check_room, offered};
 use crate::core::Core;
 use crate::instances::create::{Checked, check_labels};
+use crate::secrets::seen_by;
 use crate::{Accepted, Control};
 
 /// How many bytes are unpacked between two looks at the disk.
@@ -190,6 +190,8 @@ impl Core {
             target: target.name.clone(),
             // A file does not say which program is run: clawfarm's own of that version is.
             image: None,
+            // Nor which folders of this machine are shared, and what is run to set one up.
+            vm: None,
             // The other may still have it.
             port: None,
             import: None,
@@ -207,13 +209,21 @@ impl Core {
                 message: format!("it ran the image {image}; now it runs clawfarm's own of {}", spec.version),
             });
         }
-        let owner = SecretOwner { tenant: context.tenant()?.clone(), instance: None };
-        self.check_secrets(context, &spec.config, &owner, |_| false).await.map_err(|e| {
+        let owners = seen_by(context.tenant()?, &ProjectName::default_project(), None);
+        self.check_secrets(context, &spec.config, &owners, |_| false).await.map_err(|e| {
             let fix = e.fix_text().unwrap_or_default().to_owned();
             in_archive(e).fix(format!("{fix}, then restore again: an archive holds no values of secrets"))
         })?;
         let name = wanted.name.clone().unwrap_or_else(|| origin.name.clone());
-        Ok(Checked { name, spec, secrets: Default::default(), warnings })
+        // All that it is configured with is its own: the layers of where it was may not be here.
+        Ok(Checked {
+            name,
+            spec,
+            attended: false,
+            layers: Layered::default(),
+            secrets: Default::default(),
+            warnings,
+        })
     }
 
     /// A word about the instance that the archive is of, should it still be there.

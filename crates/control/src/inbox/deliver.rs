@@ -339,6 +339,7 @@ async fn once(control: &Control, up: &Up, head: &Head) -> Result<()> {
     };
     up.hold.check()?;
     let outcome = attempt(control, &up.entrance, head, &content).await;
+    core.answers.count(id, outcome != Outcome::Delivered, std::time::Instant::now());
     let attempts = head.attempts + 1;
     let tried = match outcome {
         Outcome::Delivered => Tried::Delivered,

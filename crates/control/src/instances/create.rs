@@ -4,26 +4,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clawfarm_adapters::{ClawAdapter, Warning};
+use clawfarm_config::{Origin, check_keys};
 use clawfarm_model::config::{ClawConfig, ConfigMode, Model, Provider};
 use clawfarm_model::event::NewEvent;
 use clawfarm_model::image::ImageReference;
 use clawfarm_model::instance::{Intent, RestartPolicy};
 use clawfarm_model::name::{ClawType, InstanceName, ProjectName, TargetName};
 use clawfarm_model::resources::Resources;
-use clawfarm_model::secret::{SecretName, SecretOwner};
+use clawfarm_model::secret::SecretName;
 use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{
-    Action, Cause, ClawId, Code, Context, Desired, Error, Health, Instance, InstanceSpec, OperationKind,
-    Phase, Resource, Result, RuntimePolicy, Timestamp, Urgency, authorize,
+    Action, Cause, ClawId, Code, ConfigName, Context, Desired, Error, Health, Instance, InstanceSpec,
+    Layered, OperationKind, Phase, Resource, Result, RuntimePolicy, Timestamp, Urgency, authorize,
 };
 use clawfarm_runtime::Runtime;
 use clawfarm_store::{Created, Idempotency, NewOperation};
 use secrecy::SecretString;
 
+use super::vm;
 use crate::admission::Reservation;
+use crate::configs::{Whose, document, merge, seeded_with_locks};
 use crate::core::Core;
 use crate::keys::first_keys;
-use crate::secrets::{check_name, check_value};
+use crate::secrets::{check_name, check_value, seen_by};
 use crate::{Accepted, Control};
 
 /// How often another id or port is drawn when somebody else had the same idea.
@@ -49,6 +53,10 @@ pub struct NewInstance {
     pub target: Option<TargetName>,
     /// The image it runs, instead of clawfarm's own.
     pub image: Option<ImageReference>,
+    /// What its virtual machine is.
+    pub vm: Option<VmSpec>,
+    /// A client runs its setup commands, not the server.
+    pub attended: bool,
     /// Processor cores.
     pub cpus: Option<f64>,
     /// Memory, in MiB.
@@ -57,6 +65,12 @@ pub struct NewInstance {
     pub port: Option<u16>,
     /// Its configuration; the demo model when it names none.
     pub config: ClawConfig,
+    /// The same, but only a part: it goes into what its template and the other layers say.
+    pub overrides: serde_json::Map<String, serde_json::Value>,
+    /// The template that it is bound to.
+    pub template: Option<ConfigName>,
+    /// Values for the template's variables.
+    pub variables: BTreeMap<String, serde_json::Value>,
     /// Values of secrets of its own.
     pub secrets: BTreeMap<SecretName, SecretString>,
     /// Who has the last word on its configuration file.
@@ -77,10 +91,20 @@ pub struct NewInstance {
     pub overcommit: bool,
 }
 
+/// What a new instance says of its layers.
+struct Binding {
+    template: Option<ConfigName>,
+    variables: BTreeMap<String, serde_json::Value>,
+    overrides: serde_json::Map<String, serde_json::Value>,
+}
+
 /// A request that was checked, with everything chosen but id and port.
 pub(crate) struct Checked {
     pub(crate) name: InstanceName,
     pub(crate) spec: InstanceSpec,
+    /// Whether a client runs its setup commands.
+    pub(crate) attended: bool,
+    pub(crate) layers: Layered,
     pub(crate) secrets: BTreeMap<SecretName, SecretString>,
     pub(crate) warnings: Vec<Warning>,
 }
@@ -106,13 +130,39 @@ impl Control {
         }
         core.check_disk().await?;
         let overcommit = new.overcommit;
-        let kind = new.runtime.or_else(|| runs_images(&new));
+        let kind = new.runtime.or_else(|| vm::by_image(&new));
         let (target, runtime) = core.choose_target(kind, new.target.as_ref())?;
         let checked = core.check_new(context, new, target.runtime, &target.name).await?;
         let wanted = checked.spec.resources.memory_mib;
         let reserved =
             if overcommit { None } else { Some(core.admit(&target.name, runtime.as_ref(), wanted).await?) };
         core.insert(context, checked, runtime.as_ref(), idempotency, reserved.as_ref()).await
+    }
+
+    /// What [`Self::create`] would say: whether all that can be known before is as it must be. Makes
+    /// nothing, and holds nothing back for it.
+    ///
+    /// # Errors
+    /// As for [`Self::create`].
+    pub async fn would_create(&self, context: &Context, new: NewInstance) -> Result<Vec<Warning>> {
+        let core = &self.core;
+        core.check_disk().await?;
+        let overcommit = new.overcommit;
+        let kind = new.runtime.or_else(|| vm::by_image(&new));
+        let (target, runtime) = core.choose_target(kind, new.target.as_ref())?;
+        let checked = core.check_new(context, new, target.runtime, &target.name).await?;
+        let tenant = context.tenant()?.clone();
+        let resource = Resource::new(tenant, "instance", checked.name.as_str());
+        authorize(context, Action::InstanceCreate, &resource)?;
+        if !overcommit {
+            core.admit(&target.name, runtime.as_ref(), checked.spec.resources.memory_mib).await?;
+        }
+        if let Some(port) = checked.spec.port
+            && !core.store.port_is_free(&Context::system("ports"), &target.name, port).await?
+        {
+            return Err(port_is_taken(port));
+        }
+        Ok(checked.warnings)
     }
 
     /// The answer to a request that was answered before.
@@ -162,20 +212,24 @@ impl Core {
         if let Some(from) = &new.import {
             import_home(adapter.as_ref(), from, &mut config, &mut secrets, &mut warnings).await?;
         }
-        if new.import.is_none() && new.dataset.is_none() {
-            default_model(&mut config);
-        }
+        let demo = new.import.is_none() && new.dataset.is_none();
+        let tenant = context.tenant()?;
+        let binding = Binding { template: new.template, variables: new.variables, overrides: new.overrides };
+        let whose = Whose { tenant, claw_type: &claw_type, demo };
+        let (layers, config, locked) = self.first_layers(&whose, binding, config).await?;
         let resources = resources(adapter.as_ref(), runtime, new.cpus, new.memory_mib, &mut warnings);
         let name = match new.name {
             Some(name) => name,
-            None => InstanceName::new(claw_type.as_str())?,
+            None => vm::name(new.vm.as_ref(), &claw_type)?,
         };
+        let ready_timeout = vm::ready_timeout_secs(new.vm.is_some());
         let spec = InstanceSpec {
             claw_type,
             version,
             runtime,
             target: target.clone(),
             image: new.image,
+            vm: new.vm.map(Box::new),
             resources,
             port: new.port,
             config: Box::new(config),
@@ -185,28 +239,72 @@ impl Core {
             dataset: new.dataset,
             restore: None,
             overcommit: new.overcommit,
-            ready_timeout_secs: new
-                .ready_timeout_secs
-                .unwrap_or_else(InstanceSpec::default_ready_timeout_secs),
+            ready_timeout_secs: new.ready_timeout_secs.unwrap_or(ready_timeout),
             labels: new.labels,
             policy: new.policy,
         };
         spec.check()?;
         check_labels(&spec.labels)?;
+        self.check_vm(context, &spec).await?;
         if spec.import.is_some() && spec.config_mode == ConfigMode::Managed {
             warnings.push(Warning {
                 field: "config_mode".into(),
                 message: "managed: the imported configuration is replaced by clawfarm's own, with the demo model unless --provider says otherwise; give seeded to keep it".into(),
             });
         }
+        if locked && spec.config_mode == ConfigMode::Seeded {
+            warnings.push(seeded_with_locks());
+        }
         clawfarm_failpoint::point!(Validate);
         warnings.extend(adapter.validate(&spec)?);
-        let owner = SecretOwner { tenant: context.tenant()?.clone(), instance: None };
-        self.check_secrets(context, &spec.config, &owner, |name| secrets.contains_key(name)).await?;
+        let owners = seen_by(context.tenant()?, &ProjectName::default_project(), None);
+        self.check_secrets(context, &spec.config, &owners, |name| secrets.contains_key(name)).await?;
         if let Some(dataset) = &spec.dataset {
             self.check_dataset(context, dataset, &spec).await?;
         }
-        Ok(Checked { name, spec, secrets, warnings })
+        Ok(Checked { name, spec, attended: new.attended, layers, secrets, warnings })
+    }
+
+    /// What a new instance's configuration is made of, what comes of it, and whether a layer has
+    /// locked anything.
+    async fn first_layers(
+        &self,
+        whose: &Whose<'_>,
+        binding: Binding,
+        mut config: ClawConfig,
+    ) -> Result<(Layered, ClawConfig, bool)> {
+        let project = ProjectName::default_project();
+        if binding.template.is_none() && !binding.variables.is_empty() {
+            return Err(Error::invalid("variables", "there is no template that they are for")
+                .fix("name one with --template, or set the values with --set"));
+        }
+        let applied = self.published(whose.tenant, &project, binding.template.as_ref()).await?;
+        for (name, value) in &binding.variables {
+            check_keys(value, &format!("variables.{name}"))?;
+        }
+        let mut own = document(&config)?;
+        merge(&mut own, &serde_json::Value::Object(binding.overrides.clone()));
+        check_keys(&own, "config")?;
+        let own = own.as_object().cloned().unwrap_or_default();
+        let layered = Layered {
+            own: Some(own.clone()),
+            template: binding.template,
+            variables: binding.variables,
+            applied,
+            revision: 0,
+            rewrite: 0,
+        };
+        if layered.applied.is_empty() && binding.overrides.is_empty() {
+            if whose.demo {
+                default_model(&mut config);
+            }
+            return Ok((layered, config, false));
+        }
+        let made = self.make(whose, &layered, &own).await?;
+        if let Some(refused) = made.effective.refused.iter().find(|it| it.by == Origin::Instance) {
+            return Err(refused.error());
+        }
+        Ok((layered, made.config, made.locked))
     }
 
     async fn check_dataset(&self, context: &Context, id: &ClawId, spec: &InstanceSpec) -> Result<()> {
@@ -264,6 +362,7 @@ impl Core {
             match self.wishing(&id, Box::pin(self.store.create_instance(&grant, row))).await {
                 Ok(Created::New { instance, operation }) => {
                     let warnings = checked.warnings;
+                    self.published_meanwhile(&instance).await?;
                     return Ok(Accepted { instance: *instance, operation, warnings, replayed: false });
                 }
                 Ok(Created::Replayed { instance, operation }) => {
@@ -285,6 +384,19 @@ impl Core {
         }
     }
 
+    /// Gives an instance what a rollout ended with between its making and its being written: the
+    /// rollout could not know of it.
+    async fn published_meanwhile(&self, instance: &Instance) -> Result<()> {
+        let layers = &instance.layers;
+        let now = self.published(&instance.tenant, &instance.project, layers.template.as_ref()).await?;
+        for (name, number) in now {
+            if layers.applied.get(&name) != Some(&number) {
+                self.give(&instance.id, &name, Some(number), None).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A port of the target that no instance has, and none of `taken`.
     pub(crate) async fn free_port(
         &self,
@@ -304,11 +416,6 @@ impl Core {
         taken.append(&mut self.store.ports_in_use(&system, target).await?);
         runtime.pick_port(&taken).await
     }
-}
-
-/// An image is run by a container engine, unless a target says otherwise.
-fn runs_images(new: &NewInstance) -> Option<RuntimeKind> {
-    (new.image.is_some() && new.target.is_none()).then_some(RuntimeKind::Docker)
 }
 
 /// The version that an image has by its tag: what is in it is looked at before it runs.
@@ -384,7 +491,10 @@ fn first_state(
         not_before: None,
         phase_since: now,
         last_error: None,
+        layers: checked.layers.clone(),
+        in_force: 0,
         update: None,
+        setup: vm::setup(checked),
         version: 1,
         created_at: now,
         updated_at: now,
@@ -400,6 +510,13 @@ pub(super) fn default_model(config: &mut ClawConfig) {
         base_url: None,
         fallbacks: Vec::new(),
     });
+}
+
+/// The error for a port that is asked for and that another instance has.
+pub(super) fn port_is_taken(port: u16) -> Error {
+    Error::new(Code::Conflict, format!("port {port} is another instance's"))
+        .field("port")
+        .fix("choose another port, or leave it out")
 }
 
 pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {

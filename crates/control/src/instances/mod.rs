@@ -10,5 +10,6 @@ mod read;
 mod send;
 pub(crate) mod software;
 pub(crate) mod token;
+mod vm;
 
 pub(crate) use lifecycle::{Wanted, busy};

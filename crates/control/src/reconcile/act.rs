@@ -66,6 +66,7 @@ pub(super) async fn act(
             Act::Suspend => suspend(core, hold, instance, &steps).await,
             Act::Stop(urgency) => stop(core, hold, instance, *urgency, &steps).await,
             Act::Destroy => destroy(core, hold, instance, &steps).await,
+            Act::Apply => super::apply::act(core, hold, instance, &steps).await,
             Act::Update => Box::pin(update::act(core, hold, instance, &steps)).await,
             Act::GiveUp(error) => give_up(core, hold, instance, error).await,
         }?;
@@ -92,7 +93,9 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
     }
     core.sleeper.wakings.begin(instance, false);
     let starting = async {
+        let stamps = core.stamps(instance).await?;
         let (launch, warnings) = core.launch(hold, instance, steps).await?;
+        core.note_given(hold, instance, stamps).await?;
         let name = &instance.spec.claw_type;
         steps.step("start", &format!("starting {name} {}", instance.spec.version), None, "");
         core.record(hold, &instance.id, |it| {
@@ -116,6 +119,9 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
         Err(_) => return Err(Error::new(Code::Timeout, "its start was not done within 45 minutes")),
     };
     core.sleeper.wakings.acted(&instance.id);
+    if let Some(note) = core.runtime(target)?.start_note(&instance.id).await {
+        core.record(hold, &instance.id, |_| vec![NewEvent::warning("memory-lost", note)]).await?;
+    }
     steps.step("ready", "waiting until it answers", None, "");
     saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
@@ -355,7 +361,7 @@ async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog)
     Ok(Again::Never)
 }
 
-async fn give_up(core: &Core, hold: &Hold, instance: &Instance, error: &Error) -> Result<Again> {
+pub(super) async fn give_up(core: &Core, hold: &Hold, instance: &Instance, error: &Error) -> Result<Again> {
     take_back(core, hold, instance).await?;
     let report = error.report();
     let failed = core
@@ -392,7 +398,7 @@ async fn take_back(core: &Core, hold: &Hold, instance: &Instance) -> Result<()> 
 }
 
 /// Writes down what an act saw.
-async fn saw(core: &Core, hold: &Hold, id: &ClawId, seen: Observation) -> Result<()> {
+pub(super) async fn saw(core: &Core, hold: &Hold, id: &ClawId, seen: Observation) -> Result<()> {
     core.record(hold, id, |it| absorb(it, &seen, Timestamp::now())).await?;
     Ok(())
 }
@@ -468,7 +474,7 @@ async fn stays_awake(core: &Core, hold: &Hold, instance: &Instance, error: &Erro
 impl Core {
     /// Writes what was observed of an instance, with the events of it, and ends the operation
     /// that it ends.
-    pub(super) async fn record(
+    pub(crate) async fn record(
         &self,
         hold: &Hold,
         id: &ClawId,

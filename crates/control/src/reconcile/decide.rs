@@ -8,6 +8,8 @@ use std::time::Duration;
 use clawfarm_model::instance::{RestartMode, RestartPolicy};
 use clawfarm_model::{Code, Desired, Error, Health, Instance, ObservedState, Phase, Timestamp, Urgency};
 
+use super::apply;
+
 /// How often something that is up is looked at, when nothing happens to it.
 pub(crate) const LIVENESS_EVERY: Duration = Duration::from_secs(15);
 /// How often a claw that starts is asked whether it has.
@@ -43,6 +45,8 @@ pub(crate) enum Act {
     Stop(Urgency),
     /// Remove it.
     Destroy,
+    /// Put its changed configuration in force while it runs.
+    Apply,
     /// Do the next stage of the update of its software.
     Update,
     /// Make no further attempt.
@@ -74,6 +78,9 @@ fn running(instance: &Instance, state: ObservedState, now: Timestamp) -> Decisio
         ObservedState::Running if run < instance.intent.run => {
             Decision::Act(Act::Stop(instance.intent.urgency), "a fresh start was asked for")
         }
+        ObservedState::Running if apply::is_due(instance) && is_well(instance) => {
+            paced(instance, now, Act::Apply, "its configuration changed")
+        }
         ObservedState::Running => Decision::Wait(next_look(instance, now)),
         ObservedState::Exited if ended_by_itself(instance) => after_an_end(instance, now),
         ObservedState::Absent | ObservedState::Prepared | ObservedState::Exited => {
@@ -83,6 +90,11 @@ fn running(instance: &Instance, state: ObservedState, now: Timestamp) -> Decisio
             paced(instance, now, Act::Start, "it is to be up")
         }
     }
+}
+
+/// Whether it can be asked what it goes by.
+fn is_well(instance: &Instance) -> bool {
+    instance.phase == Phase::Ready && instance.health == Health::Passing
 }
 
 /// Whether what is down went down in the run that is wanted, without being asked.

@@ -4,16 +4,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clawfarm_adapters::RenderInput;
+use clawfarm_adapters::{ClawAdapter, RenderInput, Rendered};
+use clawfarm_model::config::ClawConfig;
 use clawfarm_model::launch::{Launch, Placement};
 use clawfarm_model::secret::SecretName;
-use clawfarm_model::{Code, Context, Error, Instance, Phase, Result};
+use clawfarm_model::{Code, Context, Error, Instance, InstanceSpec, Phase, Result};
 use clawfarm_runtime::{Files, Progress, Runtime};
+use clawfarm_store::Given;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::Core;
 use crate::images::mark_of;
-use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, owner};
+use crate::keys::{GATEWAY_TOKEN, MODEL_KEY};
+use crate::secrets::{nearest, seen_by_instance};
 use crate::sharing::held::Hold;
 
 /// The largest of a claw's configuration files that is read back, in bytes.
@@ -27,6 +30,31 @@ impl Core {
         instance: &Instance,
         progress: &dyn Progress,
     ) -> Result<(Launch, Vec<clawfarm_adapters::Warning>)> {
+        let rendered = self.rendered(hold, instance, progress).await?;
+        self.keep_routes(instance, &rendered.inbox).await?;
+        Ok((rendered.launch, rendered.warnings))
+    }
+
+    /// The same, to look at: nothing is kept of it. One that was started has its place already.
+    pub(crate) async fn rendered(
+        &self,
+        hold: &Hold,
+        instance: &Instance,
+        progress: &dyn Progress,
+    ) -> Result<Rendered> {
+        self.rendering(hold, instance, &instance.spec, progress, |adapter, input| adapter.render(input)).await
+    }
+
+    /// What an adapter makes of an instance as it would be with another specification, in the
+    /// place that it has.
+    pub(crate) async fn rendering<T>(
+        &self,
+        hold: &Hold,
+        instance: &Instance,
+        spec: &InstanceSpec,
+        progress: &dyn Progress,
+        make: impl FnOnce(&dyn ClawAdapter, &RenderInput<'_>) -> Result<T> + Send,
+    ) -> Result<T> {
         let runtime = self.acting(hold, &instance.spec.target)?;
         let adapter = self.adapter(instance)?;
         let place = runtime.ensure(&placement(self, instance)?, progress).await?;
@@ -35,7 +63,7 @@ impl Core {
         }
         self.take_in(instance, runtime.as_ref(), progress).await?;
         progress.step("prepare", "writing its configuration", None, "");
-        let secrets = self.secret_values(instance).await?;
+        let secrets = self.secret_values(instance, &spec.config).await?;
         let existing = match runtime.files() {
             Some(files) => existing(files, instance, &adapter.existing_files()).await?,
             None => BTreeMap::new(),
@@ -46,31 +74,93 @@ impl Core {
         let model_key = SecretString::from(format!("{}.{}", instance.id, model_key.expose_secret()));
         clawfarm_failpoint::point!(Render);
         let address = self.doors.get().map(|doors| doors.address(&instance.id));
-        let rendered = adapter.render(&RenderInput {
+        let input = RenderInput {
             id: &instance.id,
             run: instance.intent.run,
-            spec: &instance.spec,
+            spec,
             place: &place,
             secrets: &secrets,
             gateway_token: &gateway_token,
             model_key: &model_key,
             public_url: address.as_deref(),
             existing: &existing,
-        })?;
-        self.keep_routes(instance, &rendered.inbox).await?;
-        Ok((rendered.launch, rendered.warnings))
+        };
+        make(adapter.as_ref(), &input)
     }
 
-    async fn secret_values(&self, instance: &Instance) -> Result<BTreeMap<SecretName, SecretString>> {
+    /// Which values of its secrets an instance would be given now. To be asked before the values
+    /// are: a value that comes in between is then given, and not known to be, and is given again.
+    pub(super) async fn stamps(&self, instance: &Instance) -> Result<BTreeMap<SecretName, String>> {
         let system = Context::system("launch");
-        let mut values = BTreeMap::new();
+        let mut stamps = BTreeMap::new();
         for reference in instance.spec.config.secrets() {
             let name = &reference.secret;
-            let value = self.resolve_secret(&system, &owner(instance), name).await?.ok_or_else(|| {
+            if stamps.contains_key(name) {
+                continue;
+            }
+            let all = self.store.stamps_of(&system, name).await?;
+            if let Some((_, stamp)) = nearest(&all, instance) {
+                stamps.insert(name.clone(), stamp.to_owned());
+            }
+        }
+        Ok(stamps)
+    }
+
+    /// Writes down which values the claw of this run is about to be given.
+    pub(super) async fn note_given(
+        &self,
+        hold: &Hold,
+        instance: &Instance,
+        stamps: BTreeMap<SecretName, String>,
+    ) -> Result<()> {
+        if stamps.is_empty() {
+            return Ok(());
+        }
+        let given = Given { run: instance.intent.run, stamps };
+        self.store.note_given(&Context::system("launch"), hold.fence(), &instance.id, &given).await
+    }
+
+    /// Writes down which values a claw that is up is about to take up: those that nothing but a
+    /// start brings to it stay what they are.
+    pub(super) async fn note_taken_up(
+        &self,
+        hold: &Hold,
+        instance: &Instance,
+        stamps: BTreeMap<SecretName, String>,
+    ) -> Result<()> {
+        let system = Context::system("launch");
+        let known = self.store.given(&system, &[&instance.id]).await?.remove(&instance.id);
+        let run = instance.observed.as_ref().map_or(0, |it| it.run);
+        let mut given = known.clone().filter(|it| it.run == run).unwrap_or(Given { run, ..Given::default() });
+        let adapter = self.adapter(instance)?;
+        let fields = instance.spec.config.secret_fields();
+        for (name, stamp) in stamps {
+            let mut of_it = fields.iter().filter(|(_, secret)| secret.secret == name);
+            if !of_it.any(|(field, _)| adapter.secret_restarts(field)) {
+                given.stamps.insert(name, stamp);
+            }
+        }
+        if known.as_ref() == Some(&given) || given.stamps.is_empty() {
+            return Ok(());
+        }
+        self.store.note_given(&system, hold.fence(), &instance.id, &given).await
+    }
+
+    async fn secret_values(
+        &self,
+        instance: &Instance,
+        config: &ClawConfig,
+    ) -> Result<BTreeMap<SecretName, SecretString>> {
+        let system = Context::system("launch");
+        let owners = seen_by_instance(instance);
+        let mut values = BTreeMap::new();
+        for reference in config.secrets() {
+            let name = &reference.secret;
+            let value = self.store.nearest_secret(&system, &owners, name).await?.ok_or_else(|| {
                 Error::invalid("config", format!("it refers to the secret '{name}', which does not exist"))
                     .fix(format!("clawfarm secret set {name}, then: clawfarm start {}", instance.id))
             })?;
-            values.insert(name.clone(), value);
+            values.insert(name.clone(), value.value);
         }
         Ok(values)
     }
@@ -90,7 +180,7 @@ impl Core {
         let adapter = self.adapter(instance)?;
         let present = existing(files, instance, &adapter.import_files()).await?;
         for (path, contents) in adapter.import(&present)?.files {
-            files.write(&instance.id, &path, &contents).await?;
+            files.write(&instance.id, &path, &contents, false).await?;
         }
         Ok(())
     }
@@ -114,6 +204,18 @@ impl Core {
     }
 }
 
+/// Writes the files of a launch that are not there as they should be.
+pub(crate) async fn write_files(files: &dyn Files, instance: &Instance, launch: &Launch) -> Result<()> {
+    for file in &launch.files {
+        let contents = file.contents.expose_secret().as_bytes();
+        let present = files.read(&instance.id, &file.path, MAX_FILE).await?;
+        if present.as_deref() != Some(contents) {
+            files.write(&instance.id, &file.path, contents, file.read_only).await?;
+        }
+    }
+    Ok(())
+}
+
 fn placement(core: &Core, instance: &Instance) -> Result<Placement> {
     let adapter = core.adapter(instance)?;
     let mut software = adapter.software(&instance.spec.version)?;
@@ -131,6 +233,7 @@ fn placement(core: &Core, instance: &Instance) -> Result<Placement> {
         software,
         image,
         mark,
+        vm: instance.spec.vm.as_deref().cloned(),
         resources: instance.spec.resources,
         port,
         dataset: instance.spec.dataset.clone(),
@@ -154,6 +257,10 @@ pub(crate) fn record(instance: &Instance) -> serde_json::Value {
     // Half-way, the data belongs to one version and what is to run is another.
     if let Some(update) = &instance.update {
         record["update"] = serde_json::json!(update);
+    }
+    // What was run must not be run again only because the store was lost.
+    if let Some(setup) = &instance.setup {
+        record["setup"] = serde_json::json!(setup);
     }
     // What was given up must not be tried again only because the store was lost.
     if instance.phase == Phase::Failed {

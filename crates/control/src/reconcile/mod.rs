@@ -7,15 +7,18 @@
 
 pub(crate) mod absorb;
 pub(crate) mod act;
+mod apply;
 mod decide;
 mod doubt;
 pub(crate) mod launch;
 mod pass;
-mod probe;
+pub(crate) mod probe;
 pub(crate) mod queue;
 pub(crate) mod reach;
 mod settle;
 mod update;
+
+pub(crate) use settle::stays_down;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -58,6 +61,9 @@ pub(crate) struct Reconciler {
     /// What was asked to take nothing new, on its way to sleep, and has not been let go since.
     /// For those that did not answer when that was to be taken back: since when.
     drained: Mutex<HashMap<ClawId, Option<Instant>>>,
+    /// For which revision of its configuration each was last started because it had not taken it up
+    /// while it ran.
+    started_for: Mutex<HashMap<ClawId, i64>>,
 }
 
 /// What tells one record of an instance from the next: the generation, whether it had failed, and
@@ -123,6 +129,20 @@ impl Reconciler {
         self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
     }
 
+    /// Whether it was started for this revision of its configuration.
+    fn was_started_for(&self, id: &ClawId, revision: i64) -> bool {
+        let started = self.started_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        started.get(id) == Some(&revision)
+    }
+
+    /// It is started for this revision of its configuration.
+    fn started_for(&self, id: &ClawId, revision: i64) {
+        self.started_for
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(id.clone(), revision);
+    }
+
     fn was_drained(&self, id: &ClawId) -> bool {
         let drained = self.drained.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         drained.get(id).is_some_and(|failed| failed.is_none_or(|since| since.elapsed() < DRAIN_LASTS))
@@ -145,6 +165,7 @@ impl Reconciler {
 
     fn forget(&self, id: &ClawId) {
         self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
+        self.started_for.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(id);
         self.failures.forget(id);
     }
 

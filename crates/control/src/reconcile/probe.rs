@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clawfarm_adapters::Probe;
 use clawfarm_model::event::NewEvent;
+use clawfarm_model::setup::{SetupStep, StepState};
 use clawfarm_model::{
     ClawId, Code, Error, Health, Instance, Observation, Phase, Signal, SoftwareUpdate, Timestamp, UpdateStage,
 };
@@ -13,6 +14,7 @@ use clawfarm_model::{
 use super::absorb::moved;
 use super::reach;
 use crate::core::Core;
+use crate::setup;
 
 /// How long one probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
@@ -55,6 +57,15 @@ pub(crate) enum Probed {
     Passed,
     /// It does not answer yet, and still has time.
     NotYet,
+    /// Its machine has booted, and the commands that set it up may be run.
+    Booted,
+    /// A command that set it up was begun, and nobody runs it any more.
+    CutOff {
+        /// Which, counted from 0.
+        at: usize,
+        /// When it was begun.
+        started_at: Option<Timestamp>,
+    },
     /// It should answer and does not.
     Failed(Error),
 }
@@ -70,6 +81,7 @@ impl Probed {
                     || instance.last_error.is_some()
             }
             Self::NotYet => instance.health == Health::Unknown,
+            Self::Booted | Self::CutOff { .. } => true,
             Self::Failed(_) => instance.health != Health::Failing,
         }
     }
@@ -82,10 +94,15 @@ pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) 
         (Ok(dial), Ok(adapter)) => {
             let ask = async {
                 if was_ready {
-                    adapter.probe_liveness(&dial).await
-                } else {
-                    adapter.probe_startup(&dial).await
+                    return adapter.probe_liveness(&dial).await;
                 }
+                if instance.spec.vm.is_some() {
+                    let booted = setup::booted(core, instance).await;
+                    if booted != Probe::Passed {
+                        return booted;
+                    }
+                }
+                adapter.probe_startup(&dial).await
             };
             tokio::time::timeout(PROBE_LIMIT, ask).await.unwrap_or_else(|_| {
                 Probe::NoAnswer(format!("it does not answer within {} s", PROBE_LIMIT.as_secs()))
@@ -95,7 +112,8 @@ pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) 
     };
     let failures = core.reconciler.failures.count(&instance.id, matches!(answer, Probe::Passed));
     let why = match answer {
-        Probe::Passed => return Probed::Passed,
+        Probe::Passed if was_ready => return Probed::Passed,
+        Probe::Passed => return setup::look(core, instance).unwrap_or(Probed::Passed),
         Probe::Failed(why) | Probe::NoAnswer(why) => why,
     };
     if was_ready {
@@ -138,6 +156,25 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
         Probed::NotYet => {
             if instance.health == Health::Unknown {
                 instance.health = Health::Starting;
+            }
+        }
+        Probed::Booted => {
+            if instance.health == Health::Unknown {
+                instance.health = Health::Starting;
+            }
+            if let Some(setup) = &mut instance.setup {
+                setup.waiting_since = Some(now);
+                let left = setup.steps.iter().filter(|step| !step.state.is_over()).count();
+                events.push(NewEvent::info("booted", format!("it has booted; {left} commands set it up")));
+            }
+        }
+        Probed::CutOff { at, started_at } => {
+            let setup = instance.setup.as_mut();
+            let still = |step: &SetupStep| step.state == StepState::Running && step.started_at == started_at;
+            if let Some(setup) = setup.filter(|setup| setup.steps.get(at).is_some_and(still)) {
+                setup.end(at, None, String::new(), now);
+                let what = format!("setup command {} was cut off; it is not run again by itself", at + 1);
+                events.push(NewEvent::warning("setup", what));
             }
         }
         Probed::Failed(error) if trying(instance).is_some() => {

@@ -48,7 +48,7 @@ impl Reach {
     async fn through(core: &Core, instance: &Instance, runtime: Arc<dyn Runtime>) -> Result<Self> {
         clawfarm_failpoint::point!(Reach);
         Ok(Self {
-            adapter: Arc::clone(core.adapter(instance)?),
+            adapter: core.adapter(instance)?,
             dial: dial_through(instance, runtime)?,
             token: core.key(instance, GATEWAY_TOKEN).await?,
         })

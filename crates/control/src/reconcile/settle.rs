@@ -15,7 +15,9 @@ pub(crate) fn outcome(instance: &Instance) -> Option<(OperationState, Option<Err
     let failed = || Some((OperationState::Failed, Some(why(instance))));
     let current = instance.observed.as_ref().is_some_and(|o| o.run >= instance.intent.run);
     match (instance.intent.desired, instance.phase) {
-        (Desired::Running, Phase::Ready) if current => reached,
+        (Desired::Running, Phase::Ready) if current && instance.in_force >= instance.layers.revision => {
+            reached
+        }
         (Desired::Running, Phase::Unhealthy) if current && instance.health == Health::Failing => failed(),
         (Desired::Running, Phase::Exited) if current && stays_down(instance) => failed(),
         (Desired::Stopped, Phase::Stopped)
@@ -27,7 +29,11 @@ pub(crate) fn outcome(instance: &Instance) -> Option<(OperationState, Option<Err
     }
 }
 
-fn stays_down(instance: &Instance) -> bool {
+/// Whether one that has ended is left so, by its policy.
+pub(crate) fn stays_down(instance: &Instance) -> bool {
+    if instance.phase != Phase::Exited {
+        return false;
+    }
     let code = instance.observed.as_ref().and_then(|o| o.exit.as_ref()).and_then(|e| e.code);
     match instance.spec.restart.mode {
         RestartMode::Never => true,

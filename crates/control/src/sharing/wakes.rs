@@ -16,6 +16,10 @@ use crate::reconcile::queue::Priority;
 /// What people's wishes are called in the events.
 const WISHES: [&str; 5] = ["created", "asked", "removing", "updated", "token-rotated"];
 
+/// What is said of an instance whose configuration changed, or is in force: a rollout that another
+/// server drives changes it without an operation that anybody waits for.
+const CONFIGURED: &str = "config";
+
 /// Follows the events until the server ends.
 pub(super) async fn run(core: Arc<Core>, mut events: Receiver<Arc<Told>>) {
     loop {
@@ -35,7 +39,15 @@ pub(super) async fn run(core: Arc<Core>, mut events: Receiver<Arc<Told>>) {
 async fn heard(core: &Core, event: &Event) {
     let Some(id) = &event.instance else { return };
     core.board.touched(id);
-    if !WISHES.contains(&event.reason.as_str()) || !core.may_be_mine(id) {
+    let priority = match event.reason.as_str() {
+        reason if WISHES.contains(&reason) => Priority::Person,
+        CONFIGURED => {
+            core.driver.wake();
+            Priority::Event
+        }
+        _ => return,
+    };
+    if !core.may_be_mine(id) {
         return;
     }
     // What is being done is left only when it is for an older wish: that of this server's own
@@ -46,5 +58,5 @@ async fn heard(core: &Core, event: &Event) {
     {
         core.reconciler.interrupt(id);
     }
-    core.reconciler.queue.push(id, Priority::Person);
+    core.reconciler.queue.push(id, priority);
 }

@@ -151,7 +151,7 @@ async fn parts(home: &std::path::Path) -> Parts {
     let runtime = SimRuntime::open(SimConfig::new(home.join("world"))).unwrap();
     Parts {
         store,
-        adapters: Registry::new([Arc::new(OpenClaw) as _]),
+        adapters: Registry::new([Arc::new(OpenClaw) as _]).with_folder(home.join("types")),
         targets: vec![(target, Arc::new(runtime))],
         opener: None,
         sharing: None,

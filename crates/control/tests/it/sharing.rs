@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clawfarm_adapters::Registry;
 use clawfarm_adapters::openclaw::OpenClaw;
-use clawfarm_control::{Accepted, Control, Doors, Entrance, Parts, Sharing, Traffic};
+use clawfarm_config::{Amount, Pause, Stage, Step, Strategy};
+use clawfarm_control::{Accepted, Control, Doors, Entrance, NewInstance, Parts, Publish, Sharing, Traffic};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::server::Member;
 use clawfarm_model::target::{RuntimeKind, Target};
@@ -298,4 +299,103 @@ async fn a_dashboard_at_one_server_keeps_another_from_suspending_its_claw() {
     dashboard.1.store(0, Ordering::Relaxed);
     later(300);
     until(Phase::Suspended).await;
+}
+
+/// Two servers whose clocks pass a job's time together, while the leases move between them.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_race_for_a_job_wake_its_claw_once() {
+    const CLAWS: usize = 12;
+    let home = tempfile::tempdir().unwrap();
+    let world = World::open(home.path().join("world")).unwrap();
+    let job = Timestamp::now().after(Duration::from_secs(7200));
+    world.change_behaviour(|b| b.claw.jobs = Some(vec![job.as_millis()])).unwrap();
+    let store = store(home.path()).await;
+    let ttl = Duration::from_secs(3);
+    let a = server(home.path(), store.clone(), "a", ttl).await;
+    let b = server(home.path(), store.clone(), "b", ttl).await;
+    until_shared(&a, &[32, 32]).await;
+    let mut claws = Vec::new();
+    for n in 0..CLAWS {
+        let it = reached(&a, a.create(&owner(), claw(&format!("c{n}")), None).await.unwrap()).await;
+        claws.push(reached(&b, b.suspend(&owner(), it.id.as_str(), false, false).await.unwrap()).await);
+    }
+    // A third comes and takes its share, and one goes, while all three look at what is due.
+    let c = server(home.path(), store, "c", ttl).await;
+    for server in [&a, &b, &c] {
+        server.advance_sleep_clock(Duration::from_secs(7200));
+    }
+    a.shutdown(None, false).await.unwrap();
+    for it in &claws {
+        let begun = std::time::Instant::now();
+        loop {
+            let now = b.get(&owner(), it.id.as_str()).await.unwrap();
+            if now.phase == Phase::Ready {
+                assert_eq!(now.intent.cause, clawfarm_model::Cause::Clock, "{}", it.id);
+                assert_eq!(now.intent.generation, it.intent.generation + 1, "one wish for {}", it.id);
+                break;
+            }
+            assert!(begun.elapsed() < LIMIT, "{} is {}: {:?}", it.id, now.phase, now.last_error);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let starts = world.acts_on(&it.id).unwrap().into_iter().filter(|act| *act == ActKind::Start).count();
+        assert_eq!(starts, 2, "{}: made, and woken once", it.id);
+    }
+    for server in [b, c] {
+        server.shutdown(None, false).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_that_drive_a_rollout_change_no_more_at_once_than_one() {
+    let home = tempfile::tempdir().unwrap();
+    let store = store(home.path()).await;
+    let ttl = Duration::from_secs(3600);
+    let servers = [
+        server(home.path(), store.clone(), "a", ttl).await,
+        server(home.path(), store.clone(), "b", ttl).await,
+    ];
+    let name = crate::configs::name("support");
+    let save = async |value: &str| {
+        let content = serde_json::from_value(serde_json::json!({"body": {"env": {"A": value}}})).unwrap();
+        let new = clawfarm_control::NewConfig { content, ..Default::default() };
+        servers[0].save_config(&owner(), &name, new).await.unwrap();
+    };
+    let until = async |id: &str, stage: Stage| {
+        let begun = std::time::Instant::now();
+        loop {
+            let now = servers[1].rollout(&owner(), id).await.unwrap();
+            if now.stage == stage {
+                return now;
+            }
+            assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} for {stage:?}: {now:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    save("0").await;
+    let first = servers[0].publish(&owner(), &name, Default::default()).await.unwrap();
+    until(&first.id, Stage::Done).await;
+    for n in 0..4 {
+        let new = NewInstance { template: Some(name.clone()), ..claw(&format!("c{n}")) };
+        let accepted = servers[n % 2].create(&owner(), new, None).await.unwrap();
+        done(&servers[n % 2], &accepted).await;
+    }
+    // Each server is told of what the other does, and both look at it all the time.
+    for round in 1..=3 {
+        save(&round.to_string()).await;
+        let canary = Step { to: Amount::Count(1), then: Pause::Promotion };
+        let strategy = Strategy { steps: vec![canary], ..Strategy::default() };
+        let what = Publish { strategy, ..Publish::default() };
+        let begun = servers[round % 2].publish(&owner(), &name, what).await.unwrap();
+        let waiting = until(&begun.id, Stage::Waiting).await;
+        assert_eq!((waiting.counts.proven, waiting.counts.pending), (1, 3), "{waiting:?}");
+        let all = servers[0].list(&owner(), &Default::default(), None, 100).await.unwrap().items;
+        let having = all.iter().filter(|it| it.layers.applied.get(&name) == Some(&begun.to)).count();
+        assert_eq!(having, 1, "round {round}");
+        servers[1].promote_rollout(&owner(), &begun.id).await.unwrap();
+        let ended = until(&begun.id, Stage::Done).await;
+        assert_eq!(ended.counts.seen, 4, "{ended:?}");
+    }
+    for control in &servers {
+        control.shutdown(None, false).await.unwrap();
+    }
 }

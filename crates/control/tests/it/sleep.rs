@@ -1,11 +1,14 @@
 //! Suspend and resume, cold and warm.
 
 use clawfarm_adapters::SendEvent;
-use clawfarm_model::{Code, Phase};
+use clawfarm_model::authz::{Action, Resource, authorize};
+use clawfarm_model::name::{ProjectName, TenantName};
+use clawfarm_model::{Cause, Code, Context, Desired, Phase};
 use clawfarm_runtime_sim::{ActKind, Blocker};
+use clawfarm_store::{MasterKey, Store, StoreConfig};
 use futures::StreamExt;
 
-use crate::fleet::{Fleet, owner};
+use crate::fleet::{Fleet, claw, owner, tenant};
 
 #[tokio::test]
 async fn an_idle_claw_sleeps_and_wakes() {
@@ -129,4 +132,36 @@ async fn a_message_to_what_is_stopped_is_refused_with_the_way_out() {
     assert!(refused.fix_text().unwrap().contains("clawfarm start"), "{refused}");
     let empty = fleet.control.send(&owner(), "alice", " ").await.err().unwrap();
     assert_eq!(empty.field_name(), Some("message"));
+}
+
+#[tokio::test]
+async fn a_claw_wakes_another_of_its_project_and_of_no_other() {
+    let fleet = Fleet::new().await;
+    let caller = fleet.ready("caller").await;
+    let sleeper = fleet.ready("sleeper").await;
+    fleet.reached(fleet.control.suspend(&owner(), "sleeper", false, false).await.unwrap()).await;
+    let woken = fleet.control.wake_by_instance(&caller.id, &sleeper.id).await.unwrap();
+    assert_eq!((woken.intent.cause, woken.intent.desired), (Cause::Instance, Desired::Running));
+    fleet.until_phase("sleeper", Phase::Ready).await;
+    // Awake already: a success, and nothing is done.
+    let again = fleet.control.wake_by_instance(&caller.id, &sleeper.id).await.unwrap();
+    assert_eq!((again.phase, again.intent.generation), (Phase::Ready, woken.intent.generation));
+    assert_eq!(fleet.count(&sleeper, ActKind::Start), 2);
+    // Another tenant's, with the same names.
+    let stranger = tenant("stranger");
+    let key = MasterKey::load_or_create(&fleet.home().join("master.key")).unwrap();
+    let store = Store::open(StoreConfig::sqlite(fleet.home().join("clawfarm.db"), key)).await.unwrap();
+    let server = Context::system("test");
+    let theirs = Resource::new(TenantName::new("stranger").unwrap(), "tenant", "stranger");
+    let leave = authorize(&server, Action::ServerAdmin, &theirs).unwrap();
+    store.add_project(&leave, &ProjectName::default_project()).await.unwrap();
+    let accepted = fleet.control.create(&stranger, claw("caller"), None).await.unwrap();
+    let theirs = accepted.instance.id.clone();
+    fleet.reached(fleet.control.suspend(&owner(), "sleeper", false, false).await.unwrap()).await;
+    let refused = fleet.control.wake_by_instance(&theirs, &sleeper.id).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    // One that was stopped is not for claws to start.
+    fleet.reached(fleet.control.stop(&owner(), "sleeper", false).await.unwrap()).await;
+    let refused = fleet.control.wake_by_instance(&caller.id, &sleeper.id).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Conflict);
 }

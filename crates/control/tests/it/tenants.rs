@@ -63,9 +63,9 @@ async fn secrets_are_their_tenants_and_clawfarms_own_stay_hidden() {
     let refused =
         fleet.control.set_secret(&owner(), Some("alice"), &reserved, &"x".into()).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidInput);
-    assert!(fleet.control.remove_secret(&owner(), Some("alice"), &reserved).await.is_err());
-    fleet.control.remove_secret(&owner(), None, &name).await.unwrap();
-    let gone = fleet.control.remove_secret(&owner(), None, &name).await.unwrap_err();
+    assert!(fleet.control.remove_secret(&owner(), Some("alice"), &reserved, false).await.is_err());
+    fleet.control.remove_secret(&owner(), None, &name, false).await.unwrap();
+    let gone = fleet.control.remove_secret(&owner(), None, &name, false).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
 }
 

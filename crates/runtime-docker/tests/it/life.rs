@@ -132,7 +132,7 @@ async fn its_files_are_its_own_and_stay_over_starts(farm: Farm) {
     let read = |path: &'static str| files.read(&id, Path::new(path), 1000);
     assert_eq!(read("workspace/memory").await.unwrap().as_deref(), Some(b"remember\n".as_slice()));
     assert_eq!(read("nothing").await.unwrap(), None);
-    files.write(&id, Path::new("workspace/from/outside"), b"here").await.unwrap();
+    files.write(&id, Path::new("workspace/from/outside"), b"here", false).await.unwrap();
     assert_eq!(farm.run(&id, &["cat", "from/outside"]).await, ("here".to_owned(), 0));
     for path in ["../container.json", "/etc/passwd"] {
         assert_eq!(read(path).await.unwrap_err().code(), Code::InvalidInput, "{path}");

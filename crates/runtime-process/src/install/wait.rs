@@ -9,18 +9,27 @@ use clawfarm_runtime::Progress;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::npm::FetchCount;
-use super::{CLAW_LOG, Install, NODE_LOG};
+use super::run::LineCount;
+use super::site::Site;
 use clawfarm_files::io_error;
 
 const POLL: Duration = Duration::from_millis(200);
 
-/// How long the other may take: three runs of npm, each within its own limit.
+/// How long the other may take: three runs of an installer, each within its own limit.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// Takes the lock of an installation, waiting while another holds it and telling how far it is.
-pub(super) async fn for_lock(install: &Install, progress: &dyn Progress) -> Result<File> {
-    let path = install.lock_path();
+/// What an installation does, latest first: the log that it begins with, and what tells of it.
+type Steps<'a> = [(&'static str, &'a (dyn Fn() + Sync))];
+
+/// Takes the lock of an installation, waiting while another holds it and telling how far it is: by
+/// its `steps`, and by the lines of their logs with `sign` in them.
+pub(super) async fn for_lock(
+    site: &Site,
+    steps: &Steps<'_>,
+    sign: &'static [u8],
+    progress: &dyn Progress,
+) -> Result<File> {
+    let path = site.lock_path();
     let file = File::options()
         .read(true)
         .write(true)
@@ -30,7 +39,7 @@ pub(super) async fn for_lock(install: &Install, progress: &dyn Progress) -> Resu
         .open(&path)
         .map_err(|e| io_error(format!("open '{}'", path.display()), e))?;
     let deadline = tokio::time::Instant::now() + LIMIT;
-    let mut watched = Watched::default();
+    let mut watched = Watched { step: None, count: LineCount::of(sign), sign };
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
@@ -44,32 +53,31 @@ pub(super) async fn for_lock(install: &Install, progress: &dyn Progress) -> Resu
             )
             .fix(format!("end the process that holds it: `fuser {}`", path.display())));
         }
-        watched.report(install, progress);
+        watched.report(site, steps, progress);
         tokio::time::sleep(POLL).await;
     }
 }
 
 /// What is known of the other's progress.
-#[derive(Default)]
 struct Watched {
     step: Option<&'static str>,
-    count: FetchCount,
+    count: LineCount,
+    sign: &'static [u8],
 }
 
 impl Watched {
-    fn report(&mut self, install: &Install, progress: &dyn Progress) {
-        let step = [CLAW_LOG, NODE_LOG].into_iter().find(|log| install.work().join(log).exists());
+    fn report(&mut self, site: &Site, steps: &Steps<'_>, progress: &dyn Progress) {
+        let found = steps.iter().find(|(log, _)| site.work().join(log).exists());
+        let step = found.map(|(log, _)| *log);
         if step != self.step {
             self.step = step;
-            self.count = FetchCount::default();
-            match step {
-                Some(CLAW_LOG) => install.step_claw(progress),
-                Some(_) => install.step_node(progress),
-                None => {}
+            self.count = LineCount::of(self.sign);
+            if let Some((_, tell)) = found {
+                tell();
             }
         }
         if let Some(step) = step {
-            progress.advance(self.count.update(&install.work().join(step)));
+            progress.advance(self.count.update(&site.work().join(step)));
         }
     }
 }

@@ -123,6 +123,7 @@ impl Farm {
             tenant: TenantName::default_tenant(),
             software: software("1.0.0"),
             mark: None,
+            vm: None,
             resources: Resources { cpus: 1.0, memory_mib: 512 },
             port,
             dataset: None,
@@ -183,6 +184,8 @@ pub(crate) fn software(version: &str) -> Software {
     Software {
         claw_type: ClawType::new("test").unwrap(),
         version: version.to_owned(),
+        own: None,
+        pip: None,
         npm: Some(NpmInstall {
             node: NODE.to_owned(),
             package: "small-claw".to_owned(),

@@ -29,7 +29,7 @@ async fn links_that_it_plants_lead_the_server_nowhere() {
         assert_eq!(error.code(), Code::InvalidInput, "{path}: {error:?}");
         assert!(!error.to_string().contains("the master key"));
     }
-    let error = files.write(&claw, "conf/master.key".as_ref(), b"x").await.unwrap_err();
+    let error = files.write(&claw, "conf/master.key".as_ref(), b"x", false).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidInput, "{error:?}");
     farm.stop(&claw).await;
 

@@ -235,7 +235,7 @@ async fn gets_its_files_and_exactly_its_environment() {
     assert_eq!(read("conf/a.json").await.unwrap().unwrap(), b"{1}");
     assert_eq!(read("conf/none").await.unwrap(), None);
     assert_eq!(read("../instance.json").await.unwrap_err().code(), Code::InvalidInput);
-    farm.rt.files().unwrap().write(&claw, "conf/a.json".as_ref(), b"{2}").await.unwrap();
+    farm.rt.files().unwrap().write(&claw, "conf/a.json".as_ref(), b"{2}", false).await.unwrap();
     assert_eq!(read("conf/a.json").await.unwrap().unwrap(), b"{2}");
 }
 

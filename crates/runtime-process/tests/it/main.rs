@@ -7,5 +7,6 @@ mod hostile;
 mod install;
 mod killed;
 mod life;
+mod pip;
 mod recover;
 mod upgrade;

@@ -113,7 +113,7 @@ async fn it_tells_which_configuration_is_in_force() {
     };
     let write = |text: &str| {
         let (sim, a, config, text) = (&sim, &a, &config, text.to_owned());
-        async move { sim.files().unwrap().write(a, config, text.as_bytes()).await.unwrap() }
+        async move { sim.files().unwrap().write(a, config, text.as_bytes(), false).await.unwrap() }
     };
     up(&sim, &a, PORT, 1).await;
     assert_eq!(asked("{}").await, InForce::Yes);

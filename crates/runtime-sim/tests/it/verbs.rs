@@ -203,7 +203,7 @@ async fn data_outlives_its_claw() {
     assert_eq!(files.import(&a, &home, &NoProgress).await.unwrap(), 4);
     assert_eq!(files.import(&a, &home, &NoProgress).await.unwrap_err().code(), Code::Conflict);
     up(&sim, &a, PORT, 1).await;
-    files.write(&a, Path::new("more/x"), b"y").await.unwrap();
+    files.write(&a, Path::new("more/x"), b"y", false).await.unwrap();
     let place = sim.ensure(&placement(&a, PORT), &NoProgress).await.unwrap();
     for (file, mode) in [("openclaw.json", 0o600), ("deep/locked.json", 0o400)] {
         let meta = std::fs::metadata(place.state_dir.join(file)).unwrap();
@@ -256,6 +256,14 @@ async fn logs_exec_and_use() {
     let mut echo = exec.exec(&a, run(&["echo", "hello", "there"])).await.unwrap();
     assert_eq!(echo.output.recv().await, Some(ExecOutput::Stdout("hello there\n".into())));
     assert_eq!(echo.output.recv().await, Some(ExecOutput::Exit(0)));
+    for (document, valid) in [(r#"{"gateway":{}}"#, true), (r#"{"sim":{"invalid":1}}"#, false)] {
+        let mut judge = exec.exec(&a, run(&["/opt/bin/node", "-e", "..."])).await.unwrap();
+        let asked = format!("{}\n", serde_json::json!({ "document": document }));
+        judge.input.send(ExecInput::Stdin(asked.into())).await.unwrap();
+        let Some(ExecOutput::Stdout(said)) = judge.output.recv().await else { panic!("it says something") };
+        let said: serde_json::Value = serde_json::from_slice(&said).unwrap();
+        assert_eq!(said["valid"], valid, "{said}");
+    }
     let tty = Some(TermSize { cols: 80, rows: 24 });
     let mut shell = exec.exec(&a, ExecRequest { argv: vec![], tty, term: None }).await.unwrap();
     shell.input.send(ExecInput::Resize(TermSize { cols: 100, rows: 30 })).await.unwrap();
@@ -296,7 +304,7 @@ async fn what_is_done_under_a_lease_that_another_server_had_since_is_refused() {
     refused("keep_record", old.keep_record(&a, &serde_json::json!({})).await.err());
     refused("freeze", old.freeze().unwrap().freeze(&a).await.err());
     refused("suspend", old.suspend().unwrap().suspend(&a).await.err());
-    refused("write", old.files().unwrap().write(&a, Path::new("x"), b"y").await.err());
+    refused("write", old.files().unwrap().write(&a, Path::new("x"), b"y", false).await.err());
     assert_eq!((sim.world().acts_on(&a).unwrap(), sim.observe(&a).await.unwrap()), before);
     assert_eq!(sim.observe(&id("b-12345")).await.unwrap().state, ObservedState::Absent);
     // Whoever holds it goes on; so does a server that is alone, whose lock is its lease.

@@ -5,6 +5,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
 use clawfarm_api::{ConsoleRequest, ConsoleTicket, PREFIX};
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{Code, Error, Result};
 use clawfarm_runtime::{ExecRequest, TermSize};
 use http::StatusCode;
@@ -33,13 +34,15 @@ pub(super) async fn ticket(
     Segment(id): Segment<IdText>,
     JsonOrDefault(request): JsonOrDefault<ConsoleRequest>,
 ) -> ApiResult<axum::Json<ConsoleTicket>> {
+    let setup = request.setup;
     let request = exec_request(request)?;
     let instance = state.control().get(&context, &id.0).await?;
     let named = match (state.peers(), state.control().node()) {
         (Some(peers), Some(own)) => Some(peers.signer.ticket(own)?),
         _ => None,
     };
-    let (text, expires_at) = state.consoles().issue(context, instance.id.to_string(), request, named)?;
+    let (text, expires_at) =
+        state.consoles().issue(context, instance.id.to_string(), request, setup, named)?;
     Ok(axum::Json(ConsoleTicket { path: format!("{PREFIX}/consoles/{text}"), expires_at }))
 }
 
@@ -60,7 +63,13 @@ pub(super) async fn open(
     let ticket = state.consoles().redeem(&ticket.0)?;
     let place = state.consoles().place()?;
     let upgrade = upgrade.map_err(|rejection| no_websocket(&rejection))?;
-    let (session, using) = state.control().exec(&ticket.context, &ticket.instance, ticket.request).await?;
+    let (control, request) = (state.control(), ticket.request);
+    let (session, using) = match ticket.setup.and_then(|at| usize::try_from(at).ok()) {
+        Some(at) => {
+            control.exec_setup(&ticket.context, &ticket.instance, at, request.tty, request.term).await?
+        }
+        None => control.exec(&ticket.context, &ticket.instance, request).await?,
+    };
     let stop = state.shutdown().clone();
     Ok(upgrade.max_message_size(MESSAGE_MAX).max_frame_size(MESSAGE_MAX).on_upgrade(
         move |socket| async move {
@@ -81,6 +90,15 @@ pub(super) fn no_websocket(rejection: &WebSocketUpgradeRejection) -> ApiError {
 }
 
 fn exec_request(request: ConsoleRequest) -> Result<ExecRequest> {
+    if request.setup.is_some() && !request.argv.is_empty() {
+        return Err(Error::invalid("argv", "a setup command and another one can't both be run")
+            .fix("leave one of 'setup' and 'argv' out"));
+    }
+    if let Some(at) = request.setup.filter(|at| usize::try_from(*at).is_ok_and(|at| at >= VmSpec::SETUP_MAX))
+    {
+        return Err(Error::invalid("setup", format!("no machine has a setup command {at}, counted from 0"))
+            .fix(format!("give 0 to {}", VmSpec::SETUP_MAX - 1)));
+    }
     if request.argv.iter().any(|argument| argument.contains('\0')) {
         return Err(Error::invalid("argv", "an argument contains a NUL byte").fix("remove it"));
     }
@@ -132,6 +150,8 @@ mod tests {
         assert_eq!(field(|r| r.argv = vec!["a\0".into()]), "argv");
         assert_eq!(field(|r| r.argv = vec!["a".repeat(70_000)]), "argv");
         assert_eq!(field(|r| r.argv = vec![String::new()]), "argv[0]");
+        assert_eq!(field(|r| r.setup = Some(0)), "argv");
+        assert_eq!(field(|r| (r.argv, r.setup) = (Vec::new(), Some(64))), "setup");
         assert_eq!(field(|r| r.cols = Some(0)), "cols");
         assert_eq!(field(|r| r.rows = Some(1001)), "rows");
         assert_eq!(field(|r| r.term = Some("x\x1b[".into())), "term");

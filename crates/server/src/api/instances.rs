@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use clawfarm_api::{
-    Accepted, CreateInstance, InstanceList, InstanceQuery, InstanceView, PREFIX, RemoveQuery, UpdateInstance,
-    WarningView,
+    Accepted, CreateInstance, InstanceList, InstanceQuery, InstanceView, PREFIX, RemoveQuery, Tried,
+    TryQuery, UpdateInstance, WarningView,
 };
 use clawfarm_control::{Change, InstanceFilter, NewInstance};
 use clawfarm_model::{Error, Instance, Result};
@@ -38,12 +38,12 @@ pub(super) async fn list(
 
 /// Makes an instance and starts it. Answered at once, with the operation to wait for. With an
 /// `Idempotency-Key`, the same request again is answered as the first one was, and makes
-/// nothing.
+/// nothing. With `dry_run` it is only said whether it could be made.
 #[utoipa::path(
     post, path = "/api/v1/instances", tag = "instances",
-    params(("idempotency-key" = inline(IdempotencyKey), Header, description = "The caller's name for this request")),
+    params(TryQuery, ("idempotency-key" = inline(IdempotencyKey), Header, description = "The caller's name for this request")),
     request_body(content = CreateInstance, example = json!({"claw_type": "openclaw", "name": "alice"})),
-    responses((status = 201, description = "It is being made", body = Accepted, headers(
+    responses((status = 200, description = "It could be made; only tried", body = Tried), (status = 201, description = "It is being made", body = Accepted, headers(
         ("location" = String, description = "The instance"),
         ("etag" = String, description = "Its version"),
         ("idempotent-replayed" = bool, description = "`true` when the answer is that of an earlier request"))))
@@ -53,8 +53,9 @@ pub(super) async fn create(
     Ctx(context): Ctx,
     IsLocal(local): IsLocal,
     key: IdempotencyKey,
+    Query(TryQuery { dry_run }): Query<TryQuery>,
     Json { value: new, hash }: Json<CreateInstance>,
-) -> ApiResult<impl IntoResponse> {
+) -> ApiResult<Response> {
     // A path of the caller's machine would mean another folder here; and the server, which may
     // be root, must not read its machine's files for whoever reaches it from elsewhere.
     if new.import.is_some() && !local {
@@ -62,7 +63,18 @@ pub(super) async fn create(
             .fix("copy the folder there, and run this command there, without --host")
             .into());
     }
-    Ok(made(state.control().create(&context, new_instance(new), key.with(&hash)).await?))
+    if new.vm.as_ref().is_some_and(|vm| vm.workspace.is_some()) && !local {
+        return Err(Error::invalid(
+            "vm.workspace",
+            "a folder of the server's machine is shared only by who is on that machine",
+        )
+        .fix("use a volume, or run this command there, without --host")
+        .into());
+    }
+    if dry_run {
+        return Ok(tried(state.control().would_create(&context, new_instance(new)).await?));
+    }
+    Ok(made(state.control().create(&context, new_instance(new), key.with(&hash)).await?).into_response())
 }
 
 /// The answer to what made an instance.
@@ -92,15 +104,17 @@ pub(super) async fn get(
 }
 
 /// Changes an instance: the changeable part as a whole. What is left out returns to its
-/// default. One that is up is started again when what runs would differ.
+/// default. One that is up is started again when what runs would differ. With `dry_run` it is only
+/// said whether it could be changed so.
 #[utoipa::path(
     put, path = "/api/v1/instances/{id}", tag = "instances",
     params(
         ("id" = inline(IdText), Path, description = "Its id, its name when that is unique, or a unique prefix"),
+        TryQuery,
         ("if-match" = inline(IfMatch), Header, description = "The ETag that the change is based on", example = "\"7\""),
     ),
     request_body = UpdateInstance,
-    responses((status = 202, description = "It is being changed", body = Accepted, headers(
+    responses((status = 200, description = "It could be changed so; only tried", body = Tried), (status = 202, description = "It is being changed", body = Accepted, headers(
         ("location" = String, description = "The operation"),
         ("etag" = String, description = "Its new version"))))
 )]
@@ -109,9 +123,14 @@ pub(super) async fn update(
     Ctx(context): Ctx,
     Segment(id): Segment<IdText>,
     IfMatch(version): IfMatch,
+    Query(TryQuery { dry_run }): Query<TryQuery>,
     Json { value: change, .. }: Json<UpdateInstance>,
-) -> ApiResult<impl IntoResponse> {
-    Ok(accepted(state.control().update(&context, &id.0, version, change_of(change)).await?))
+) -> ApiResult<Response> {
+    let change = change_of(change);
+    if dry_run {
+        return Ok(tried(state.control().would_update(&context, &id.0, version, change).await?));
+    }
+    Ok(accepted(state.control().update(&context, &id.0, version, change).await?).into_response())
 }
 
 /// Removes an instance. Its data stays as a dataset, unless `purge`.
@@ -141,12 +160,20 @@ pub(super) fn accepted(accepted: clawfarm_control::Accepted) -> impl IntoRespons
 }
 
 fn view(accepted: clawfarm_control::Accepted) -> Accepted {
-    let warning = |w: clawfarm_adapters::Warning| WarningView { field: w.field, message: w.message };
     Accepted {
         instance: InstanceView::from(&accepted.instance),
         operation: accepted.operation,
         warnings: accepted.warnings.into_iter().map(warning).collect(),
     }
+}
+
+fn warning(warning: clawfarm_adapters::Warning) -> WarningView {
+    WarningView { field: warning.field, message: warning.message }
+}
+
+/// The answer to what was only tried.
+fn tried(warnings: Vec<clawfarm_adapters::Warning>) -> Response {
+    Answer(Tried { warnings: warnings.into_iter().map(warning).collect() }).into_response()
 }
 
 pub(super) fn tagged(instance: &Instance) -> HeaderMap {
@@ -200,11 +227,16 @@ fn new_instance(new: CreateInstance) -> NewInstance {
         version: new.version,
         runtime: new.runtime,
         image: new.image,
+        vm: new.vm,
+        attended: new.attended,
         target: new.target,
         cpus: resources.cpus,
         memory_mib: resources.memory_mib,
         port: new.port,
         config: new.config,
+        overrides: new.overrides,
+        template: new.template,
+        variables: new.variables,
         secrets: new.secrets.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect(),
         config_mode: new.config_mode,
         restart: new.restart,

@@ -2,6 +2,8 @@
 
 mod backup;
 mod certificates;
+mod configs;
+mod configured;
 mod console;
 mod datasets;
 mod docs;
@@ -16,14 +18,17 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod operations;
+mod rollouts;
 mod secrets;
 mod send;
 mod server;
 mod servers;
+mod setup;
 mod sleep;
 mod support;
 mod targets;
 mod token;
+mod vm_images;
 
 use axum::middleware::{from_fn, from_fn_with_state};
 use clawfarm_api::query::{DEFAULT_LIMIT, MAX_LIMIT};
@@ -74,14 +79,31 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(sleep::server, sleep::change_server))
         .routes(routes!(sleep::tenant, sleep::change_tenant))
         .routes(routes!(sleep::project, sleep::change_project))
+        .routes(routes!(configured::explain, configured::change))
+        .routes(routes!(configs::list, configs::create))
+        .routes(routes!(configs::get, configs::save, configs::remove))
+        .routes(routes!(configs::revisions))
+        .routes(routes!(configs::revision))
+        .routes(routes!(configs::diff))
+        .routes(routes!(configs::try_out))
+        .routes(routes!(rollouts::list))
+        .routes(routes!(rollouts::get))
+        .routes(routes!(rollouts::instances))
+        .routes(routes!(rollouts::pause))
+        .routes(routes!(rollouts::resume))
+        .routes(routes!(rollouts::abort))
+        .routes(routes!(rollouts::promote))
+        .routes(routes!(rollouts::roll_back))
         .routes(routes!(console::ticket))
+        .routes(routes!(setup::change))
         .routes(routes!(metrics::instance))
         .routes(routes!(metrics::prometheus))
         .routes(routes!(token::reveal))
         .routes(routes!(token::rotate))
         .routes(routes!(token::dashboard))
         .routes(routes!(secrets::list))
-        .routes(routes!(secrets::set, secrets::remove))
+        .routes(routes!(secrets::get, secrets::set, secrets::remove))
+        .routes(routes!(secrets::rotate))
         .routes(routes!(inbox::list, inbox::remove_all))
         .routes(routes!(inbox::replay_all))
         .routes(routes!(inbox::get, inbox::remove))
@@ -90,6 +112,7 @@ fn plain() -> OpenApiRouter<ServerState> {
         .routes(routes!(datasets::remove))
         .routes(routes!(images::list, images::remove))
         .routes(routes!(images::log))
+        .routes(routes!(vm_images::list, vm_images::remove))
         .routes(routes!(targets::list, targets::add))
         .routes(routes!(targets::remove))
         .routes(routes!(operations::list))
@@ -106,8 +129,14 @@ fn waiting() -> OpenApiRouter<ServerState> {
         .routes(routes!(forward::open))
         .routes(routes!(backup::backup))
         .routes(routes!(backup::restore))
+        .routes(routes!(configs::plan))
+        .routes(routes!(configs::publish))
+        .routes(routes!(configs::roll_back))
+        .routes(routes!(configured::drift, configured::mend))
+        .routes(routes!(configured::change_many))
         .routes(routes!(images::build))
         .routes(routes!(images::pull))
+        .routes(routes!(vm_images::add))
         .routes(routes!(send::send))
         .routes(routes!(logs::instance))
         .routes(routes!(events::all))

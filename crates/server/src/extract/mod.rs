@@ -11,5 +11,5 @@ mod strict;
 pub(crate) use context::{Ctx, IsLocal, OverSocket};
 pub(crate) use headers::{IdempotencyKey, IfMatch, LastEventId, WantsStream};
 pub(crate) use json::{Json, JsonOrDefault};
-pub(crate) use path::{IdText, Segment, Segments};
+pub(crate) use path::{IdText, RevisionOf, Segment, Segments};
 pub(crate) use query::Query;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use clawfarm_model::{Code, Error};
+use clawfarm_model::{Code, ConfigName, Error};
 use http::request::Parts;
 use utoipa::PartialSchema;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -18,11 +18,7 @@ impl<S: Send + Sync, T: FromStr<Err = Error>> FromRequestParts<S> for Segment<T>
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
-            Error::new(Code::InvalidInput, "the path is no UTF-8 text")
-                .field("path")
-                .fix("escape it as UTF-8")
-        })?;
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| no_text())?;
         let (_, value) = parameters
             .iter()
             .next()
@@ -40,17 +36,35 @@ impl<S: Send + Sync> FromRequestParts<S> for Segments {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Segment(id) = Segment::<IdText>::from_request_parts(parts, state).await?;
-        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
-            Error::new(Code::InvalidInput, "the path is no UTF-8 text")
-                .field("path")
-                .fix("escape it as UTF-8")
-        })?;
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| no_text())?;
         let (_, message) = parameters
             .iter()
             .nth(1)
             .ok_or_else(|| Error::new(Code::Internal, "a route lacks its second parameter"))?;
         Ok(Self(id, message.parse::<IdText>().map_err(|error| error.field("message"))?))
     }
+}
+
+/// The configuration and the number of a revision in a path, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct RevisionOf(pub(crate) ConfigName, pub(crate) i64);
+
+impl<S: Send + Sync> FromRequestParts<S> for RevisionOf {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Segment(name) = Segment::<ConfigName>::from_request_parts(parts, state).await?;
+        let parameters = RawPathParams::from_request_parts(parts, state).await.map_err(|_| no_text())?;
+        let number = parameters.iter().nth(1).and_then(|(_, text)| text.parse::<i64>().ok());
+        let number = number.filter(|number| *number > 0).ok_or_else(|| {
+            Error::invalid("number", "this is no number of a revision").fix("give a number from 1")
+        })?;
+        Ok(Self(name, number))
+    }
+}
+
+fn no_text() -> Error {
+    Error::new(Code::InvalidInput, "the path is no UTF-8 text").field("path").fix("escape it as UTF-8")
 }
 
 /// An id, a unique name or a unique prefix of one, or a ticket: text that is looked up.

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use clawfarm_api::schema::{NAMES, SCHEMAS};
 use clawfarm_model::name::TenantName;
 use clawfarm_model::{Code, Context, Error};
 use http::header::AUTHORIZATION;
@@ -22,8 +23,7 @@ use crate::state::ServerState;
 
 /// Health for load balancers, and the API's description and its schemas, which are published
 /// anyway and which a browser and an editor have to be able to open.
-const OPEN: [&str; 5] =
-    ["/healthz", "/readyz", "/api/docs", "/api/v1/openapi.json", "/api/v1/schemas/claw-config"];
+const OPEN: [&str; 4] = ["/healthz", "/readyz", "/api/docs", "/api/v1/openapi.json"];
 /// A ticket in the path is the credential: a browser can't send a header with a WebSocket.
 const TICKETS: &str = "/api/v1/consoles/";
 
@@ -40,7 +40,7 @@ pub(super) async fn check(State(state): State<ServerState>, mut request: Request
         };
     }
     let path = request.uri().path();
-    if OPEN.contains(&path) || path.starts_with(TICKETS) {
+    if is_open(path) || path.starts_with(TICKETS) {
         return next.run(request).await;
     }
     match context(&state, &request) {
@@ -50,6 +50,12 @@ pub(super) async fn check(State(state): State<ServerState>, mut request: Request
         }
         Err(error) => error.into_response(),
     }
+}
+
+/// Whether a path is for everybody.
+fn is_open(path: &str) -> bool {
+    let schema = path.strip_prefix(SCHEMAS).and_then(|rest| rest.strip_prefix('/'));
+    OPEN.contains(&path) || schema.is_some_and(|name| NAMES.contains(&name))
 }
 
 /// A request that another server of the database vouches for, in its caller's name.

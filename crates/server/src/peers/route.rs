@@ -41,6 +41,7 @@ pub(super) enum Needs {
 pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::GET, "/api/v1/instances", Needs::Nothing),
     (Method::POST, "/api/v1/instances", Needs::New),
+    (Method::PATCH, "/api/v1/instances", Needs::Nothing),
     (Method::GET, "/api/v1/instances/{id}", Needs::Nothing),
     (Method::PUT, "/api/v1/instances/{id}", Needs::RatherInstance),
     (Method::DELETE, "/api/v1/instances/{id}", Needs::Nothing),
@@ -52,9 +53,15 @@ pub(super) const TABLE: &[(Method, &str, Needs)] = &[
     (Method::POST, "/api/v1/instances/{id}/resume", Needs::RatherInstance),
     (Method::GET, "/api/v1/instances/{id}/sleep", Needs::RatherInstance),
     (Method::PATCH, "/api/v1/instances/{id}/policy", Needs::Nothing),
+    (Method::GET, "/api/v1/instances/{id}/config", Needs::Nothing),
+    (Method::PATCH, "/api/v1/instances/{id}/config", Needs::RatherInstance),
+    (Method::GET, "/api/v1/instances/{id}/drift", Needs::Instance),
+    (Method::POST, "/api/v1/instances/{id}/drift", Needs::Instance),
+    (Method::GET, "/api/v1/rollouts/{id}/instances", Needs::Nothing),
     (Method::POST, "/api/v1/instances/{id}/update", Needs::RatherInstance),
     (Method::POST, "/api/v1/instances/{id}/backup", Needs::Instance),
     (Method::POST, "/api/v1/instances/{id}/console", Needs::Instance),
+    (Method::POST, "/api/v1/instances/{id}/setup", Needs::Instance),
     (Method::GET, "/api/v1/instances/{id}/metrics", Needs::Instance),
     (Method::GET, "/api/v1/instances/{id}/logs", Needs::Instance),
     (Method::POST, "/api/v1/instances/{id}/send", Needs::Instance),
@@ -97,6 +104,9 @@ struct Wanted {
     runtime: Option<RuntimeKind>,
     #[serde(default)]
     target: Option<TargetName>,
+    /// Whatever it says: a virtual machine's runtime is meant where none is named.
+    #[serde(default)]
+    vm: Option<serde::de::IgnoredAny>,
 }
 
 /// Which other server a request is for; `None` when it is this one's to answer.
@@ -127,7 +137,9 @@ pub(super) async fn other(
         },
         (Needs::New, Some(context)) => {
             let wanted: Wanted = serde_json::from_slice(body).unwrap_or_default();
-            control.place_for(context, wanted.runtime, wanted.target.as_ref()).await?
+            let machine = wanted.vm.is_some() && wanted.target.is_none();
+            let runtime = wanted.runtime.or(machine.then_some(RuntimeKind::Vm));
+            control.place_for(context, runtime, wanted.target.as_ref()).await?
         }
         (Needs::NewImage, Some(context)) => {
             let wanted: Wanted = serde_json::from_slice(body).unwrap_or_default();

@@ -37,7 +37,7 @@ pub fn offline_support_bundle(home: &Path) -> Result<Vec<u8>> {
     for name in OF_A_SERVER {
         raw.left_out(name, "only a server has it, and none runs");
     }
-    let own: Vec<String> = ["admin.token", "master.key", "database.url"]
+    let own: Vec<String> = ["admin.token", "master.key", "master.key.new", "database.url"]
         .iter()
         .filter_map(|name| fs::read_to_string(home.join(name)).ok())
         .map(|text| text.trim().to_owned())

@@ -29,7 +29,7 @@ fn routes() -> Vec<(Method, String)> {
     let mut routes = Vec::new();
     for (path, item) in &document.paths.paths {
         let filled = path.replace("{id}", "alice-x7k2b").replace("{name}", "key").replace("{ticket}", "abc");
-        let filled = filled.replace("{project}", "default");
+        let filled = filled.replace("{project}", "default").replace("{number}", "1");
         let filled = filled.replace("{message}", "in-0");
         assert!(!filled.contains('{'), "{path}: fill its parameter in here");
         routes.extend(methods(item).into_iter().map(|method| (method, filled.clone())));
@@ -85,10 +85,18 @@ async fn with_the_token_every_route_lets_in() {
 #[tokio::test]
 async fn the_description_and_its_page_are_open_and_hold_nothing_of_ours() {
     let farm = Farm::new().await;
-    for path in ["/api/docs", "/api/v1/openapi.json", "/api/v1/schemas/claw-config"] {
-        let answer = farm.ask(Request::builder().uri(path).body(Body::empty()).unwrap()).await;
+    let schemas = clawfarm_api::schema::all();
+    assert_eq!(schemas.len(), clawfarm_api::schema::NAMES.len());
+    let schemas = schemas.iter().map(|(name, _)| format!("/api/v1/schemas/{name}"));
+    let pages = ["/api/docs", "/api/v1/openapi.json"].map(str::to_owned);
+    for path in pages.into_iter().chain(schemas) {
+        let answer = farm.ask(Request::builder().uri(path.as_str()).body(Body::empty()).unwrap()).await;
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
         assert!(!answer.text.contains(TOKEN));
+    }
+    for path in ["/api/v1/schemas", "/api/v1/schemas/", "/api/v1/schemas/other", "/api/v1/schemas/config/x"] {
+        let answer = farm.ask(Request::builder().uri(path).body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, 401, "{path}");
     }
 }

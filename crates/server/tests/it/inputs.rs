@@ -167,7 +167,7 @@ async fn what_http_itself_refuses_is_a_problem_too() {
     let answer = farm.get("/api/v1/nothing").await;
     assert_eq!(answer.status, 404);
     problem(&answer);
-    let answer = farm.send(Method::PATCH, "/api/v1/instances", &[], "{}").await;
+    let answer = farm.send(Method::DELETE, "/api/v1/instances", &[], "{}").await;
     assert_eq!(answer.status, 405);
     assert!(answer.header("allow").contains("GET") && answer.header("allow").contains("POST"));
     problem(&answer);

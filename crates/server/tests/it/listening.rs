@@ -185,6 +185,46 @@ async fn the_demo_model_answers_claws_with_their_own_key_and_nothing_else_is_the
 }
 
 #[tokio::test]
+async fn a_claw_wakes_another_with_its_own_key_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Running::start(home.path()).await;
+    let client = server.client();
+    let new = clawfarm_api::CreateInstance { claw_type: "openclaw".into(), ..Default::default() };
+    let caller: ClawId = client.create(&new, None).await.unwrap().instance.id;
+    let asleep: ClawId = client.create(&new, None).await.unwrap().instance.id;
+    until(&client, asleep.as_str(), "ready").await;
+    let request = clawfarm_api::SuspendRequest { warm: false, force: true };
+    client.suspend(asleep.as_str(), request).await.unwrap();
+    until(&client, asleep.as_str(), "suspended").await;
+    let key = key_of(home.path(), &caller).await;
+    let path = format!("/wake/v1/instances/{asleep}");
+    for (key, path, expected) in [
+        (TOKEN, path.as_str(), "401"),
+        (key.as_str(), "/wake/v1/instances/nobody-x7k2b", "404"),
+        (key.as_str(), "/wake/v1/instances/..", "404"),
+        (key.as_str(), path.as_str(), "202"),
+    ] {
+        let answer = claw_asks(server.claw_port, path, key, "{}").await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{path}: {answer}");
+    }
+    until(&client, asleep.as_str(), "ready").await;
+    server.ended().await;
+}
+
+/// Waits until an instance is in a phase.
+async fn until(client: &Client, id: &str, phase: &str) {
+    let begun = std::time::Instant::now();
+    loop {
+        let now = client.instance(id).await.unwrap().phase.to_string();
+        if now == phase {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} until {id} is {phase}; it is {now}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
 async fn the_servers_files_are_imported_for_nobody_from_elsewhere() {
     let home = tempfile::tempdir().unwrap();
     let from = tempfile::tempdir().unwrap();
@@ -273,7 +313,7 @@ async fn one_claw_has_so_many_requests_at_a_time_and_no_more() {
 async fn key_of(home: &std::path::Path, id: &ClawId) -> String {
     let key = MasterKey::load_or_create(&home.join("master.key")).unwrap();
     let store = Store::open(StoreConfig::sqlite(home.join("clawfarm.db"), key)).await.unwrap();
-    let owner = SecretOwner { tenant: TenantName::default_tenant(), instance: Some(id.clone()) };
+    let owner = SecretOwner::Instance(TenantName::default_tenant(), id.clone());
     let name = SecretName::new("clawfarm.model-key").unwrap();
     let system = Context::system("test");
     let begun = Instant::now();

@@ -3,6 +3,7 @@
 mod archives;
 mod auth;
 mod conditional;
+mod configs;
 mod description;
 mod farm;
 mod inputs;

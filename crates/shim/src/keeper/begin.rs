@@ -15,11 +15,12 @@ use nix::unistd::{geteuid, getgroups, pipe2};
 use secrecy::ExposeSecret;
 
 use super::Keeper;
+use super::ask::Asking;
 use crate::cgroup::Cgroups;
 use crate::layout::{RUN_DIR, SOCKET_FILE, STATE_FILE, ShimState, TOKEN_FILE, write_atomic};
 use crate::output::Output;
-use crate::spawner::{Order, Program, Spawner, Waiting};
-use crate::spec::ShimSpec;
+use crate::spawner::{Order, Program, Spawner};
+use crate::spec::{RunsAs, ShimSpec};
 use crate::{lock, process, sweep, tree};
 
 impl Keeper {
@@ -58,6 +59,8 @@ impl Keeper {
             state: launched.state,
             output,
             pipes: launched.pipes.map(Some),
+            helpers: launched.helpers,
+            asking: spec.ask.map(Asking::new),
             listener,
             signals,
             connections: Vec::new(),
@@ -79,18 +82,28 @@ struct Launched {
     spawner: Spawner,
     state: ShimState,
     pipes: [OwnedFd; 2],
+    helpers: Vec<(u32, String)>,
 }
 
 impl Launched {
     fn new(dir: &Path, spec: &ShimSpec, cgroups: &Cgroups) -> Result<Self> {
         let spawner = Spawner::start(spec)?;
-        let (waiting, pipes) = spawn(&spawner)?;
+        let streams = Streams::make()?;
+        let order = Order { program: Program::Claw, tty: false, term: None };
+        let waiting = spawner.spawn(&order, streams.theirs())?;
         let state = state(spec, &spawner, cgroups, waiting.pid)?;
         state.write(dir)?;
         cgroups.place(waiting.pid).map_err(|reason| Error::new(Code::Internal, reason).field("cgroup"))?;
+        // They die with this process when the claw is not executed after all.
+        let helpers = super::helpers::start(spec, &spawner, cgroups, &streams)?;
         waiting.execute()?;
-        Ok(Self { spawner, state, pipes })
+        Ok(Self { spawner, state, pipes: streams.ours, helpers })
     }
+}
+
+/// Whether anything of it gets a user that is not the server's.
+fn wants_users(spec: &ShimSpec) -> bool {
+    spec.user.is_some() || spec.helpers.iter().any(|helper| matches!(helper.user, RunsAs::User(_)))
 }
 
 fn check_user(spec: &ShimSpec) -> Result<()> {
@@ -98,7 +111,7 @@ fn check_user(spec: &ShimSpec) -> Result<()> {
         Some(user) if user.uid == 0 || user.gid == 0 => {
             Err(Error::invalid("user", "root can't be a claw's own user").fix("choose ids above 0"))
         }
-        Some(_) if !geteuid().is_root() => Err(Error::new(
+        _ if !geteuid().is_root() && wants_users(spec) => Err(Error::new(
             Code::Unsupported,
             "a claw can get a user of its own only from a server that runs as root",
         )
@@ -129,16 +142,26 @@ fn listen(dir: &Path, token: &str) -> Result<UnixListener> {
     Ok(listener)
 }
 
-fn spawn(spawner: &Spawner) -> Result<(Waiting, [OwnedFd; 2])> {
-    let broken = |error| Error::internal("the claw's streams could not be made", error);
-    let stdin = process::dev_null(false).map_err(broken)?;
-    let (out, their_out) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| broken(errno.into()))?;
-    let (err, their_err) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| broken(errno.into()))?;
-    process::set_nonblocking(&out).map_err(broken)?;
-    process::set_nonblocking(&err).map_err(broken)?;
-    let order = Order { program: Program::Claw, tty: false, term: None };
-    let waiting = spawner.spawn(&order, [&stdin, &their_out, &their_err])?;
-    Ok((waiting, [out, err]))
+/// What the claw and its helpers print to: our ends and theirs.
+pub(super) struct Streams {
+    pub(super) ours: [OwnedFd; 2],
+    theirs: [OwnedFd; 3],
+}
+
+impl Streams {
+    fn make() -> Result<Self> {
+        let broken = |error| Error::internal("the claw's streams could not be made", error);
+        let stdin = process::dev_null(false).map_err(broken)?;
+        let (out, their_out) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| broken(errno.into()))?;
+        let (err, their_err) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| broken(errno.into()))?;
+        process::set_nonblocking(&out).map_err(broken)?;
+        process::set_nonblocking(&err).map_err(broken)?;
+        Ok(Self { ours: [out, err], theirs: [stdin, their_out, their_err] })
+    }
+
+    pub(super) fn theirs(&self) -> [&OwnedFd; 3] {
+        self.theirs.each_ref()
+    }
 }
 
 fn state(spec: &ShimSpec, spawner: &Spawner, cgroups: &Cgroups, pid: u32) -> Result<ShimState> {

@@ -117,14 +117,14 @@ fn tell(pipe: i32, stage: Stage, errno: Errno) {
 
 fn set_up(inside: &Inside<'_>, order: &Order) -> Result<(), (Stage, Errno)> {
     session(order).map_err(|errno| (Stage::Setup, errno))?;
-    privileges::drop_all(inside.spec.user).map_err(|errno| (Stage::Privileges, errno))?;
+    privileges::drop_all(inside.user(&order.program)).map_err(|errno| (Stage::Privileges, errno))?;
     // A change of user clears this, so it comes after; the parent is the shim.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| (Stage::Setup, errno))?;
     if getppid().as_raw().cast_unsigned() != inside.shim_pid {
         return Err((Stage::Setup, Errno::ESRCH));
     }
     let cwd = match (&order.program, &inside.spec.exec_cwd) {
-        (Program::Claw, _) | (_, None) => &inside.spec.cwd,
+        (Program::Claw | Program::Helper(_), _) | (_, None) => &inside.spec.cwd,
         (_, Some(cwd)) => cwd,
     };
     nix::unistd::chdir(cwd).map_err(|errno| (Stage::Folder, errno))
@@ -172,7 +172,7 @@ fn execute(inside: &Inside<'_>, order: &Order) -> (Stage, Errno) {
     for path in candidates(&order.program, &argv, &env) {
         let (argv, env) = match order.program {
             Program::Shell => as_shell(&path, inside.spec.id.as_str(), &env),
-            Program::Claw | Program::Command(_) => (argv.clone(), env.clone()),
+            Program::Claw | Program::Helper(_) | Program::Command(_) => (argv.clone(), env.clone()),
         };
         let failed = nix::unistd::execve(&path, &argv, &env);
         let Err(errno) = failed;

@@ -12,7 +12,7 @@ use nix::unistd::getppid;
 use super::{Order, Program, child, wire};
 use crate::confine::{InForce, files, mounts};
 use crate::process;
-use crate::spec::ShimSpec;
+use crate::spec::{RunsAs, ShimSpec, User};
 
 /// Where the socket to the shim is in this process.
 const SOCKET: i32 = 3;
@@ -129,10 +129,21 @@ impl Inside<'_> {
         }
     }
 
+    /// The user of an order's process; `None` for the server's.
+    pub(super) fn user(&self, program: &Program) -> Option<User> {
+        let Program::Helper(at) = program else { return self.spec.user };
+        match self.spec.helpers.get(*at).map(|helper| helper.user) {
+            Some(RunsAs::Server) => None,
+            Some(RunsAs::User(user)) => Some(user),
+            Some(RunsAs::Claw) | None => self.spec.user,
+        }
+    }
+
     /// The arguments of an order.
     pub(super) fn argv(&self, program: &Program) -> Vec<String> {
         match program {
             Program::Claw => self.spec.argv.clone(),
+            Program::Helper(at) => self.spec.helpers.get(*at).map_or_else(Vec::new, |h| h.argv.clone()),
             Program::Command(argv) => argv.clone(),
             // What a shell is called depends on which one there is (`child`).
             Program::Shell => Vec::new(),

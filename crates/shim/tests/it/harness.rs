@@ -74,6 +74,8 @@ impl Instance {
             logs: LogSpec::default(),
             token: SecretString::from(TOKEN),
             term_grace_ms: 1000,
+            helpers: Vec::new(),
+            ask: None,
         };
         let binary = env!("CARGO_BIN_EXE_clawfarm-shim").into();
         Self { _temp: temp, dir, spec, started: None, binary, user: None }

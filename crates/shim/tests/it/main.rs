@@ -1,5 +1,6 @@
 //! Real shims with real claws (shell scripts), as the server would start them.
 
+mod beside;
 mod exec;
 mod harness;
 mod hostile;

@@ -34,12 +34,17 @@ const TABLES: &[(&str, &[&str])] = &[
     ("event_marks", &["tenant", "instance"]),
     ("policies", &["tenant", "project"]),
     ("rests", &["instance"]),
+    ("given_secrets", &["instance"]),
     ("audit", &["seq"]),
     ("operations", &["id"]),
     ("secrets", &["tenant", "instance", "name"]),
     ("datasets", &["id"]),
     ("idempotency_keys", &["tenant", "key"]),
     ("inbox", &["seq"]),
+    ("configs", &["tenant", "name"]),
+    ("config_revisions", &["tenant", "config", "number"]),
+    ("rollouts", &["id"]),
+    ("rollout_members", &["rollout", "instance"]),
 ];
 /// Tables that are left out. A used ticket has ended before anybody reads a backup.
 const LEFT_OUT: &[&str] = &["servers", "leases", "edge_tickets", "seaql_migrations"];

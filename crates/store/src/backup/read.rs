@@ -13,9 +13,10 @@ use super::file::{Reader, hex};
 use super::own::{Moved, OwnTarget, Targets};
 use super::{LEFT_OUT, NUMBERED, Row, TABLES, refused};
 use crate::backend::{self, Database};
-use crate::crypto;
+
 use crate::error::db;
 use crate::key::MasterKey;
+use crate::keyring::{self, KEYRING, Ring};
 use crate::migration::Migrator;
 use crate::store::{ERA, PROOF, Store, put_fact, raise_compatible_from};
 
@@ -89,22 +90,30 @@ fn check<'a>(path: &Path, key: &MasterKey, how: Restore<'a>) -> Result<(Contents
         return Err(refused(path, &format!("it was written by a newer clawfarm ({})", shown(&head.version)))
             .fix("use that newer version; nothing was changed"));
     }
-    let (mut rows, mut instances, mut proof) = (0, 0, None);
+    let (mut rows, mut instances, mut proof, mut ring) = (0, 0, None, None);
     let mut targets = Targets::default();
     while let Some((table, row)) = reader.next()? {
         rows += 1;
         targets.note(table, &row);
         instances += u64::from(table == "instances");
-        if table == "meta" && row.get("key").and_then(Json::as_str) == Some(PROOF) {
-            proof = row.get("value").and_then(Json::as_str).map(str::to_owned);
+        if table == "meta" {
+            let value = || row.get("value").and_then(Json::as_str).map(str::to_owned);
+            match row.get("key").and_then(Json::as_str) {
+                Some(PROOF) => proof = value(),
+                Some(KEYRING) => ring = value(),
+                _ => {}
+            }
         }
         if row.keys().any(|name| !is_name(name)) || !row.values().all(is_value) {
             return Err(refused(path, &format!("row {rows} is damaged")));
         }
     }
-    if !proof.is_some_and(|proof| crypto::proves(key, &proof)) {
-        return Err(refused(path, "it was made under another master key")
-            .fix("put the master.key that belongs to it into the home first; nothing was changed"));
+    if !matches!(keyring::opens(key, ring.as_deref(), proof.as_deref()), Ok(Some(()))) {
+        let right = ring.as_deref().and_then(|text| Ring::parse(text).ok()).map(|ring| ring.masters());
+        let right = right.map_or_else(String::new, |it| format!(", of fingerprint {}", it.join(" or ")));
+        let own = key.fingerprint()?;
+        return Err(refused(path, &format!("it was made under another master key{right}, not {own}"))
+            .fix("put the master key that belongs to it into the home first; nothing was changed"));
     }
     let moved = how.own.and_then(|own| targets.own_before(own));
     let renamed = how.own.and_then(|own| Some((moved.as_ref()?.target.clone(), own)));

@@ -37,6 +37,12 @@ pub struct Model {
     pub last_error: Option<String>,
     /// Since the fourth schema.
     pub software_update: Option<String>,
+    /// The template it is bound to. This and the next two since the configuration centre.
+    pub template: Option<String>,
+    pub layers: Option<String>,
+    pub in_force: i64,
+    /// How far the commands are that set its machine up. Since virtual machines.
+    pub setup: Option<String>,
     pub labels: String,
     pub created_at: i64,
     pub updated_at: i64,

@@ -3,9 +3,12 @@
 #![allow(unreachable_pub, reason = "SeaORM's derives make their types pub; the module is private")]
 
 pub mod audit;
+pub mod config;
+pub mod config_revision;
 pub mod dataset;
 pub mod event;
 pub mod event_mark;
+pub mod given_secret;
 pub mod idempotency_key;
 pub mod inbox;
 pub mod instance;
@@ -16,6 +19,8 @@ pub mod operation;
 pub mod policy;
 pub mod project;
 pub mod rest;
+pub mod rollout;
+pub mod rollout_member;
 pub mod secret;
 pub mod server;
 pub mod target;

@@ -7,7 +7,7 @@ use sea_orm::sea_query::{Expr, ExprTrait, OnConflict};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect};
 
 use crate::convert::to_word;
-use crate::crypto::{self, Sealed};
+use crate::crypto::Sealed;
 use crate::entity::inbox;
 use crate::error::db;
 use crate::guard::{about, fits, visible};
@@ -89,8 +89,7 @@ impl Store {
         }
         // Of those who come together, each counts the ones before it.
         check_limits(tx.on(), id, size, limits).await?;
-        let sealed =
-            crypto::seal(tx.master_key(), [&row.tenant, id.as_str(), &message.id], &message.content)?;
+        let sealed = tx.keyring().seal([&row.tenant, id.as_str(), &message.id], &message.content)?;
         let new = inbox::ActiveModel {
             seq: NotSet,
             id: Set(message.id.clone()),

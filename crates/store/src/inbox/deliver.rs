@@ -13,7 +13,7 @@ use sea_orm::{
 };
 
 use crate::convert::{name, number, time, to_word};
-use crate::crypto::{self, Sealed};
+use crate::crypto::Sealed;
 use crate::entity::inbox;
 use crate::error::db;
 use crate::guard::{about, fits, server_only, visible};
@@ -209,12 +209,10 @@ impl Store {
             .one(&self.0.reader)
             .await
             .map_err(db)?;
-        row.map(|row| {
-            let sealed = Sealed { wrapped_key: row.wrapped_key, value: row.content };
-            crypto::unseal(&self.0.master_key, [&row.tenant, &row.instance, &row.id], &sealed)
-                .map(|plain| plain.to_vec())
-        })
-        .transpose()
+        let Some(row) = row else { return Ok(None) };
+        let sealed = Sealed { wrapped_key: row.wrapped_key, value: row.content };
+        let plain = self.0.unseal([&row.tenant, &row.instance, &row.id], &sealed).await?;
+        Ok(Some(plain.to_vec()))
     }
 
     /// Writes down what became of a try. A message that is no longer waiting (somebody dropped

@@ -59,7 +59,9 @@ impl Store {
     /// # Errors
     /// When it can't be made.
     pub fn inbox_code(&self, purpose: &str, text: &str) -> Result<String> {
-        crate::crypto::keyed_hash(&self.0.master_key, &format!("inbox {purpose}"), text)
+        self.0
+            .keyring
+            .keyed_hash(&format!("inbox {purpose}"), text)
             .map(|hash| hash.chars().take(32).collect())
     }
 }

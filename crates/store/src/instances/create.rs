@@ -12,7 +12,6 @@ use super::row::to_row;
 use super::write_error;
 use crate::audit::Outcome;
 use crate::convert::name;
-use crate::crypto;
 use crate::entity::{idempotency_key, instance, label};
 use crate::error::{db, unique_violation};
 use crate::guard::{fits, of_tenant};
@@ -90,7 +89,8 @@ impl Store {
     ///
     /// # Errors
     /// `Conflict` on the field `id` (draw another and call again), `port` (taken on this
-    /// target) or `Idempotency-Key` (used for another request); `InvalidInput` on `project`,
+    /// target), `template` (removed at the same moment) or `Idempotency-Key` (used for another
+    /// request); `InvalidInput` on `project`,
     /// `target` or `dataset` when they are not there or do not fit; `Insufficient` without room.
     pub async fn create_instance(&self, granted: &Granted, mut new: NewInstance) -> Result<Created> {
         fits(granted, &[Action::InstanceCreate], "instance")?;
@@ -108,7 +108,7 @@ impl Store {
     /// As it is kept: a request holds secrets, and by a plain hash of it whoever has a backup could
     /// try out what they are.
     pub(super) fn keyed(&self, asked: &Idempotency) -> Result<Idempotency> {
-        let request_hash = crypto::keyed_hash(&self.0.master_key, "request hashes v1", &asked.request_hash)?;
+        let request_hash = self.0.keyring.keyed_hash("request hashes v1", &asked.request_hash)?;
         Ok(Idempotency { request_hash, ..asked.clone() })
     }
 
@@ -123,12 +123,13 @@ impl Store {
         tx.check_room(new.room.as_ref()).await?;
         let mut instance = new.instance.clone();
         instance.version = 1;
+        tx.check_layers(None, &instance).await?;
         tx.insert_instance(&instance).await?;
         if let Some(dataset) = &instance.spec.dataset {
             tx.give_dataset(dataset, &instance).await?;
         }
         let tenant = instance.tenant.as_str();
-        let owner = SecretOwner { tenant: instance.tenant.clone(), instance: Some(instance.id.clone()) };
+        let owner = SecretOwner::Instance(instance.tenant.clone(), instance.id.clone());
         for (name, value) in &new.secrets {
             tx.put_secret(&owner, name, value).await?;
         }

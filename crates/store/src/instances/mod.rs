@@ -5,7 +5,7 @@ mod create;
 mod read;
 mod resolve;
 mod room;
-mod row;
+pub(crate) mod row;
 mod update;
 
 pub use create::{Created, Idempotency, NewInstance};

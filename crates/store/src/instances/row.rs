@@ -40,13 +40,17 @@ pub(super) fn to_row(instance: &Instance) -> Result<instance::Model> {
         phase_since: instance.phase_since.as_millis(),
         last_error: instance.last_error.as_ref().map(to_json).transpose()?,
         software_update: instance.update.as_ref().map(to_json).transpose()?,
+        setup: instance.setup.as_ref().map(to_json).transpose()?,
+        template: instance.layers.template.as_ref().map(ToString::to_string),
+        layers: Some(to_json(&instance.layers)?),
+        in_force: instance.in_force,
         labels: to_json(&instance.spec.labels)?,
         created_at: instance.created_at.as_millis(),
         updated_at: instance.updated_at.as_millis(),
     })
 }
 
-pub(super) fn from_row(row: &instance::Model) -> Result<Instance> {
+pub(crate) fn from_row(row: &instance::Model) -> Result<Instance> {
     let id = row.id.as_str();
     Ok(Instance {
         id: name(WHAT, id, id)?,
@@ -54,6 +58,8 @@ pub(super) fn from_row(row: &instance::Model) -> Result<Instance> {
         project: name(WHAT, id, &row.project)?,
         name: name(WHAT, id, &row.name)?,
         spec: from_json(WHAT, id, &row.spec)?,
+        layers: row.layers.as_deref().map(|text| from_json(WHAT, id, text)).transpose()?.unwrap_or_default(),
+        in_force: row.in_force,
         intent: from_json(WHAT, id, &row.intent)?,
         phase: Phase::from_name(&row.phase)
             .ok_or_else(|| unreadable(WHAT, id, format!("no phase is named '{}'", row.phase)))?,
@@ -69,6 +75,7 @@ pub(super) fn from_row(row: &instance::Model) -> Result<Instance> {
         phase_since: time(row.phase_since),
         last_error: row.last_error.as_deref().map(|text| from_json(WHAT, id, text)).transpose()?,
         update: row.software_update.as_deref().map(|text| from_json(WHAT, id, text)).transpose()?,
+        setup: row.setup.as_deref().map(|text| from_json(WHAT, id, text)).transpose()?,
         version: row.version,
         created_at: time(row.created_at),
         updated_at: time(row.updated_at),

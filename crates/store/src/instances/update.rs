@@ -14,6 +14,7 @@ use super::room::Room;
 use super::row::{from_row, to_row};
 use super::write_error;
 use crate::audit::Outcome;
+use crate::configs::Turn;
 use crate::entity::instance;
 use crate::guard::{about, fits};
 use crate::leases::check_about;
@@ -36,6 +37,8 @@ pub struct Changes {
     pub keys: NewKeys,
     /// Memory that must be there for it, where others may take it at the same moment.
     pub room: Option<Room>,
+    /// The turn of a rollout that it is: without it, it is not made.
+    pub turn: Option<Turn>,
 }
 
 /// Values of secrets that are written with a change.
@@ -95,8 +98,8 @@ impl Store {
     /// was destroyed; `PreconditionFailed` when `expect_version` is not its version;
     /// `Forbidden` when the leave does not cover what was changed; one that
     /// [`is_fenced`](clawfarm_model::is_fenced) when it is bound to a lease that is another
-    /// server's by now; `Insufficient` without room; `Conflict` on the field
-    /// `port`; and whatever `change` returns.
+    /// server's by now; `Insufficient` without room; `Conflict` on the fields
+    /// `port`, and `rollout` when it is not its turn any more; and whatever `change` returns.
     pub async fn update_instance<F>(
         &self,
         granted: &Granted,
@@ -145,7 +148,9 @@ impl Store {
             return Ok((after, None));
         }
         tx.check_room(changes.room.as_ref()).await?;
+        tx.check_turn(id, changes.turn.as_ref()).await?;
         if after != before {
+            tx.check_layers(Some(&before.layers), &after).await?;
             tx.write_instance(&before, &mut after).await?;
         }
         if has_run(&after) && !has_run(&before) {
@@ -234,7 +239,7 @@ impl Tx {
         if let Some(dataset) = &changes.dataset {
             self.put_dataset(dataset).await?;
         }
-        let owner = SecretOwner { tenant: after.tenant.clone(), instance: Some(after.id.clone()) };
+        let owner = SecretOwner::Instance(after.tenant.clone(), after.id.clone());
         for (name, value) in &changes.keys.0 {
             self.put_secret(&owner, name, value).await?;
         }

@@ -12,6 +12,10 @@ mod m0006_sleep;
 mod m0007_inbox;
 mod m0008_sockets;
 mod m0009_inbox_lanes;
+mod m0010_configs;
+mod m0011_secrets;
+mod m0012_setup;
+mod m0013_changes;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +41,10 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_inbox::Migration),
             Box::new(m0008_sockets::Migration),
             Box::new(m0009_inbox_lanes::Migration),
+            Box::new(m0010_configs::Migration),
+            Box::new(m0011_secrets::Migration),
+            Box::new(m0012_setup::Migration),
+            Box::new(m0013_changes::Migration),
         ]
     }
 }

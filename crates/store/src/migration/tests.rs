@@ -67,6 +67,18 @@ fn rows_of(schema: usize) -> Vec<&'static str> {
         ],
         8 => vec!["UPDATE rests SET sockets_at = 7"],
         9 => vec!["UPDATE inbox SET replayed_at = 7"],
+        10 => vec![
+            "INSERT INTO configs VALUES ('default', 'support', 1, NULL, 1, 1, 1, NULL)",
+            "INSERT INTO config_revisions VALUES ('default', 'support', 1, 'me', '', '{}', 1, NULL, NULL, 0)",
+            "UPDATE instances SET template = 'support', layers = '{\"template\":\"support\",\"revision\":3}', in_force = 2",
+        ],
+        12 => vec!["UPDATE instances SET setup = '{\"attended\":true,\"steps\":[{\"state\":\"done\"}]}'"],
+        13 => vec![
+            "INSERT INTO rollouts VALUES ('ro-1', 'default', 'instances.own', NULL, NULL, 1, '{}', '{}', 'done', 0, 1, \
+             NULL, 0, 'me', '', NULL, 2, 1, 5)",
+            "INSERT INTO rollout_members VALUES ('ro-1', 'alice-x7k2m', 0, 'proven', 1, NULL, '{\"impact\":\"none\"}', 0, \
+             1, 1, 1, NULL, '[{\"path\":\"env.A\",\"after\":\"1\"}]')",
+        ],
         _ => Vec::new(),
     }
 }

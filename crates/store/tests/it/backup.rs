@@ -99,7 +99,7 @@ async fn a_backup_under_writes_is_one_moment_and_goes_to_either_database(on: On)
         assert_eq!(last[0].message, found.restarts_total.to_string());
         assert_eq!(found.version, i64::from(found.restarts_total) + 1);
         assert!(found.restarts_total >= 3, "it was not written to");
-        let own = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+        let own = SecretOwner::Instance(tenant("default"), alice.id.clone());
         let secret = store.secret_value(&owner("default"), &own, &name).await.unwrap().unwrap();
         assert_eq!(secret.expose_secret(), "t0ken");
         // It goes on from there.

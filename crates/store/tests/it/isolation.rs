@@ -34,8 +34,8 @@ async fn furnish(bed: &Bed) -> Theirs {
     let gone = bed.make(instance("other", "gone")).await;
     let dataset = remove(bed, &gone, true).await.expect("it left data");
     let name = SecretName::new("key").unwrap();
-    let own = SecretOwner { tenant: tenant("other"), instance: Some(living.id.clone()) };
-    let shared = SecretOwner { tenant: tenant("other"), instance: None };
+    let own = SecretOwner::Instance(tenant("other"), living.id.clone());
+    let shared = SecretOwner::Tenant(tenant("other"));
     let granted = grant(&owner("other"), Action::SecretWrite, "other", "secret", "key");
     for at in [&own, &shared] {
         bed.store.set_secret(&granted, at, &name, &SecretString::from("theirs")).await.unwrap();
@@ -145,7 +145,7 @@ async fn no_write_reaches_another_tenants_things(on: On) {
     let as_secret = mistaken(Action::SecretWrite, "secret", "key");
     let as_instance = mistaken(Action::SecretWrite, "instance", id.as_str());
     // Mine by name, but hung on their instance.
-    let mixed = SecretOwner { tenant: tenant("default"), instance: Some(id.clone()) };
+    let mixed = SecretOwner::Instance(tenant("default"), id.clone());
     let value = SecretString::from("mine");
     for (granted, at) in [
         (&as_secret, &theirs.own),
@@ -226,7 +226,7 @@ async fn a_leave_for_one_thing_is_none_for_another(on: On) {
     let granted = leave(Action::InstanceChange, &alice);
     let new = NewInstance::new(instance("default", "carol"));
     assert_eq!(store.create_instance(&granted, new).await.unwrap_err().code(), Code::Forbidden);
-    let shared = SecretOwner { tenant: tenant("default"), instance: None };
+    let shared = SecretOwner::Tenant(tenant("default"));
     let name = SecretName::new("key").unwrap();
     let set = store.set_secret(&granted, &shared, &name, &SecretString::from("x")).await;
     assert_eq!(set.unwrap_err().code(), Code::Forbidden);

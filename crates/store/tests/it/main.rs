@@ -2,10 +2,12 @@
 
 mod backup;
 mod certificates;
+mod configs;
 mod create;
 mod inbox;
 mod instances;
 mod isolation;
+mod keys;
 mod kill;
 mod leases;
 mod lists;

@@ -36,7 +36,7 @@ async fn what_was_lost_is_put_back_once_with_its_tenant_and_its_key(on: On) {
     assert_eq!(read, made);
     assert_eq!((read.version, read.created_at, read.port), (1, new.instance.created_at, Some(18_789)));
     assert!(bed.store.projects(&acme).await.unwrap().iter().any(|(_, p)| *p == made.project));
-    let of = SecretOwner { tenant: made.tenant.clone(), instance: Some(made.id.clone()) };
+    let of = SecretOwner::Instance(made.tenant.clone(), made.id.clone());
     let key = bed.store.secret_value(&acme, &of, &name).await.unwrap().unwrap();
     assert_eq!(key.expose_secret(), "k3y");
     let events = bed.store.events(&acme, &EventFilter::default(), 10).await.unwrap();

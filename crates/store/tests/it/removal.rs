@@ -62,7 +62,7 @@ async fn a_destroyed_instance_frees_its_port_and_its_secrets_and_stays_as_histor
     let mut new = NewInstance::new(alice.clone());
     new.secrets.push((name.clone(), SecretString::from("t0ken")));
     bed.store.create_instance(&leave(Action::InstanceCreate, &alice), new).await.unwrap();
-    let own = SecretOwner { tenant: alice.tenant.clone(), instance: Some(alice.id.clone()) };
+    let own = SecretOwner::Instance(alice.tenant.clone(), alice.id.clone());
     assert!(bed.store.secret_value(&context, &own, &name).await.unwrap().is_some());
 
     remove(&bed, &alice, false).await;

@@ -1,6 +1,7 @@
 use clawfarm_model::Code;
 use clawfarm_model::authz::Action;
-use clawfarm_model::secret::{SecretName, SecretOwner};
+use clawfarm_model::name::ProjectName;
+use clawfarm_model::secret::{RotationStage, SecretName, SecretOwner, SecretRotation, SecretScope};
 use clawfarm_store::{EventFilter, MasterKey, NewInstance, PageRequest, Store, StoreConfig};
 use sea_orm::ConnectionTrait;
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +15,9 @@ on_both!(
     a_ciphertext_moved_to_another_row_does_not_open,
     another_master_key_is_refused_and_nothing_is_overwritten,
     nothing_of_a_secret_is_told,
+    the_nearest_of_a_name_is_seen,
+    a_ciphertext_moved_to_another_scope_does_not_open,
+    a_rotation_keeps_the_value_before_until_it_is_over,
 );
 
 const PLAIN: &str = "sk-plain-7f3a9c5e1b2d4f60";
@@ -33,7 +37,7 @@ async fn value(bed: &Bed, at: &SecretOwner, name: &str) -> clawfarm_model::Resul
 }
 
 fn of_tenant() -> SecretOwner {
-    SecretOwner { tenant: tenant("default"), instance: None }
+    SecretOwner::Tenant(tenant("default"))
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -43,7 +47,7 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 async fn a_secret_is_kept_replaced_listed_and_removed(on: On) {
     let bed = Bed::new(on).await;
     let alice = bed.make(instance("default", "alice")).await;
-    let of_alice = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+    let of_alice = SecretOwner::Instance(tenant("default"), alice.id.clone());
     set(&bed, &of_tenant(), "key", "shared").await.unwrap();
     set(&bed, &of_alice, "key", "own").await.unwrap();
     assert_eq!(value(&bed, &of_tenant(), "key").await.unwrap().as_deref(), Some("shared"));
@@ -81,7 +85,7 @@ async fn a_value_has_limits(on: On) {
         assert_eq!((error.code(), error.field_name()), (Code::InvalidInput, Some("value")));
         assert!(refused.is_empty() || !format!("{error:?}").contains(&refused));
     }
-    let nobody = SecretOwner { tenant: tenant("default"), instance: Some("nobody-12345".parse().unwrap()) };
+    let nobody = SecretOwner::Instance(tenant("default"), "nobody-12345".parse().unwrap());
     assert_eq!(set(&bed, &nobody, "key", "x").await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -94,7 +98,7 @@ async fn the_plain_text_is_nowhere_in_the_database(on: On) {
     new.secrets.push((secret("gateway-token"), SecretString::from(PLAIN)));
     bed.store.create_instance(&leave(Action::InstanceCreate, &alice), new).await.unwrap();
     set(&bed, &of_tenant(), "key", PLAIN).await.unwrap();
-    let own = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+    let own = SecretOwner::Instance(tenant("default"), alice.id.clone());
     assert_eq!(value(&bed, &own, "gateway-token").await.unwrap().as_deref(), Some(PLAIN));
     let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD_NO_PAD, PLAIN);
     let absent = |bytes: &[u8]| {
@@ -114,7 +118,7 @@ async fn tamper(bed: &Bed, sql: &str) -> u64 {
 async fn a_ciphertext_moved_to_another_row_does_not_open(on: On) {
     let bed = Bed::new(on).await;
     let alice = bed.make(instance("default", "alice")).await;
-    let of_alice = SecretOwner { tenant: tenant("default"), instance: Some(alice.id.clone()) };
+    let of_alice = SecretOwner::Instance(tenant("default"), alice.id.clone());
     set(&bed, &of_tenant(), "mine", "one").await.unwrap();
     set(&bed, &of_tenant(), "yours", "two").await.unwrap();
     set(&bed, &of_alice, "mine", "three").await.unwrap();
@@ -150,6 +154,11 @@ async fn another_master_key_is_refused_and_nothing_is_overwritten(on: On) {
     let error = Store::open(wrong()).await.unwrap_err();
     assert_eq!(error.code(), Code::Internal);
     assert!(error.message().contains("master key") && error.fix_text().is_some(), "{error}");
+    // By their fingerprints people can tell which key is where.
+    let right = MasterKey::load_or_create(&bed.place.dir.path().join("master.key")).unwrap();
+    for key in [MasterKey::from_bytes([9; 32]), right] {
+        assert!(error.message().contains(&key.fingerprint().unwrap()), "{error}");
+    }
     assert!(bed.place.contents() == before);
     let bed = Bed { store: bed.place.open().await, place: bed.place };
     assert_eq!(value(&bed, &of_tenant(), "key").await.unwrap().as_deref(), Some(PLAIN));
@@ -171,4 +180,110 @@ async fn nothing_of_a_secret_is_told(on: On) {
         bed.store.secrets(&system()).await,
     );
     assert!(told.contains("secret 'key' was set") && !told.contains(PLAIN));
+}
+
+fn of_project(tenant_name: &str, project: &str) -> SecretOwner {
+    SecretOwner::Project(tenant(tenant_name), ProjectName::new(project).unwrap())
+}
+
+async fn the_nearest_of_a_name_is_seen(on: On) {
+    let bed = Bed::new(on).await;
+    let alice = bed.make(instance("default", "alice")).await;
+    let of_alice = SecretOwner::Instance(tenant("default"), alice.id.clone());
+    let owners = [SecretOwner::Global, of_tenant(), of_project("default", "default"), of_alice];
+    for (at, owner) in owners.iter().enumerate() {
+        set(&bed, owner, "key", &format!("value {at}")).await.unwrap();
+    }
+    let nearest = async |owners: &[SecretOwner], as_of: &str| {
+        let found = bed.store.nearest_secret(&crate::support::owner(as_of), owners, &secret("key")).await;
+        found.unwrap().map(|it| (it.owner.scope(), it.value.expose_secret().to_owned()))
+    };
+    let scopes = [SecretScope::Global, SecretScope::Tenant, SecretScope::Project, SecretScope::Instance];
+    for (at, scope) in scopes.into_iter().enumerate() {
+        assert_eq!(nearest(&owners[..=at], "default").await, Some((scope, format!("value {at}"))));
+    }
+    // Another tenant sees those of the whole farm, and none of these.
+    assert_eq!(nearest(&owners, "other").await, Some((SecretScope::Global, "value 0".to_owned())));
+    assert_eq!(nearest(&owners[1..], "other").await, None);
+    let theirs = bed.store.secrets(&owner("other")).await.unwrap();
+    assert_eq!(theirs.iter().map(|it| it.scope).collect::<Vec<_>>(), [SecretScope::Global]);
+    // Those of the whole farm are set by owners of the default tenant alone, with their leave.
+    let granted = grant(&owner("other"), Action::SecretWrite, "other", "secret", "key");
+    let error = bed.store.set_secret(&granted, &SecretOwner::Global, &secret("key"), &"x".into()).await;
+    assert_eq!(error.unwrap_err().code(), Code::NotFound);
+    let theirs = of_project("default", "default");
+    let error = bed.store.set_secret(&granted, &theirs, &secret("key"), &"x".into()).await;
+    assert_eq!(error.unwrap_err().code(), Code::NotFound);
+    let error = set(&bed, &of_project("default", "nowhere"), "key", "x").await.unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::NotFound, Some("project")));
+    // Each is its own row; removing one uncovers the next.
+    let granted = grant(&owner("default"), Action::SecretWrite, "default", "secret", "key");
+    for (at, owner) in owners.iter().enumerate().rev() {
+        assert!(bed.store.remove_secret(&granted, owner, &secret("key")).await.unwrap());
+        let next = nearest(&owners, "default").await.map(|(scope, _)| scope);
+        assert_eq!(next, at.checked_sub(1).map(|at| scopes[at]));
+    }
+}
+
+async fn a_ciphertext_moved_to_another_scope_does_not_open(on: On) {
+    let bed = Bed::new(on).await;
+    set(&bed, &of_tenant(), "key", "one").await.unwrap();
+    for (change, there) in [
+        ("instance = 'project/default'", of_project("default", "default")),
+        ("tenant = 'other'", SecretOwner::Tenant(tenant("other"))),
+        ("instance = 'global/'", SecretOwner::Global),
+    ] {
+        assert_eq!(tamper(&bed, &format!("UPDATE secrets SET {change} WHERE name = 'key'")).await, 1);
+        let moved = bed.store.secret_value(&system(), &there, &secret("key")).await.unwrap_err();
+        assert!(moved.message().contains("moved from another place"), "{moved}");
+        tamper(&bed, "UPDATE secrets SET tenant = 'default', instance = '' WHERE name = 'key'").await;
+    }
+    assert_eq!(value(&bed, &of_tenant(), "key").await.unwrap().as_deref(), Some("one"));
+}
+
+async fn a_rotation_keeps_the_value_before_until_it_is_over(on: On) {
+    let bed = Bed::new(on).await;
+    let name = secret("key");
+    let rotation = SecretRotation {
+        stage: RotationStage::Going,
+        parallel: 1,
+        grace_secs: None,
+        begun_at: clawfarm_model::Timestamp::now(),
+        error: None,
+        after_halt: false,
+    };
+    let granted = grant(&owner("default"), Action::SecretWrite, "default", "secret", "key");
+    let rotate = async |value: Option<&str>| {
+        let value = value.map(SecretString::from);
+        bed.store.rotate_secret(&granted, &of_tenant(), &name, value.as_ref(), &rotation).await
+    };
+    assert_eq!(rotate(Some("two")).await.unwrap_err().code(), Code::NotFound);
+    set(&bed, &of_tenant(), "key", "one").await.unwrap();
+    assert_eq!(rotate(None).await.unwrap_err().code(), Code::Conflict);
+    let stamp = async || bed.store.stamps_of(&system(), &name).await.unwrap().remove(0).1;
+    let first = stamp().await;
+    let info = rotate(Some("two")).await.unwrap();
+    assert_eq!((info.version, info.previous_kept, info.rotation.is_some()), (2, true, true));
+    assert_ne!(stamp().await, first);
+    // Both are looked for in what is shown to people.
+    let all = bed.store.secret_values(&owner("default")).await.unwrap();
+    let mut all: Vec<_> = all.iter().map(|it| it.expose_secret().to_owned()).collect();
+    all.sort();
+    assert_eq!(all, ["one", "two"]);
+    // Back to the one before, which is a new version again.
+    let info = rotate(None).await.unwrap();
+    assert_eq!((info.version, value(&bed, &of_tenant(), "key").await.unwrap()), (3, Some("one".into())));
+    assert_eq!(stamp().await, first, "who has it still need not be given it");
+    let rotating = bed.store.rotating_secrets(&system()).await.unwrap();
+    assert_eq!(rotating.len(), 1);
+    assert!(bed.store.rotating_secrets(&owner("default")).await.is_err());
+    // What was seen before is not what is ended.
+    let old = clawfarm_model::secret::SecretInfo { version: 2, ..info.clone() };
+    assert!(!bed.store.move_rotation(&system(), &of_tenant(), &old, None).await.unwrap());
+    assert!(bed.store.move_rotation(&system(), &of_tenant(), &info, None).await.unwrap());
+    let info = bed.store.secret(&owner("default"), &of_tenant(), &name).await.unwrap().unwrap();
+    assert_eq!((info.previous_kept, info.rotation), (false, None));
+    assert_eq!(rotate(None).await.unwrap_err().code(), Code::Conflict);
+    let told = format!("{:?}", bed.store.events(&system(), &EventFilter::default(), 50).await);
+    assert!(told.contains("new value") && !told.contains("two"));
 }

@@ -170,7 +170,7 @@ fn no_key(field: String, kind: Provider) -> Error {
 }
 
 /// The main model. What it does not say of its provider, the list may.
-fn model(model: &Model, listed: Option<&ProviderConfig>) -> Result<()> {
+pub(super) fn model(model: &Model, listed: Option<&ProviderConfig>) -> Result<()> {
     let provider = model.provider;
     match &model.name {
         Some(name) => model_name("config.model.name", name)?,

@@ -36,7 +36,8 @@ const TABLE: &[Case] = &[
     (&["--home", "", "ps"], 2, "--home", "needs a value", "clawfarm"),
     // new
     (&["new"], 2, "<CLAW TYPE OR IMAGE>", "must be given", "clawfarm new"),
-    (&["new", "ubuntu:24.04"], 2, "claw_type", "is an image", "claw type"),
+    (&["new", "Ubuntu:24.04"], 2, "image", "has no name", "ubuntu:24.04"),
+    (&["new", "openclaw", "--volume", "a:/x"], 2, "--volume", "only a virtual machine", "image"),
     (&["new", "nobody"], 2, "claw_type", "nobody", "openclaw"),
     (&["new", ""], 2, "claw_type", "is empty", "a-z"),
     (&["new", "../etc"], 2, "claw_type", "contains '.'", "a-z"),
@@ -64,7 +65,7 @@ const TABLE: &[Case] = &[
     (&["new", "openclaw", "--ready-timeout-secs", "0", "--target", "sim"], 2, "ready_timeout_secs", "0 s", "86400"),
     (&["new", "openclaw", "--runtime", "wasm"], 2, "--runtime", "wasm", "process"),
     (&["new", "openclaw", "--runtime", "docker"], 2, "runtime", "docker", ""),
-    (&["new", "openclaw", "--target", "nowhere"], 3, "target", "nowhere", "local, sim"),
+    (&["new", "openclaw", "--target", "nowhere"], 3, "target", "nowhere", "local, vm, sim"),
     (&["new", "openclaw", "--version", "latest", "--target", "sim"], 2, "version", "no exact version", "such as"),
     (&["new", "openclaw", "--set", "x"], 2, "--set", "key=value", "clawfarm new"),
     (&["new", "openclaw", "--set", "modle.name=x"], 2, "config.modle.name", "unknown field", "the keys are"),

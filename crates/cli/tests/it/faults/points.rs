@@ -47,7 +47,7 @@ async fn credential(home: &Home, id: &ClawId) -> SecretString {
     let key = MasterKey::load_or_create(&home.farm().join("master.key")).expect("a key");
     let store =
         Store::open(StoreConfig::sqlite(home.farm().join("clawfarm.db"), key)).await.expect("a store");
-    let owner = SecretOwner { tenant: TenantName::default_tenant(), instance: Some(id.clone()) };
+    let owner = SecretOwner::Instance(TenantName::default_tenant(), id.clone());
     let name = SecretName::new("clawfarm.model-key").expect("a name");
     let found = store.secret_value(&Context::system("test"), &owner, &name).await.expect("read");
     store.close().await;

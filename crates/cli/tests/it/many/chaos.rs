@@ -187,6 +187,11 @@ async fn e2e_servers_are_replaced_by_a_newer_version_one_after_the_other() {
         assert_eq!(versions.iter().filter(|v| *v == "0.0.9").count(), 2 - number, "{versions:?}");
     }
     let users = load.users().await;
-    until_servers(&nodes[0], "the work is shared", |s| shares(s) == [20, 22, 22]).await;
+    until_servers(&nodes[0], "the work is shared", |s| {
+        // Nobody has more than a third, rounded up; the rest lies as it came.
+        let shares = shares(s);
+        shares.len() == 3 && shares.iter().sum::<u32>() == 64 && shares.iter().all(|&share| share <= 22)
+    })
+    .await;
     report("rolled from 0.0.9", &users, &nodes, &farm, "3 replaced").await;
 }

@@ -227,9 +227,9 @@ pub(super) async fn until_servers(node: &Node, what: &str, mut is: impl FnMut(&[
 
 /// The leases of the simulated target that each live server holds, fewest first.
 pub(super) fn shares(servers: &[ServerView]) -> Vec<u32> {
-    // Each server's own target is one more.
+    // Each server's own targets, processes and virtual machines, are two more.
     let mut shares: Vec<u32> =
-        servers.iter().filter(|s| s.server.live).map(|s| s.server.leases.saturating_sub(1)).collect();
+        servers.iter().filter(|s| s.server.live).map(|s| s.server.leases.saturating_sub(2)).collect();
     shares.sort_unstable();
     shares
 }

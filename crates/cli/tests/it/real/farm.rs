@@ -33,6 +33,11 @@ impl Farm {
         self.home.farm()
     }
 
+    /// Where the software of its claws is.
+    pub(crate) fn installs(&self) -> PathBuf {
+        self.cache.join("installs")
+    }
+
     pub(crate) fn claw_folder(&self, id: &str) -> PathBuf {
         self.folder().join("claws").join(id)
     }
@@ -61,7 +66,12 @@ impl Farm {
 
     /// A new claw that is ready; its id.
     pub(crate) fn new_claw(&self, name: &str, more: &[&str]) -> String {
-        let mut arguments = vec!["new", "openclaw", name, "--json"];
+        self.new_of("openclaw", name, more)
+    }
+
+    /// The same of another type.
+    pub(crate) fn new_of(&self, claw_type: &str, name: &str, more: &[&str]) -> String {
+        let mut arguments = vec!["new", claw_type, name, "--json"];
         arguments.extend(more);
         let made = self.run(&arguments).ends(0).json();
         let id = made["instance"]["id"].as_str().or(made["id"].as_str()).expect("an id").to_owned();

@@ -15,7 +15,7 @@ fn a_life_from_new_to_its_last_trace() {
     crate::pages::is_as_documented(
         &farm.folder(),
         "home",
-        &["authority", "backups", "cache", "datasets", "images", "targets"],
+        &["authority", "backups", "cache", "datasets", "images", "targets", "types", "vm-accelerator.json"],
     );
     crate::pages::is_as_documented(&farm.claw_folder(&id), "claw", &[]);
     answers(&farm, &id);

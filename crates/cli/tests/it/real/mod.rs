@@ -3,6 +3,7 @@
 //! Each test holds one OpenClaw for most of a minute, so each looks at all it can meanwhile.
 
 mod backup;
+mod configs;
 mod contained;
 mod containers;
 mod docker;
@@ -12,6 +13,7 @@ mod forward;
 mod hostile;
 mod life;
 mod moves;
+mod nanobot;
 mod recover;
 mod secrets;
 mod server;
@@ -19,3 +21,4 @@ mod shell;
 mod sleeps;
 mod telegram;
 mod update;
+mod zeroclaw;

@@ -43,6 +43,32 @@ fn a_secret_is_found_in_nothing_but_its_own_claw() {
     assert!(found.iter().all(|p| p.starts_with(&own)), "{found:?}");
     assert!(runs(farm.pid(&id)));
 
+    // A new value reaches it, and the one before is nowhere any more.
+    let another = format!("sk-another-{}-{}", std::process::id(), "z1x2c3");
+    let rotated = farm.run_with_input(&["secret", "rotate", "search-key"], &another).ends(0);
+    assert!(rotated.out.contains("version 2 everywhere"), "{rotated:?}");
+    let has = |value: &str| {
+        let seen = farm.run(&["exec", &id, "--", "sh", "-c", "printf %s \"$SEARCH_KEY\""]).ends(0).out;
+        assert_eq!(seen, value);
+        assert!(files_with(&farm.folder(), value).iter().all(|p| p.starts_with(&own)));
+    };
+    has(&another);
+    let left = files_with(&farm.folder(), &value);
+    assert!(left.is_empty(), "{left:?}");
+    // It finds it again after its own end, which the next server sees to.
+    let (server, claw) = (farm.server_pid(), farm.pid(&id));
+    farm.run(&["down"]).ends(0);
+    super::farm::kill(claw, nix::sys::signal::Signal::SIGKILL);
+    super::farm::until("its process has ended", || !runs(claw));
+    // It is `ready` in the store until the next server has looked.
+    super::farm::until("it was started again", || {
+        let status = farm.status(&id);
+        let pid = status["pid"].as_u64();
+        status["phase"] == "ready" && pid.is_some_and(|pid| pid != u64::from(claw))
+    });
+    assert_ne!(farm.server_pid(), server);
+    has(&another);
+
     // One that is in use is not removed.
     let refused = farm.run(&["secret", "rm", "search-key"]).ends(4);
     assert!(refused.err.contains(&id), "{refused:?}");

@@ -36,6 +36,9 @@ pub(crate) async fn problems(server: &Server) -> Vec<String> {
         if !right && it.phase != Phase::Failed {
             found.push(format!("{} is wanted {:?} and is {state:?}", it.id, it.intent.desired));
         }
+        if it.intent.desired == Desired::Running && it.in_force < it.layers.revision {
+            found.push(format!("{} does not go by what it is configured with", it.id));
+        }
         // What is frozen is started anew when it wakes.
         if it.intent.desired == Desired::Running && seen.is_some_and(|s| s.run < it.intent.run) {
             found.push(format!("{} runs an old launch", it.id));
@@ -50,6 +53,11 @@ pub(crate) async fn problems(server: &Server) -> Vec<String> {
     for id in world.keys() {
         if !all.iter().any(|it| it.id == *id) {
             found.push(format!("{id} is an orphan: nobody knows it"));
+        }
+    }
+    for rollout in server.control.rollouts(&owner(), None, 100).await.unwrap() {
+        if !rollout.stage.is_over() {
+            found.push(format!("{} is {:?}", rollout.id, rollout.stage));
         }
     }
     let room = server.home.join("world/backups");

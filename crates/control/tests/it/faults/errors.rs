@@ -153,7 +153,11 @@ async fn no_point_is_dead() {
     }
     let ours =
         |p: &&Point| matches!(p.layer(), Layer::Store | Layer::Runtime | Layer::Adapter | Layer::Reconcile);
-    let dead: Vec<_> = Point::ALL.iter().filter(ours).filter(|p| !seen.contains(p)).collect();
+    // A rotation takes three claws and a value that the plan of an operation here has no place for;
+    // the command line's `secrets::a_server_killed_half_way_of_a_rotation` ends a server at it.
+    let elsewhere = [Point::SecretHands];
+    let dead: Vec<_> =
+        Point::ALL.iter().filter(ours).filter(|p| !seen.contains(p) && !elsewhere.contains(p)).collect();
     assert!(dead.is_empty(), "no operation reaches {dead:?}");
 }
 

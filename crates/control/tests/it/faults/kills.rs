@@ -1,13 +1,14 @@
 //! The server is killed at every point of every operation, and another one goes on.
 
 use clawfarm_failpoint::Point;
-use clawfarm_model::{Code, Phase};
+use clawfarm_model::{Code, ConfigName, Phase};
 use clawfarm_runtime_sim::ActKind;
 use futures::StreamExt;
 
 use super::child;
 use super::home::{Server, copy};
 use super::scenario::{self, Op, Scenario};
+use crate::fleet::owner;
 
 /// Cases at a time: two cores' worth, and what waits.
 const AT_ONCE: usize = 3;
@@ -87,8 +88,12 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
             Op::New | Op::NewOfDataset | Op::Import | Op::Stop | Op::Kill => 1..=1,
             Op::Suspend | Op::Warm | Op::Idle => 1..=1,
             Op::Resume | Op::Backup | Op::Restore => 1..=1,
+            // It takes it up while it runs.
+            Op::Publish | Op::ChangeMany => 1..=1,
             // The first version, the one that crashes, and the first again.
-            Op::UpdateToBroken => 3..=3 + 2 * usize::from(!accepted),
+            Op::UpdateToBroken | Op::PublishBroken | Op::ChangeManyBroken => {
+                3..=3 + 2 * usize::from(!accepted)
+            }
             // Asked for once more, it is done once more.
             _ => 2..=2 + usize::from(!accepted),
         };
@@ -107,6 +112,28 @@ async fn goes_on(home: &std::path::Path, scenario: Scenario, accepted: bool, wha
         if scenario.op == Op::Restore {
             assert_eq!(ran.len(), 2, "{what}: the start of before is in its data, too");
         }
+    }
+    if let (Some(alice), Op::Publish) = (&alice, scenario.op) {
+        let level = serde_json::to_value(&alice.spec.config.logging).unwrap();
+        assert_eq!(level, serde_json::json!({"level": "debug"}), "{what}");
+        let config = server.control.config(&owner(), &ConfigName::global()).await.unwrap();
+        assert_eq!((config.head, config.published, config.rollout), (1, Some(1), None), "{what}");
+    }
+    if let (Some(alice), Op::ChangeMany) = (&alice, scenario.op) {
+        let level = serde_json::json!({"level": "debug"});
+        assert_eq!(alice.layers.own.as_ref().and_then(|own| own.get("logging")), Some(&level), "{what}");
+        assert_eq!(serde_json::to_value(&alice.spec.config.logging).unwrap(), level, "{what}");
+    }
+    if let (Some(alice), Op::ChangeManyBroken) = (&alice, scenario.op) {
+        let own = alice.layers.own.clone().unwrap_or_default();
+        let now = (own.get("env"), own.get("native"), alice.spec.config.env.len(), &alice.last_error);
+        assert_eq!(now, (None, None, 0, &None), "{what}");
+    }
+    if let (Some(alice), Op::PublishBroken) = (&alice, scenario.op) {
+        let now = (alice.layers.applied.len(), alice.spec.config.env.len(), &alice.last_error);
+        assert_eq!(now, (0, 0, &None), "{what}");
+        let config = server.control.config(&owner(), &ConfigName::global()).await.unwrap();
+        assert_eq!((config.head, config.published, config.rollout), (1, None, None), "{what}");
     }
     let datasets = server.world.datasets().unwrap().len();
     assert_eq!(datasets, usize::from(scenario.op == Op::Remove), "{what}: datasets");
@@ -132,5 +159,5 @@ macro_rules! killed_everywhere {
 killed_everywhere!(
     new new_of_dataset import start stop kill restart suspend warm idle thaw wake_by_message change
     rotate_token remove purge remove_dataset update update_undone update_at_start backup
-    restore begin
+    restore publish publish_undone change_many change_many_undone begin
 );

@@ -169,6 +169,10 @@ fn wanted(op: Op) -> Option<Wanted> {
         | Op::RemoveDataset
         | Op::Backup
         | Op::Restore
+        | Op::Publish
+        | Op::PublishBroken
+        | Op::ChangeMany
+        | Op::ChangeManyBroken
         | Op::Begin => {
             return None;
         }

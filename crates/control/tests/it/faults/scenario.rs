@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use clawfarm_adapters::SendEvent;
-use clawfarm_control::{Change, Idempotency, NewRestore, PolicyChange};
+use clawfarm_control::{Change, ChangeMany, Idempotency, NewConfig, NewRestore, PolicyChange, Publish};
 use clawfarm_model::secret::SecretName;
 use clawfarm_model::{ClawId, Phase};
-use clawfarm_model::{Code, Error, Operation, Result, Timestamp};
+use clawfarm_model::{Code, ConfigName, Error, Operation, Result, Timestamp};
 use clawfarm_runtime_sim::{ClawBehaviour, Override};
 use futures::StreamExt;
 use tempfile::TempDir;
@@ -50,6 +50,14 @@ pub(crate) enum Op {
     Backup,
     /// Of that file.
     Restore,
+    /// A configuration to all instances.
+    Publish,
+    /// One that they don't start with: they are given back what they had.
+    PublishBroken,
+    /// In what all instances say themselves.
+    ChangeMany,
+    /// One that they don't start with: they say again what they said.
+    ChangeManyBroken,
     /// The server's own beginning.
     Begin,
 }
@@ -90,6 +98,10 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("update_at_start", &[Op::New, Op::Stop, Op::Update], Op::Start, Some(Phase::Ready)),
     scenario("backup", &[Op::New], Op::Backup, Some(Phase::Ready)),
     scenario("restore", &[Op::New, Op::Backup, Op::Purge], Op::Restore, Some(Phase::Ready)),
+    scenario("publish", &[Op::New], Op::Publish, Some(Phase::Ready)),
+    scenario("publish_undone", &[Op::New], Op::PublishBroken, Some(Phase::Ready)),
+    scenario("change_many", &[Op::New], Op::ChangeMany, Some(Phase::Ready)),
+    scenario("change_many_undone", &[Op::New], Op::ChangeManyBroken, Some(Phase::Ready)),
     scenario("begin", &[Op::New], Op::Begin, Some(Phase::Ready)),
 ];
 
@@ -194,9 +206,39 @@ pub(crate) async fn perform(server: &Server, op: Op, name: &str, nth: u64) -> Re
             let wanted = NewRestore { name: Some(name.parse().unwrap()), ..NewRestore::default() };
             control.restore(&me, wanted, key, pieces).await?
         }
+        Op::ChangeMany | Op::ChangeManyBroken => {
+            let patch = changed(op == Op::ChangeMany).as_object().unwrap().clone();
+            match control.configure_many(&me, &ChangeMany { patch, ..ChangeMany::default() }).await {
+                // The one of before goes on.
+                Err(error) if error.code() == Code::Conflict => {}
+                begun => drop(begun?),
+            }
+            return Ok(None);
+        }
+        Op::Publish | Op::PublishBroken => {
+            let body = changed(op == Op::Publish);
+            let content = serde_json::json!({ "body": body });
+            let content = serde_json::from_value(content).unwrap();
+            let new = NewConfig { content, ..NewConfig::default() };
+            control.save_config(&me, &ConfigName::global(), new).await?;
+            match control.publish(&me, &ConfigName::global(), Publish::default()).await {
+                // The one of before goes on.
+                Err(error) if error.code() == Code::Conflict => {}
+                begun => drop(begun?),
+            }
+            return Ok(None);
+        }
         Op::Begin => return Ok(None),
     };
     Ok(Some(accepted.operation))
+}
+
+/// Something that is taken up at once, or that breaks the start.
+fn changed(well: bool) -> serde_json::Value {
+    match well {
+        true => serde_json::json!({ "logging": { "level": "debug" } }),
+        false => serde_json::json!({ "env": { "A": "1" }, "native": { "sim": { "break": "exit" } } }),
+    }
 }
 
 async fn dataset(server: &Server, name: &str) -> Result<ClawId> {

@@ -54,6 +54,46 @@ fn a_container_is_spoken_to_like_any_other_instance() {
     farm.clear();
 }
 
+/// Nobody but the engine starts it again: after a reboot, say, before there is a server.
+#[test]
+fn a_container_that_its_engine_starts_again_has_the_newest_secret() {
+    let Some(farm) = Farm::shared() else { return };
+    let secret = |how: &str, value: &str| {
+        farm.home.run_with_input(&["secret", how, "test-key"], value).ends(0);
+    };
+    secret("set", "sk-first");
+    let id = farm.new_claw("alice", &["--set", "env.TEST_KEY.secret=test-key"]);
+    // What it was given, start by start.
+    let given = || std::fs::read_to_string(farm.claw_folder(&id).join("config/given")).unwrap_or_default();
+    farm.until_ready(&id);
+    assert_eq!(given(), "TEST_KEY='sk-first'\n");
+    // A variable of a process is its own: the rotation starts the claw again.
+    secret("rotate", "sk-second");
+    let both = "TEST_KEY='sk-first'\nTEST_KEY='sk-second'\n";
+    until("it was started with the new value", || if given() == both { Ok(()) } else { Err(given()) });
+    farm.until_ready(&id);
+    for alone in [false, true] {
+        let before = given();
+        if alone {
+            farm.run(&["down"]).ends(0);
+        }
+        let _ = farm.engine.docker(&["restart", "-t", "1", &format!("clawfarm-{id}")]);
+        let anew = until("it was begun again", || {
+            let now = given();
+            if now.len() > before.len() { Ok(now) } else { Err(now) }
+        });
+        let fresh = &anew[before.len()..];
+        assert!(fresh.lines().all(|line| line == "TEST_KEY='sk-second'"), "{anew}");
+        farm.until_ready(&id);
+        assert!(given().ends_with("TEST_KEY='sk-second'\n"));
+    }
+    // Nobody else can read it: not whoever may use the engine, and not other users.
+    assert!(!farm.engine.docker(&["inspect", &format!("clawfarm-{id}")]).contains("sk-second"));
+    let env = std::fs::metadata(farm.claw_folder(&id).join("config/.env")).expect("it is there");
+    assert_eq!((env.permissions().mode() & 0o777, env.uid()), (0o600, 1000));
+    farm.clear();
+}
+
 fn says_what_it_printed(farm: &Farm, id: &str) {
     assert!(farm.run(&["logs", id]).ends(0).out.contains("the gateway listens"));
     assert_eq!(farm.run(&["logs", id, "--since", "2100-01-01T00:00:00Z"]).ends(0).out, "");

@@ -1,0 +1,82 @@
+//! Virtual machines beside the same by hand.
+
+mod by_hand;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use crate::farm::Farm;
+use crate::figures::{median, millis, row, seconds};
+use by_hand::Machine;
+
+/// The image: the one that can be made without a download.
+const IMAGE: &str = "debian:12";
+/// What each machine has.
+const CPUS: u32 = 2;
+const MEMORY_MIB: u32 = 1024;
+/// How many commands are run in each round.
+const COMMANDS: usize = 10;
+
+/// What is compared, both ways.
+#[derive(Default)]
+struct Both {
+    ours: Vec<Duration>,
+    by_hand: Vec<Duration>,
+}
+
+impl Both {
+    fn tell(self, what: &str, aim: &str, show: fn(Duration) -> String) {
+        let (ours, by_hand) = (median(self.ours), median(self.by_hand));
+        let ratio = ours.as_secs_f64() / by_hand.as_secs_f64();
+        row(what, &show(ours), &format!("by hand {}", show(by_hand)), &format!("{ratio:.2}{aim}"));
+    }
+}
+
+/// `new` until a command was run, `suspend`, `resume` until one was run again, and commands.
+pub(crate) fn run(rounds: usize) -> Result<()> {
+    let farm = Farm::new()?;
+    // Made once, and not measured.
+    farm.run(&["image", "build", IMAGE])?;
+    let image = by_hand::image(&farm.images())?;
+    let (mut new, mut suspend, mut resume, mut exec) =
+        (Both::default(), Both::default(), Both::default(), Both::default());
+    for round in 0..rounds {
+        let name = format!("bench-{round}");
+        let (cpus, memory) = (CPUS.to_string(), MEMORY_MIB.to_string());
+        let made = ["new", IMAGE, "--name", &name, "--cpus", &cpus, "--memory-mib", &memory, "--run", "true"];
+        new.ours.push(timed(|| farm.run(&made))?);
+        for _ in 0..COMMANDS {
+            exec.ours.push(timed(|| farm.run(&["exec", &name, "--", "true"]))?);
+        }
+        suspend.ours.push(timed(|| farm.run(&["suspend", &name]))?);
+        resume.ours.push(timed(|| {
+            farm.run(&["resume", &name])?;
+            farm.run(&["exec", &name, "--", "true"])
+        })?);
+        farm.run(&["rm", "--purge", "--force", &name])?;
+
+        let folder = TempDir::with_prefix("cfb")?;
+        let begun = Instant::now();
+        let mut machine = Machine::boot(folder.path(), &image)?;
+        machine.ssh("true")?;
+        new.by_hand.push(begun.elapsed());
+        for _ in 0..COMMANDS {
+            exec.by_hand.push(timed(|| machine.ssh("true"))?);
+        }
+        suspend.by_hand.push(timed(|| machine.suspend())?);
+        resume.by_hand.push(timed(|| machine.resume())?);
+    }
+    new.tell("a virtual machine, until a command was run", " (aim 1.05)", seconds);
+    suspend.tell("suspended", "", seconds);
+    resume.tell("resumed, until a command was run", " (aim 1.20)", seconds);
+    exec.tell("a command, by the agent; by hand over SSH", "", millis);
+    Ok(())
+}
+
+fn timed<T>(what: impl FnOnce() -> Result<T>) -> Result<Duration> {
+    let begun = Instant::now();
+    what()?;
+    Ok(begun.elapsed())
+}

@@ -1,0 +1,89 @@
+//! Virtual machines of this machine: the target, and the virtiofsd that is in this program.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use clawfarm_model::{Error, Result};
+use clawfarm_runtime_vm::{Accelerator, SERVES_FOLDERS, VmConfig, VmRuntime, serve_folder};
+use clawfarm_vm_images::ImagesConfig;
+
+use crate::background::own_program;
+
+/// The word by which this program serves a folder to a virtual machine. It is started by shims,
+/// not by people.
+pub(crate) const VIRTIOFSD: &str = "virtiofsd";
+
+/// What runs the processors of virtual machines: `auto`, `kvm` or `tcg`.
+pub(crate) const ACCELERATOR: &str = "CLAWFARM_VM_ACCELERATOR";
+
+/// The agent that goes into virtual machines, where this program was built with it.
+#[cfg(guest_agent)]
+const AGENT: Option<&[u8]> = Some(include_bytes!(env!("CLAWFARM_GUEST_AGENT_FILE")));
+#[cfg(not(guest_agent))]
+const AGENT: Option<&[u8]> = None;
+
+/// What the target is called, where the machine's own is called `own`.
+pub(crate) fn target_name(own: Option<&str>) -> String {
+    own.map_or_else(|| "vm".to_owned(), |own| format!("{own}-vm"))
+}
+
+/// Opens the virtual machines of a home. QEMU need not be there: `clawfarm doctor` tells, and so
+/// does whatever needs it.
+pub(crate) async fn open(home: &Path, images: ImagesConfig, claw_port: u16) -> Result<VmRuntime> {
+    let mut config = VmConfig { images, ..VmConfig::new(home, None) };
+    config.claw_port = claw_port;
+    config.accelerator = accelerator(std::env::var_os(ACCELERATOR).as_deref())?;
+    config.agent = AGENT.map(Bytes::from_static);
+    if SERVES_FOLDERS {
+        config.virtiofsd = Some(vec![program()?, VIRTIOFSD.to_owned()]);
+    }
+    VmRuntime::open(config).await
+}
+
+/// What was chosen; `None` for what turns out to work.
+fn accelerator(chosen: Option<&OsStr>) -> Result<Option<Accelerator>> {
+    match chosen.map(OsStr::to_string_lossy).as_deref() {
+        None | Some("" | "auto") => Ok(None),
+        Some("kvm") => Ok(Some(Accelerator::Kvm)),
+        Some("tcg") => Ok(Some(Accelerator::Tcg)),
+        Some(other) => Err(Error::invalid(ACCELERATOR, format!("'{}' is none", other.escape_default()))
+            .fix("give auto, kvm or tcg, or leave it unset")),
+    }
+}
+
+/// This program's path, and not `/proc/self/exe`: confinement names it to the kernel, and another
+/// process executes it.
+fn program() -> Result<String> {
+    let failed = |why: String| Error::internal("the path of this program can't be told", why);
+    let path = own_program().map_err(|e| failed(e.to_string()))?;
+    path.to_str().map(str::to_owned).ok_or_else(|| failed(format!("'{}' is no UTF-8", path.display())))
+}
+
+/// Serves a folder, before a thread or a runtime is made.
+pub(crate) fn virtiofsd(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<String> = arguments.map(|it| it.to_string_lossy().into_owned()).collect();
+    serve_folder(&arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accelerator_is_one_of_three_words() {
+        let of = |text: &str| accelerator(Some(OsStr::new(text)));
+        assert_eq!((accelerator(None).unwrap(), of("").unwrap(), of("auto").unwrap()), (None, None, None));
+        assert_eq!(of("kvm").unwrap(), Some(Accelerator::Kvm));
+        assert_eq!(of("tcg").unwrap(), Some(Accelerator::Tcg));
+        let error = of("KVM\u{1b}").unwrap_err();
+        assert_eq!(error.field_name(), Some(ACCELERATOR));
+        assert!(!error.message().contains('\u{1b}') && error.fix_text().is_some(), "{error}");
+    }
+
+    #[test]
+    fn its_name_goes_with_the_server_s_own() {
+        assert_eq!((target_name(None), target_name(Some("a"))), ("vm".to_owned(), "a-vm".to_owned()));
+    }
+}

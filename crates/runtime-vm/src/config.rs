@@ -1,0 +1,50 @@
+//! What the runtime is told.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clawfarm_qemu::Accelerator;
+use clawfarm_vm_images::ImagesConfig;
+
+/// How a [`crate::VmRuntime`] is set up.
+#[derive(Clone, Debug)]
+pub struct VmConfig {
+    /// The server's home (`CLAWFARM_HOME`): instances and datasets are kept in it.
+    pub home: PathBuf,
+    /// Where images are.
+    pub images: ImagesConfig,
+    /// How a shim is started; the instance's folder is added as the last argument.
+    /// `/proc/self/exe shim` unless said.
+    pub shim_command: Vec<OsString>,
+    /// How a virtiofsd is started, where there is one of our own; the distribution's is used
+    /// when absent. The program's path must be absolute.
+    pub virtiofsd: Option<Vec<String>>,
+    /// What runs the machines' processors; found out when absent.
+    pub accelerator: Option<Accelerator>,
+    /// The agent that goes into machines, as a program of its own; without one they have none, and
+    /// commands go by SSH.
+    pub agent: Option<Bytes>,
+    /// The port of the server's listener for claws; 0 while it has none.
+    pub claw_port: u16,
+    /// Whether each instance gets a user id of its own. Needs root; `true` for root unless said.
+    pub own_users: bool,
+}
+
+impl VmConfig {
+    /// The usual set-up for a home; `cache` is another folder for what may be fetched again.
+    #[must_use]
+    pub fn new(home: impl Into<PathBuf>, cache: Option<&std::path::Path>) -> Self {
+        let home = home.into();
+        Self {
+            images: ImagesConfig::of(&home, cache),
+            home,
+            shim_command: vec!["/proc/self/exe".into(), "shim".into()],
+            virtiofsd: None,
+            agent: None,
+            accelerator: None,
+            claw_port: 0,
+            own_users: rustix::process::geteuid().is_root(),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Stopping a machine's processors, and letting them go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clawfarm_files::blocking;
+use clawfarm_local::keeper;
+use clawfarm_model::{ClawId, Code, Error, Observation, Result};
+use clawfarm_qemu::ssh::Ended;
+
+use crate::inner::Inner;
+use crate::{agent, observe, seed};
+
+/// How long setting the clock is tried: a guest that is busy after a long sleep may be slow.
+const CLOCK: Duration = Duration::from_secs(60);
+
+/// [`clawfarm_runtime::Freeze::freeze`].
+pub(crate) async fn freeze(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
+    let _verb = inner.lock(id).await;
+    if !observe::settle(inner, id).await? {
+        return Err(gone(id));
+    }
+    let qmp = inner.qmp(id).await?;
+    // Before it is so: whoever finds it stopped knows that it is meant to be.
+    note(inner, id, true).await?;
+    qmp.stop().await?;
+    inner.watch.tell(id);
+    observe::observe(inner, id).await
+}
+
+/// [`clawfarm_runtime::Freeze::thaw`].
+pub(crate) async fn thaw(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
+    let _verb = inner.lock(id).await;
+    if !observe::settle(inner, id).await? {
+        return Err(gone(id));
+    }
+    inner.qmp(id).await?.cont().await?;
+    note(inner, id, false).await?;
+    step_clock(inner, id);
+    inner.watch.tell(id);
+    observe::observe(inner, id).await
+}
+
+fn gone(id: &ClawId) -> Error {
+    Error::new(Code::Gone, format!("'{id}' does not run")).fix(format!("start it with `clawfarm start {id}`"))
+}
+
+async fn note(inner: &Arc<Inner>, id: &ClawId, frozen: bool) -> Result<()> {
+    let (this, id) = (Arc::clone(inner), id.clone());
+    blocking(move || this.change(&id, |record| record.frozen = frozen).map(drop)).await
+}
+
+/// Lets go on what was stopped, before it is asked to end.
+pub(crate) async fn go_on(inner: &Arc<Inner>, id: &ClawId) -> Result<()> {
+    if !keeper::is_up(&inner.dir(id)).await? {
+        return Ok(());
+    }
+    if inner.record(id).is_ok_and(|record| record.frozen) {
+        inner.qmp(id).await?.cont().await?;
+        note(inner, id, false).await?;
+    }
+    Ok(())
+}
+
+/// Sets the guest's clock, which stood still: in the background, and as well as can be. A guest
+/// that does not answer SSH yet has nobody who would mind.
+pub(crate) fn step_clock(inner: &Arc<Inner>, id: &ClawId) {
+    let (weak, id) = (Arc::downgrade(inner), id.clone());
+    let ending = inner.watch.ending().clone();
+    tokio::spawn(async move {
+        let Some(inner) = weak.upgrade() else { return };
+        tokio::select! {
+            () = ending.cancelled() => {}
+            set = tokio::time::timeout(CLOCK, set_clock(&inner, &id)) => match set {
+                Ok(Ok(())) => tracing::debug!(%id, "its clock was set"),
+                Ok(Err(error)) => tracing::info!(%id, %error, "its clock could not be set"),
+                Err(_) => tracing::info!(%id, "its clock could not be set: it does not answer SSH"),
+            }
+        }
+    });
+}
+
+async fn set_clock(inner: &Inner, id: &ClawId) -> Result<()> {
+    if agent::set_clock(inner, id).await {
+        return Ok(());
+    }
+    let ssh = seed::ssh(inner, &inner.record(id)?)?;
+    let messages = seed::messages(inner, id)?;
+    let now = clawfarm_model::Timestamp::now().as_millis() / 1000;
+    match ssh.output(&format!("date -u -s @{now}"), messages.path()).await?.0 {
+        Ended::Code(0) => Ok(()),
+        Ended::Code(code) => Err(Error::new(Code::ClawFailed, format!("'date' ended with {code}"))),
+        Ended::Lost(why) => Err(Error::new(Code::Unavailable, why)),
+    }
+}

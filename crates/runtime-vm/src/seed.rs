@@ -1,0 +1,133 @@
+//! What a machine's first boot is told, and the keys that are made for it.
+
+use std::path::{Path, PathBuf};
+
+use clawfarm_files::{Folder, NewFile, Owner, io_error};
+use clawfarm_model::{ClawId, Error, Result};
+use clawfarm_qemu::ssh::{Key, Ssh, known_host};
+use clawfarm_vm::{HostKey, Seed, agent};
+use secrecy::SecretString;
+
+use crate::inner::Inner;
+use crate::paths::{KEYS, SEED};
+use crate::record::MachineRecord;
+use crate::shares;
+
+/// The key to log in with.
+const IDENTITY: &str = "id_ed25519";
+/// The guest's key, pinned.
+const KNOWN_HOSTS: &str = "known_hosts";
+
+/// Sets up what every machine has: a way in, and its folders mounted, now and at each boot. Its
+/// arguments are pairs of a folder and its line of fstab.
+///
+/// What does not come up must not keep the machine from booting (`nofail`), and must not be
+/// taken for set up either.
+const SET_UP: &str = r#"set -eu
+if ! [ -x /usr/sbin/sshd ]; then
+  apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y openssh-server
+fi
+while [ $# -gt 0 ]; do
+  mkdir -p -- "$1"
+  grep -qxF -- "$2" /etc/fstab || printf '%s\n' "$2" >>/etc/fstab
+  mount -- "$1"
+  mountpoint -q -- "$1"
+  shift 2
+done
+systemctl daemon-reload
+"#;
+
+/// Makes keys and seed, once: with another seed cloud-init would take the machine for another.
+pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) -> Result<()> {
+    let dir = inner.dir(&record.id);
+    let failed = |e| io_error(format!("write what '{}' is told at its first boot", record.id), e);
+    let folder = Folder::open(&dir).map_err(failed)?;
+    if folder.kind(SEED.as_ref()).map_err(failed)?.is_some() {
+        return Ok(());
+    }
+    let login = Key::make(&format!("clawfarm@{}", record.id))?;
+    let host = Key::make(&format!("root@{}", record.id))?;
+    let keys = folder.make_folder(Path::new(KEYS), None).map_err(failed)?;
+    let private = NewFile { mode: 0o600, owner: None, folder_owner: None };
+    let known = known_host(record.id.as_str(), &host.public)?;
+    keys.write(Path::new(IDENTITY), login.private.as_bytes(), private).map_err(failed)?;
+    keys.write(Path::new(KNOWN_HOSTS), known.as_bytes(), private).map_err(failed)?;
+    let mut seed = Seed {
+        instance_id: record.id.to_string(),
+        hostname: record.id.to_string(),
+        authorized_key: login.public,
+        host_key: Some(HostKey { private: SecretString::from(host.private.as_str()), public: host.public }),
+        files: Vec::new(),
+        commands: vec![set_up(&dir, record)],
+        packages: Vec::new(),
+    };
+    if inner.config.agent.is_some() {
+        agent::add_service(&mut seed);
+    }
+    let mut disk = seed.iso()?;
+    if let Some(program) = &inner.config.agent {
+        agent::add_program(&mut disk, program.to_vec())?;
+    }
+    // Last: where it is, the keys are.
+    let new = NewFile { mode: 0o600, owner, folder_owner: None };
+    folder.write(Path::new(SEED), &disk.to_bytes(), new).map_err(failed)
+}
+
+fn set_up(dir: &Path, record: &MachineRecord) -> Vec<String> {
+    let mut command = ["sh", "-c", SET_UP, "sh"].map(str::to_owned).to_vec();
+    for share in shares::all(dir, &record.vm) {
+        // Neither has a letter that means something in a line of fstab.
+        let line =
+            format!("{} {} virtiofs rw,nofail,x-systemd.device-timeout=30s 0 0", share.tag, share.guest);
+        command.extend([share.guest, line]);
+    }
+    command
+}
+
+/// The way into a machine.
+pub(crate) fn ssh(inner: &Inner, record: &MachineRecord) -> Result<Ssh> {
+    let keys = inner.dir(&record.id).join(KEYS);
+    Ok(Ssh {
+        program: Ssh::find()?,
+        port: record.ssh_port,
+        user: "root".into(),
+        identity: keys.join(IDENTITY),
+        known_hosts: keys.join(KNOWN_HOSTS),
+        alias: record.id.to_string(),
+    })
+}
+
+/// A file for ssh's own messages about one command, which is removed by who asked for it.
+pub(crate) fn messages(inner: &Inner, id: &ClawId) -> Result<Messages> {
+    let mut bytes = [0_u8; 8];
+    getrandom::fill(&mut bytes).map_err(|e| Error::internal("no random numbers can be had", e))?;
+    let name = u64::from_le_bytes(bytes);
+    Ok(Messages(inner.dir(id).join(KEYS).join(format!("said-{name:016x}"))))
+}
+
+/// Is removed with its last use.
+pub(crate) struct Messages(PathBuf);
+
+impl Messages {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        // Nothing was said: there is none.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_set_up_is_a_script_that_a_shell_takes() {
+        let checked = std::process::Command::new("/bin/sh").args(["-n", "-c", SET_UP]).status().unwrap();
+        assert!(checked.success());
+    }
+}

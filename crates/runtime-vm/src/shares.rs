@@ -1,0 +1,212 @@
+//! The folders of this machine that are shared into a virtual one, each by a virtiofsd.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use clawfarm_files::io_error;
+use clawfarm_model::vm::VmSpec;
+use clawfarm_model::{Code, Error, Result};
+use clawfarm_qemu::machine::Share;
+use clawfarm_qemu::{Sandbox, Virtiofsd, VirtiofsdProgram};
+use clawfarm_shim::spec::{HelperSpec, RunsAs, User};
+
+use crate::paths::{VM, VOLUMES, WORK};
+use crate::record::MachineRecord;
+
+/// What the guest mounts the workspace by.
+const WORKSPACE_TAG: &str = "workspace";
+/// A group that nothing belongs to: for an owner whose group is root's.
+const NOBODY: u32 = 65_534;
+
+/// The system's folders: a guest that writes there writes programs that root runs.
+const SYSTEM: &[&str] = &[
+    "/bin", "/boot", "/dev", "/efi", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys",
+    "/usr", "/var",
+];
+/// And those in them that are for people's files.
+const PEOPLES: &[&str] = &["/var/tmp", "/var/www"];
+
+/// A folder that is shared.
+pub(crate) struct Shared {
+    /// What the guest mounts it by.
+    pub(crate) tag: String,
+    /// Where the guest has it.
+    pub(crate) guest: String,
+    /// The folder here.
+    pub(crate) folder: PathBuf,
+    /// Where its virtiofsd listens.
+    pub(crate) socket: PathBuf,
+    /// It is the workspace, which belongs to somebody else.
+    pub(crate) foreign: bool,
+}
+
+/// The folders in the order in which they are mounted.
+pub(crate) fn all(dir: &Path, vm: &VmSpec) -> Vec<Shared> {
+    let workspace = vm.workspace.iter().map(|folder| Shared {
+        tag: WORKSPACE_TAG.into(),
+        guest: VmSpec::WORKSPACE.into(),
+        folder: folder.into(),
+        socket: dir.join(WORK).join("s"),
+        foreign: true,
+    });
+    let volumes = vm.volumes.iter().enumerate().map(|(number, volume)| Shared {
+        tag: format!("volume{number}"),
+        guest: volume.guest.as_str().into(),
+        folder: dir.join(VOLUMES).join(volume.name.as_str()),
+        socket: dir.join(VM).join(format!("v{number}")),
+        foreign: false,
+    });
+    workspace.chain(volumes).collect()
+}
+
+/// How many there are.
+pub(crate) fn count(vm: &VmSpec) -> usize {
+    vm.volumes.len() + usize::from(vm.workspace.is_some())
+}
+
+/// As devices of the machine.
+pub(crate) fn devices(dir: &Path, vm: &VmSpec) -> Vec<Share> {
+    all(dir, vm).into_iter().map(|it| Share { tag: it.tag, socket: it.socket, slot: None }).collect()
+}
+
+/// The virtiofsds as what runs beside QEMU.
+///
+/// Each runs as the user that the files belong to, without a capability, and everything is root's
+/// in the guest: a virtiofsd that could give files to any user would have to be root, on the side
+/// that a hostile guest speaks to.
+pub(crate) fn helpers(
+    dir: &Path,
+    record: &MachineRecord,
+    program: &VirtiofsdProgram,
+) -> Result<Vec<HelperSpec>> {
+    all(dir, &record.vm)
+        .into_iter()
+        .map(|share| {
+            let (user, owner) = runs_as(&share, record)?;
+            let serves = Virtiofsd {
+                folder: share.folder,
+                socket: share.socket.clone(),
+                // The shim confines it, and its folder is all that it may write to.
+                sandbox: Sandbox::None,
+                read_only: false,
+                squash: Some(owner),
+            };
+            Ok(HelperSpec {
+                name: format!("virtiofsd of '{}'", share.guest),
+                argv: serves.argv(program)?,
+                user,
+                listens: Some(share.socket),
+            })
+        })
+        .collect()
+}
+
+/// As whom a folder is served, and to whom its files belong.
+fn runs_as(share: &Shared, record: &MachineRecord) -> Result<(RunsAs, (u32, u32))> {
+    let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    match (record.uid, share.foreign) {
+        (Some(uid), false) => Ok((RunsAs::Claw, (uid, uid))),
+        (None, _) => Ok((RunsAs::Claw, own)),
+        (Some(_), true) => {
+            let (uid, gid) = owner(&share.folder)?;
+            if uid == 0 {
+                return Ok((RunsAs::Server, (0, 0)));
+            }
+            let gid = if gid == 0 { NOBODY } else { gid };
+            Ok((RunsAs::User(User { uid, gid }), (uid, gid)))
+        }
+    }
+}
+
+/// Whom the workspace belongs to.
+pub(crate) fn owner(folder: &Path) -> Result<(u32, u32)> {
+    let about = std::fs::metadata(folder)
+        .map_err(|e| io_error(format!("look at '{}'", folder.display()), e).field("vm.workspace"))?;
+    Ok((about.uid(), about.gid()))
+}
+
+/// Refuses a workspace that is no folder, or that has the server's own files in it.
+pub(crate) fn check_workspace(home: &Path, vm: &VmSpec) -> Result<()> {
+    let Some(given) = &vm.workspace else { return Ok(()) };
+    let refuse = |why: String, fix: &str| Err(Error::invalid("vm.workspace", why).fix(fix));
+    let folder = match Path::new(given).canonicalize() {
+        Ok(folder) => folder,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return refuse(format!("there is no folder '{given}'"), "make it, or give another one");
+        }
+        Err(e) => return Err(io_error(format!("look at '{given}'"), e).field("vm.workspace")),
+    };
+    if !folder.is_dir() {
+        return refuse(format!("'{given}' is no folder"), "give a folder of this machine");
+    }
+    // A link would lead out of what the machine's QEMU may see.
+    if folder != Path::new(given) {
+        return refuse(
+            format!("'{given}' is not the folder's own path"),
+            &format!("give it without links: {}", folder.display()),
+        );
+    }
+    let within = |path: &&str| folder.starts_with(path);
+    // `/var/lib`, `/var/spool` and the like have what root runs; people's files are in few of its
+    // folders.
+    let system = folder == Path::new("/") || SYSTEM.iter().any(within) && !PEOPLES.iter().any(within);
+    if system {
+        return refuse(format!("'{given}' is a part of this machine's system"), "give a folder of your own");
+    }
+    if folder.starts_with(home) || home.starts_with(&folder) {
+        return refuse(
+            format!("'{given}' has clawfarm's own files in it, or is in them"),
+            "give a folder beside them",
+        );
+    }
+    Ok(())
+}
+
+/// Refuses what can't be shared with this QEMU or virtiofsd over a suspension.
+pub(crate) fn check_saves(vm: &VmSpec, qemu: clawfarm_qemu::Version, saves: bool) -> Result<()> {
+    if count(vm) == 0 || (qemu.saves_shares() && saves) {
+        return Ok(());
+    }
+    Err(Error::new(Code::Unsupported, "a machine with mounted folders can't be suspended here")
+        .field("vm.volumes")
+        .fix("install QEMU 8.2 and virtiofsd 1.11 or newer (clawfarm doctor tells which there are); stop and start it meanwhile"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workspace_that_would_give_the_host_away_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let home = root.join("home/farm");
+        for name in ["home/farm/claws", "project", "home/other"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        std::fs::write(root.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink(root.join("project"), root.join("link")).unwrap();
+        let of = |folder: &Path| {
+            let mut vm = VmSpec::new("debian:12".parse().unwrap());
+            vm.workspace = Some(folder.to_str().unwrap().to_owned());
+            check_workspace(&home, &vm)
+        };
+        of(&root.join("project")).unwrap();
+        of(&root.join("home/other")).unwrap();
+        for (folder, why) in [
+            (root.join("nowhere"), "no folder"),
+            (root.join("file"), "no folder"),
+            (root.join("link"), "own path"),
+            (root.join("home"), "own files"),
+            (root.join("home/farm/claws"), "own files"),
+            ("/".into(), "system"),
+            ("/etc".into(), "system"),
+            ("/etc/ssl".into(), "system"),
+            ("/usr/bin".into(), "system"),
+        ] {
+            let error = of(&folder).unwrap_err();
+            assert_eq!(error.field_name(), Some("vm.workspace"));
+            assert!(error.message().contains(why) && error.fix_text().is_some(), "{error}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a machine's shim is told.
+
+use std::path::{Path, PathBuf};
+
+use clawfarm_local::folders::hidden;
+use clawfarm_local::keeper;
+use clawfarm_model::Result;
+use clawfarm_qemu::{Accelerator, Machine, Qemu, VirtiofsdProgram};
+use clawfarm_shim::ShimSpec;
+use clawfarm_shim::spec::{
+    AskSpec, Bind, CgroupSpec, EnvVar, LandlockSpec, LogSpec, MountSpec, SPEC_VERSION, User,
+};
+
+use crate::inner::Inner;
+use crate::machine::{limits, power_socket};
+use crate::paths::{DISK, SEED, VM, VOLUMES, WORK};
+use crate::record::MachineRecord;
+use crate::shares;
+
+/// What presses the power button, as QMP wants it said.
+const POWER: &str = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
+
+/// How long a machine may take to shut down when this one does, in milliseconds: systemd ends
+/// everything 90 s after it began.
+const TERM_GRACE_MS: u64 = 75_000;
+
+/// The shim's orders for a machine.
+pub(crate) fn spec(
+    inner: &Inner,
+    record: &MachineRecord,
+    machine: &Machine,
+    (qemu, virtiofsd): (&Qemu, Option<&VirtiofsdProgram>),
+) -> Result<ShimSpec> {
+    let dir = inner.dir(&record.id);
+    let helpers = match virtiofsd {
+        Some(program) => shares::helpers(&dir, record, program)?,
+        None => Vec::new(),
+    };
+    let image = inner.images.path_of(&record.vm.image);
+    let programs = programs(qemu, virtiofsd);
+    let spec = ShimSpec {
+        version: SPEC_VERSION,
+        id: record.id.clone(),
+        run: record.run,
+        argv: machine.argv(qemu)?,
+        env: vec![
+            EnvVar::new("PATH", "/usr/local/bin:/usr/bin:/bin"),
+            EnvVar::new("LC_ALL", "C"),
+            EnvVar::new("HOME", dir.join(VM).to_string_lossy()),
+        ],
+        cwd: "/".into(),
+        exec_cwd: None,
+        user: record.uid.map(|uid| User { uid, gid: uid }),
+        landlock: Some(landlock(&dir, record, &image, &programs, machine.accelerator)),
+        mounts: record.uid.map(|_| mounts(inner, &dir, record, &image, &programs)),
+        cgroup: Some(CgroupSpec {
+            name: Path::new("clawfarm").join(inner.home_hash()).join(record.id.as_str()),
+            parent: None,
+        }),
+        resources: limits(record, machine.accelerator, !clawfarm_local::host::memory_cgroup()),
+        max_tasks: ShimSpec::DEFAULT_MAX_TASKS,
+        logs: LogSpec::default(),
+        token: keeper::token()?,
+        term_grace_ms: TERM_GRACE_MS,
+        helpers,
+        ask: Some(AskSpec { socket: power_socket(&dir), text: POWER.into() }),
+    };
+    spec.check()?;
+    Ok(spec)
+}
+
+/// The programs that are not the system's: one may be anywhere.
+fn programs(qemu: &Qemu, virtiofsd: Option<&VirtiofsdProgram>) -> Vec<PathBuf> {
+    let mut all = vec![qemu.path.clone()];
+    all.extend(virtiofsd.and_then(|it| it.command.first()).map(PathBuf::from));
+    all
+}
+
+/// What QEMU and the virtiofsds may use: the machine's own files, its folders, and the image.
+fn landlock(
+    dir: &Path,
+    record: &MachineRecord,
+    image: &Path,
+    programs: &[PathBuf],
+    accelerator: Accelerator,
+) -> LandlockSpec {
+    let mut write: Vec<PathBuf> = [VM, WORK, VOLUMES, DISK].map(|name| dir.join(name)).to_vec();
+    write.extend(record.vm.workspace.iter().map(PathBuf::from));
+    if accelerator == Accelerator::Kvm {
+        write.push("/dev/kvm".into());
+    }
+    let read = vec![dir.join(SEED), image.to_owned()];
+    LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read, write, execute: programs.to_vec() })
+}
+
+/// QEMU's view: the machine's own files, nothing else of the home.
+fn mounts(
+    inner: &Inner,
+    dir: &Path,
+    record: &MachineRecord,
+    image: &Path,
+    programs: &[PathBuf],
+) -> MountSpec {
+    let mut needed: Vec<&Path> = vec![image];
+    needed.extend(programs.iter().map(PathBuf::as_path));
+    let hide = hidden(&inner.paths.home, &needed);
+    let read_only = |path: &Path| Bind { path: path.to_owned(), read_only: true };
+    let mut binds: Vec<Bind> =
+        [VM, WORK, VOLUMES, DISK].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
+    binds.push(read_only(&dir.join(SEED)));
+    binds.push(read_only(image));
+    binds.extend(programs.iter().map(|program| read_only(program)));
+    binds.extend(record.vm.workspace.iter().map(|path| Bind { path: path.into(), read_only: false }));
+    // What is not below a hidden folder is seen anyway.
+    binds.retain(|bind| hide.iter().any(|hide| bind.path.starts_with(hide) && bind.path != *hide));
+    MountSpec { hide, binds }
+}

@@ -1,0 +1,12 @@
+//! Virtual machines by their runtime: QEMU is real, and the guest is as small as can be, except
+//! in one test that boots a real one.
+
+mod e2e;
+mod farm;
+mod killed;
+mod life;
+mod memory;
+mod trouble;
+
+#[path = "../../../qemu/tests/it/guest.rs"]
+mod guest;

@@ -1,0 +1,123 @@
+//! What is refused, and what others have taken.
+
+use clawfarm_model::{Code, DataFate, ObservedState};
+use clawfarm_runtime::{NoProgress, Runtime};
+
+use crate::farm::{Farm, id, launch, placement, volume};
+
+#[tokio::test]
+async fn what_can_not_be_made_is_told_before_anything_is() {
+    let farm = Farm::new().await;
+    let id = id("alice-x7k2");
+    let refused = async |placement| {
+        let error = farm.rt.ensure(&placement, &NoProgress).await.unwrap_err();
+        assert!(error.fix_text().is_some(), "{error}");
+        assert!(!farm.claw(&id).exists(), "{error}: something was made");
+        error.field_name().unwrap_or_default().to_owned()
+    };
+    // One that nobody offers, and one whose site does not answer.
+    for image in ["lab:9", "debian:12@20250115", "debian:12"] {
+        let missing = placement(&id, |it| it.vm.as_mut().unwrap().image = image.parse().unwrap());
+        assert_eq!(refused(missing).await, "vm.image", "{image}");
+    }
+    assert_eq!(refused(placement(&id, |it| it.vm = None)).await, "vm.image");
+    let nowhere = placement(&id, |it| it.vm.as_mut().unwrap().workspace = Some("/nowhere/at/all".into()));
+    assert_eq!(refused(nowhere).await, "vm.workspace");
+    let own = farm.config.home.to_str().unwrap().to_owned();
+    assert_eq!(
+        refused(placement(&id, |it| it.vm.as_mut().unwrap().workspace = Some(own))).await,
+        "vm.workspace"
+    );
+    assert_eq!(refused(placement(&id, |it| it.resources.memory_mib = 1)).await, "resources.memory_mib");
+}
+
+#[tokio::test]
+async fn a_disk_smaller_than_its_image_is_refused_and_leaves_no_pin() {
+    let farm = Farm::new().await;
+    let id = id("bob-x7k2");
+    let disk = farm.root().join("large");
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&disk)
+        .arg("3G")
+        .status()
+        .expect("qemu-img is installed");
+    assert!(made.success());
+    let large = "large:1".parse().unwrap();
+    farm.images().import(&disk, &large, &NoProgress).await.unwrap();
+    let small = placement(&id, |it| {
+        let vm = it.vm.as_mut().unwrap();
+        (vm.image, vm.disk_gib) = (large.clone(), Some(1));
+    });
+    let error = farm.rt.ensure(&small, &NoProgress).await.unwrap_err();
+    assert_eq!(error.field_name(), Some("disk_gib"), "{error}");
+    farm.rt.undo(&id).await.unwrap();
+    farm.rt.destroy(&id, DataFate::Purge).await.unwrap();
+    assert!(farm.images().pins(&large).unwrap().is_empty() && !farm.claw(&id).exists());
+}
+
+#[tokio::test]
+async fn ports_that_others_have_are_told_by_their_field_or_left_to_them() {
+    let farm = Farm::new().await;
+    let id = id("carol-x7k2");
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap().port();
+    let wanted = placement(&id, |it| it.port = taken);
+    farm.rt.ensure(&wanted, &NoProgress).await.unwrap();
+    let error = farm.rt.start(&launch(&id, 1)).await.unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("port")), "{error}");
+
+    let other = crate::farm::id("dave-x7k2");
+    let wanted = placement(&other, |it| {
+        it.vm.as_mut().unwrap().publish = vec![format!("{taken}:80").parse().unwrap()];
+    });
+    farm.rt.ensure(&wanted, &NoProgress).await.unwrap();
+    let error = farm.rt.start(&launch(&other, 1)).await.unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("vm.publish[0].host")), "{error}");
+
+    // The port of SSH is ours to choose.
+    let third = crate::farm::id("erin-x7k2");
+    farm.rt.ensure(&placement(&third, |_| {}), &NoProgress).await.unwrap();
+    let before = farm.record(&third)["ssh_port"].as_u64().unwrap();
+    let _held = std::net::TcpListener::bind(("127.0.0.1", u16::try_from(before).unwrap())).unwrap();
+    let seen = farm.rt.start(&launch(&third, 1)).await.unwrap();
+    assert_eq!(seen.state, ObservedState::Running);
+    assert_ne!(farm.record(&third)["ssh_port"].as_u64().unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_claw_is_not_started_in_a_machine() {
+    let farm = Farm::new().await;
+    let id = id("frank-x7k2");
+    farm.rt.ensure(&placement(&id, |_| {}), &NoProgress).await.unwrap();
+    let mut claw = launch(&id, 1);
+    claw.argv = vec!["openclaw".into()];
+    let error = farm.rt.start(&claw).await.unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Unsupported, Some("runtime")));
+}
+
+#[tokio::test]
+async fn a_qemu_or_virtiofsd_that_ends_at_once_is_told_in_its_words() {
+    let farm = Farm::new().await;
+    let id = id("grace-x7k2");
+    farm.rt.ensure(&placement(&id, |it| volume(it, "a:/srv/a")), &NoProgress).await.unwrap();
+    // Not a disk that QEMU can use.
+    let disk = farm.claw(&id).join("instance.img");
+    let whole = std::fs::read(&disk).unwrap();
+    std::fs::write(&disk, "no disk at all").unwrap();
+    let error = farm.rt.start(&launch(&id, 1)).await.unwrap_err();
+    assert_eq!(error.code(), Code::ClawFailed, "{error}");
+    assert!(error.message().contains("qcow2"), "{error}");
+    assert!(!farm.rt.observe(&id).await.unwrap().state.is_up());
+    std::fs::write(&disk, whole).unwrap();
+    // Nor a folder that can be served.
+    std::fs::remove_dir(farm.claw(&id).join("volumes/a")).unwrap();
+    std::fs::write(farm.claw(&id).join("volumes/a"), "no folder").unwrap();
+    let error = farm.rt.start(&launch(&id, 2)).await.unwrap_err();
+    assert!(error.message().contains("virtiofsd of '/srv/a'"), "{error}");
+    assert!(!farm.rt.observe(&id).await.unwrap().state.is_up());
+    std::fs::remove_file(farm.claw(&id).join("volumes/a")).unwrap();
+    farm.rt.ensure(&placement(&id, |it| volume(it, "a:/srv/a")), &NoProgress).await.unwrap();
+    farm.rt.start(&launch(&id, 3)).await.unwrap();
+    farm.counts_beyond(&id, 0).await;
+}
