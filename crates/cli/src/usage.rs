@@ -62,7 +62,7 @@ fn explain(refused: &clap::Error, arguments: &[OsString]) -> Error {
         ErrorKind::ValueValidation => wrong_value(refused, &argument(), &said(ContextKind::InvalidValue)),
         ErrorKind::UnknownArgument => {
             let argument = argument();
-            let near = said(ContextKind::SuggestedArg);
+            let near = nearest(argument.trim_start_matches('-'), said(ContextKind::SuggestedArg));
             // One too many has no name; what it is may be a secret, which is no field either.
             let field =
                 if argument.starts_with('-') { shown(name_of(&argument)) } else { "arguments".to_owned() };
@@ -74,7 +74,7 @@ fn explain(refused: &clap::Error, arguments: &[OsString]) -> Error {
         }
         ErrorKind::InvalidSubcommand => {
             let given = shown(&said(ContextKind::InvalidSubcommand).join(" "));
-            let near = said(ContextKind::SuggestedSubcommand);
+            let near = nearest(&given, said(ContextKind::SuggestedSubcommand));
             let error = Error::invalid("<COMMAND>", format!("there is no command '{given}'"));
             if near.is_empty() {
                 error.fix("'clawfarm --help' lists the commands")
@@ -152,6 +152,14 @@ fn words(value: &ContextValue) -> Vec<String> {
     }
 }
 
+/// Of what clap thinks was meant, what takes the fewest changes to get to. It names all that begin or sound a little
+/// alike, the farthest first: `send` and `open`, too, for `suspennd`.
+fn nearest(given: &str, found: Vec<String>) -> Vec<String> {
+    let changes = |word: &String| strsim::damerau_levenshtein(given, word.trim_start_matches('-'));
+    let fewest = found.iter().map(changes).min();
+    found.into_iter().filter(|word| Some(changes(word)) == fewest).collect()
+}
+
 /// `--port` of `--port <PORT>`.
 fn name_of(argument: &str) -> &str {
     if argument.starts_with("--") {
@@ -205,6 +213,7 @@ mod tests {
     fn every_refusal_names_field_reason_and_fix() {
         for (arguments, field, reason, fix) in [
             (&["stpo"][..], "<COMMAND>", "no command 'stpo'", "'stop'"),
+            (&["suspennd"], "<COMMAND>", "no command 'suspennd'", "did you mean 'suspend'?"),
             (&["zzzzzz"], "<COMMAND>", "no command 'zzzzzz'", "--help"),
             (&["--json"], "<COMMAND>", "missing", "new"),
             (&["secret", "--json"], "<COMMAND>", "missing", "set"),
