@@ -278,6 +278,9 @@ impl Place {
 pub enum Layout {
     /// As it is installed on a machine: by npm a Node and the claw below `node_modules`.
     Npm,
+    /// As [`Self::Npm`], in a machine of the claw's own: its state is a folder of its user's home,
+    /// where its own installer would have put it.
+    Machine,
     /// As the claw type's own container image has it. What a launch puts into `env` can be
     /// read by whoever may use the container engine, so secrets go into a file there.
     Image,

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::inner::Inner;
 use crate::insisted;
 use crate::paths::{STATE, VOLUMES, is_removing, partial, removing};
-use crate::prepare::has_data;
 use crate::record::InstanceRecord;
 use clawfarm_files::io_error;
 use clawfarm_files::{Folder, NewFile, make_private, size_on_disk};
+use clawfarm_local::state::has_data;
 
 /// What a dataset consists of.
 pub(crate) const PARTS: [&str; 2] = [STATE, VOLUMES];

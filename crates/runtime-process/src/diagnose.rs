@@ -6,7 +6,7 @@ use clawfarm_model::target::{Check, CheckLevel, Diagnosis, RuntimeKind};
 
 use crate::host::{self, CONTROLLERS, Hierarchy};
 use crate::inner::Inner;
-use crate::install::{node_package, npm_version, python_version};
+use clawfarm_install::{node_package, npm_version, python_version};
 
 /// Free disk space below which an installation fails, and below which it gets tight, in
 /// bytes. OpenClaw with its Node takes 0.8 GB, and npm's cache about as much again.

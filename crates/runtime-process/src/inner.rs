@@ -12,10 +12,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::config::ProcessConfig;
 use crate::dial::Verified;
-use crate::install::{Installation, Npm};
 use crate::paths::{CLAW_LOGS, Paths, STATE, TMP, WORKSPACE};
 use crate::record::{self, InstanceRecord};
 use clawfarm_files::Owner;
+use clawfarm_install::{Installation, Npm, Places};
 use clawfarm_local::watch::{Instances, Watch};
 
 /// The state of one runtime.
@@ -86,7 +86,8 @@ impl Inner {
     }
 
     pub(crate) fn install(&self, software: &Software) -> Result<Installation> {
-        Installation::of(software, &self.paths)
+        let places = Places { home: self.paths.home.clone(), cache: self.paths.cache.clone() };
+        Installation::of(software, &places)
     }
 
     /// The record of an instance, which must exist.

@@ -20,7 +20,6 @@ mod exec;
 mod files;
 mod inner;
 mod insisted;
-mod install;
 mod leftover;
 mod observe;
 mod paths;

@@ -23,18 +23,14 @@ use std::path::PathBuf;
 
 use clawfarm_model::ClawId;
 
-/// The claw's home, in the instance's folder.
-pub(crate) const STATE: &str = "state";
+pub(crate) use clawfarm_local::state::{STATE, WORKSPACE};
+
 /// What is shared into the claw.
 pub(crate) const VOLUMES: &str = "volumes";
 /// Its temporary files.
 pub(crate) const TMP: &str = "tmp";
 /// Its own log file.
 pub(crate) const CLAW_LOGS: &str = "logs/claw";
-/// Where it works for its user, in its home: so that it goes with it.
-pub(crate) const WORKSPACE: &str = "workspace";
-/// An import under way.
-pub(crate) const IMPORTING: &str = "importing";
 
 /// The folders of one server.
 #[derive(Clone, Debug)]
@@ -58,10 +54,6 @@ impl Paths {
 
     pub(crate) fn dataset(&self, id: &ClawId) -> PathBuf {
         self.datasets().join(id.as_str())
-    }
-
-    pub(crate) fn installs(&self) -> PathBuf {
-        self.cache.join("installs")
     }
 }
 

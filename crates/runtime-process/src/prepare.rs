@@ -5,7 +5,6 @@ use std::path::Path;
 use clawfarm_model::{ClawId, Placement, Result, Timestamp};
 use clawfarm_runtime::Progress;
 use clawfarm_shim::lock;
-use rustix::fs::FileType;
 
 use crate::dataset;
 use crate::inner::{Inner, guard, owner};
@@ -134,26 +133,4 @@ fn give(path: &Path, owner: Owner) -> Result<()> {
         return Ok(());
     }
     give_to(&folder, owner, uid::is_ours).map_err(failed)
-}
-
-/// Whether an instance has data: anything in its state but an empty workspace.
-pub(crate) fn has_data(dir: &Path, id: &ClawId) -> Result<bool> {
-    let failed = |e| io_error(format!("look into the state of '{id}'"), e);
-    let state = match Folder::open(&dir.join(STATE)) {
-        Ok(state) => state,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(failed(e)),
-    };
-    let names = state.names().map_err(failed)?;
-    if names.iter().any(|name| name != WORKSPACE) {
-        return Ok(true);
-    }
-    match state.kind(WORKSPACE.as_ref()).map_err(failed)? {
-        None => Ok(false),
-        Some(FileType::Directory) => {
-            let workspace = state.folder(Path::new(WORKSPACE)).map_err(failed)?;
-            Ok(!workspace.is_empty().map_err(failed)?)
-        }
-        Some(_) => Ok(true),
-    }
 }

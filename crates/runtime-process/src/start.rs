@@ -14,9 +14,10 @@ use crate::paths::{CLAW_LOGS, STATE, TMP, VOLUMES, WORKSPACE};
 use crate::prepare::{give_all, make_folders};
 use crate::record::InstanceRecord;
 use crate::{end, insisted, keeper, observe, port};
-use clawfarm_files::{Folder, NewFile, Owner};
+use clawfarm_files::Folder;
 use clawfarm_files::{blocking, io_error};
 use clawfarm_local::folders::hidden;
+use clawfarm_local::state::{file_error, new_file};
 
 /// [`clawfarm_runtime::Runtime::start`].
 pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observation> {
@@ -76,42 +77,17 @@ fn write_files(inner: &Inner, launch: &Launch, mut record: InstanceRecord) -> Re
     let folder = Folder::open(&state).map_err(|e| io_error(format!("open '{}'", state.display()), e))?;
     for file in &launch.files {
         folder
-            .write(&file.path, file.contents.expose_secret().as_bytes(), new_file(&record, file.read_only))
+            .write(
+                &file.path,
+                file.contents.expose_secret().as_bytes(),
+                new_file(owner(&record), file.read_only),
+            )
             .map_err(|e| file_error(&file.path, e))?;
     }
     record.run = launch.run;
     record.resources = launch.resources;
     record.write(&dir)?;
     Ok(record)
-}
-
-/// The mode and owner of a claw's file.
-///
-/// A read-only one belongs to root where the claw has a user of its own, so that it can't be
-/// changed in place. It lies in a folder of the claw's all the same: nothing keeps the claw
-/// from renaming it and putting another in its place. That is drift, which the control plane
-/// sees by comparing and mends by writing again.
-pub(crate) fn new_file(record: &InstanceRecord, read_only: bool) -> NewFile {
-    let own = owner(record);
-    let (mode, owner) = match (read_only, own) {
-        (true, Some(own)) => (0o440, Some(Owner { uid: 0, gid: own.gid })),
-        (true, None) => (0o400, None),
-        (false, own) => (0o600, own),
-    };
-    NewFile { mode, owner, folder_owner: own }
-}
-
-pub(crate) fn file_error(path: &Path, error: std::io::Error) -> Error {
-    let shown = path.display();
-    match error.kind() {
-        std::io::ErrorKind::InvalidInput => Error::invalid("path", error.to_string())
-            .fix("give a path below the instance's state folder, without links and '..'")
-            .source(error),
-        std::io::ErrorKind::FileTooLarge => {
-            Error::new(Code::Insufficient, error.to_string()).field("path").source(error)
-        }
-        _ => io_error(format!("use '{shown}' in the instance's state"), error).field("path"),
-    }
 }
 
 fn spec(inner: &Inner, launch: &Launch, record: &InstanceRecord) -> Result<ShimSpec> {

@@ -1,7 +1,8 @@
 //! What the runtime is told.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clawfarm_qemu::Accelerator;
@@ -14,6 +15,13 @@ pub struct VmConfig {
     pub home: PathBuf,
     /// Where images are.
     pub images: ImagesConfig,
+    /// Where claws' software is kept, shared with the machine's other runtimes
+    /// (`CLAWFARM_CACHE_DIR`); `<home>/cache` unless said.
+    pub cache_dir: PathBuf,
+    /// The npm to install with: a path, or a name to be found in `PATH`.
+    pub npm: OsString,
+    /// How long one run of npm may take; 20 minutes unless said.
+    pub npm_time_limit: Duration,
     /// How a shim is started; the instance's folder is added as the last argument.
     /// `/proc/self/exe shim` unless said.
     pub shim_command: Vec<OsString>,
@@ -34,10 +42,13 @@ pub struct VmConfig {
 impl VmConfig {
     /// The usual set-up for a home; `cache` is another folder for what may be fetched again.
     #[must_use]
-    pub fn new(home: impl Into<PathBuf>, cache: Option<&std::path::Path>) -> Self {
+    pub fn new(home: impl Into<PathBuf>, cache: Option<&Path>) -> Self {
         let home = home.into();
         Self {
             images: ImagesConfig::of(&home, cache),
+            cache_dir: cache.map_or_else(|| home.join("cache"), Path::to_owned),
+            npm: "npm".into(),
+            npm_time_limit: Duration::from_secs(20 * 60),
             home,
             shim_command: vec!["/proc/self/exe".into(), "shim".into()],
             virtiofsd: None,

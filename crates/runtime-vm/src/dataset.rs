@@ -1,5 +1,5 @@
-//! Volumes that outlive their instance: setting them aside, giving them to another, removing
-//! them.
+//! What outlives its instance, its volumes and a claw's home: setting it aside, giving it to
+//! another, removing it.
 //!
 //! Every step is one rename, in an order that leaves the data in exactly one place whenever
 //! it is cut off, and each step finds out by itself whether it was done already.
@@ -15,13 +15,16 @@ use clawfarm_model::{ClawId, Code, DataFate, Error, Result, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::inner::Inner;
-use crate::paths::{VOLUMES, is_removing, partial, removing};
+use crate::paths::{STATE, VOLUMES, is_removing, partial, removing};
 use crate::prepare::owner;
 use crate::record::{MachineRecord, is_machine};
 
 /// Its description, in its folder. Not that of another runtime's dataset, which has other parts.
 pub(crate) const MANIFEST: &str = "vm-dataset.json";
 const MANIFEST_LIMIT: u64 = 4 << 20;
+
+/// What a dataset consists of.
+const PARTS: [&str; 2] = [STATE, VOLUMES];
 
 /// What is known of a dataset without the store.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,7 +129,7 @@ fn set_aside(inner: &Inner, id: &ClawId) -> Result<u64> {
     let half_name = partial(id);
     let half_exists = datasets.kind(&half_name).map_err(failed)?.is_some();
     let whole_exists = datasets.kind(id.as_str().as_ref()).map_err(failed)?.is_some();
-    let left = has_volumes(&claw).map_err(failed)?;
+    let left = has_data(&claw).map_err(failed)?;
     if !half_exists && !left {
         return size_before();
     }
@@ -137,10 +140,12 @@ fn set_aside(inner: &Inner, id: &ClawId) -> Result<u64> {
     }
     make_private(&inner.paths.datasets().join(&half_name)).map_err(failed)?;
     let half = datasets.folder(half_name.as_ref()).map_err(failed)?;
-    if left {
-        // Moving a folder writes to it, and its owner may have forbidden that.
-        claw.unlock(VOLUMES.as_ref()).map_err(failed)?;
-        claw.move_to(VOLUMES.as_ref(), &half, VOLUMES.as_ref()).map_err(failed)?;
+    for part in PARTS {
+        if is_filled(&claw, part).map_err(failed)? {
+            // Moving a folder writes to it, and its owner may have forbidden that.
+            claw.unlock(part.as_ref()).map_err(failed)?;
+            claw.move_to(part.as_ref(), &half, part.as_ref()).map_err(failed)?;
+        }
     }
     let size_bytes = size_on_disk(&half);
     let found = Manifest {
@@ -160,11 +165,19 @@ fn set_aside(inner: &Inner, id: &ClawId) -> Result<u64> {
     Ok(size_bytes)
 }
 
-/// Whether an instance has volumes to keep: one without any leaves no dataset.
-fn has_volumes(claw: &Folder) -> io::Result<bool> {
-    match claw.kind(VOLUMES.as_ref())? {
+/// Whether an instance has anything to keep: one without leaves no dataset.
+fn has_data(claw: &Folder) -> io::Result<bool> {
+    Ok(is_filled(claw, STATE)? || is_filled(claw, VOLUMES)?)
+}
+
+/// Whether there is something in a part.
+fn is_filled(claw: &Folder, part: &str) -> io::Result<bool> {
+    match claw.kind(part.as_ref())? {
         None => Ok(false),
-        Some(_) => Ok(!claw.folder(Path::new(VOLUMES))?.is_empty()?),
+        Some(_) => {
+            claw.unlock(part.as_ref())?;
+            Ok(!claw.folder(Path::new(part))?.is_empty()?)
+        }
     }
 }
 
@@ -204,7 +217,7 @@ pub(crate) fn undo_partial(inner: &Inner, record: &MachineRecord) -> Result<()> 
     if datasets.kind(&name).map_err(failed)?.is_none() {
         return Ok(());
     }
-    move_volumes(inner, &inner.paths.datasets().join(&name), record)?;
+    move_parts(inner, &inner.paths.datasets().join(&name), record)?;
     datasets.remove(&name).map_err(failed)
 }
 
@@ -214,35 +227,45 @@ pub(crate) fn move_in(inner: &Inner, record: &MachineRecord) -> Result<()> {
     let from = inner.paths.dataset(&dataset);
     let failed = |e| io_error(format!("move volumes into '{}'", record.id), e);
     let claw = Folder::open(&inner.dir(&record.id)).map_err(failed)?;
-    if open(&from)?.is_none() && !has_volumes(&claw).map_err(failed)? {
+    if open(&from)?.is_none() && !has_data(&claw).map_err(failed)? {
         return Err(Error::not_found("dataset", &dataset)
             .field("dataset")
             .fix("choose one that `clawfarm dataset ls` shows"));
     }
-    move_volumes(inner, &from, record)?;
+    move_parts(inner, &from, record)?;
     remove(inner, &dataset)?;
     if let Some(own) = owner(record) {
-        // Its files belong to whoever served them before.
-        let volumes = claw.folder(Path::new(VOLUMES)).map_err(failed)?;
-        give_to(&volumes, own, uid::is_ours).map_err(failed)?;
+        for part in PARTS {
+            if claw.kind(part.as_ref()).map_err(failed)?.is_some() {
+                // Its files belong to whoever served them before.
+                give_to(&claw.folder(Path::new(part)).map_err(failed)?, own, uid::is_ours).map_err(failed)?;
+            }
+        }
     }
     inner.change(&record.id, |it| it.dataset = None).map(drop)
 }
 
-/// Moves the volumes that are still in `from` into an instance, in the place of its empty ones.
-fn move_volumes(inner: &Inner, from: &Path, record: &MachineRecord) -> Result<()> {
+/// Moves the parts that are still in `from` into an instance, in the place of its empty ones.
+fn move_parts(inner: &Inner, from: &Path, record: &MachineRecord) -> Result<()> {
     let id = &record.id;
-    let failed = |e| io_error(format!("move volumes into '{id}'"), e);
+    let failed = |e| io_error(format!("move data into '{id}'"), e);
     let Some(from) = open(from)? else { return Ok(()) };
-    if from.kind(VOLUMES.as_ref()).map_err(failed)?.is_none() {
-        return Ok(());
-    }
     let claw = Folder::open(&inner.dir(id)).map_err(failed)?;
-    if has_volumes(&claw).map_err(failed)? {
-        return Err(Error::new(Code::Conflict, format!("'{id}' has volumes of its own"))
-            .field("dataset")
-            .fix("give the dataset to a new instance"));
+    for part in PARTS {
+        if from.kind(part.as_ref()).map_err(failed)?.is_none() {
+            continue;
+        }
+        let taken = match part {
+            STATE => clawfarm_local::state::has_data(&inner.dir(id), id)?,
+            _ => is_filled(&claw, part).map_err(failed)?,
+        };
+        if taken {
+            return Err(Error::new(Code::Conflict, format!("'{id}' has data of its own"))
+                .field("dataset")
+                .fix("give the dataset to a new instance"));
+        }
+        claw.remove(part.as_ref()).map_err(failed)?;
+        from.move_to(part.as_ref(), &claw, part.as_ref()).map_err(failed)?;
     }
-    claw.remove(VOLUMES.as_ref()).map_err(failed)?;
-    from.move_to(VOLUMES.as_ref(), &claw, VOLUMES.as_ref()).map_err(failed)
+    Ok(())
 }

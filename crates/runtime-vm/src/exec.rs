@@ -18,7 +18,7 @@ use crate::inner::Inner;
 use crate::pty::{self, Terminal};
 use crate::record::MachineRecord;
 use crate::seed::Messages;
-use crate::{agent, observe, seed};
+use crate::{agent, claw, observe, seed};
 
 /// How many pieces wait for a slow reader before the command has to.
 const PIECES: usize = 16;
@@ -41,6 +41,10 @@ pub(crate) async fn exec(inner: &Arc<Inner>, id: &ClawId, request: ExecRequest) 
         }
     }
     let record = inner.record(id)?;
+    let request = match record.installed {
+        Some(_) => ExecRequest { argv: claw::beside(&record, shell(request.argv)), ..request },
+        None => request,
+    };
     if let Some(session) = agent::exec(inner, &record, &request).await? {
         return Ok(session);
     }
@@ -53,6 +57,12 @@ pub(crate) async fn exec(inner: &Arc<Inner>, id: &ClawId, request: ExecRequest) 
         Some(size) => on_a_terminal(&argv, size, &term, Watched { ssh, messages }),
         None => on_pipes(&argv, Watched { ssh, messages }),
     }
+}
+
+/// A shell where no command is named. No login shell beside a claw: that would forget where the
+/// claw's programs are.
+fn shell(argv: Vec<String>) -> Vec<String> {
+    if argv.is_empty() { vec!["/bin/bash".to_owned()] } else { argv }
 }
 
 /// What sshd gives root's shell: each word quoted, in the folder where one works.

@@ -15,12 +15,14 @@
 
 mod agent;
 mod boot;
+mod claw;
 mod config;
 mod dataset;
 mod diagnose;
 mod dial;
 mod end;
 mod exec;
+mod files;
 mod freeze;
 mod inner;
 mod machine;

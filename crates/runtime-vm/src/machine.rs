@@ -61,7 +61,7 @@ pub(crate) fn limits(record: &MachineRecord, accelerator: Accelerator, watched: 
         Accelerator::Kvm => QEMU_MIB,
         Accelerator::Tcg => QEMU_MIB + TRANSLATED_MIB.min(guest / 4),
     };
-    let shares = u32::try_from(shares::count(&record.vm)).unwrap_or(u32::MAX);
+    let shares = u32::try_from(shares::count(record)).unwrap_or(u32::MAX);
     let counted = if watched { guest.saturating_mul(shares.saturating_add(1)) } else { guest };
     let memory_mib = counted.saturating_add(own).saturating_add(shares.saturating_mul(64));
     Resources { cpus: record.resources.cpus, memory_mib: memory_mib.min(Resources::MEMORY_MIB.1) }
@@ -91,7 +91,7 @@ pub(crate) fn machine(
         Disk { id: "seed".into(), path: dir.join(SEED), format: Format::Raw, read_only: true },
     ];
     machine.network = Some(Network { mac: mac(&record.id), forwards: forwards(record), closed: false });
-    machine.shares = shares::devices(dir, &record.vm);
+    machine.shares = shares::devices(dir, record);
     machine.channels = vec![agent::channel(dir)];
     machine.serial = Serial::Output;
     machine.incoming = incoming;

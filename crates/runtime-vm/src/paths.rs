@@ -9,11 +9,12 @@
 //!   vm/                        QEMU's user's: its sockets
 //!   work/                      the workspace's owner's: the socket of its virtiofsd
 //!   volumes/<name>/            QEMU's user's: what is shared into the machine
-//!   state/                     empty: a machine's state is its disk
+//!   state/                     QEMU's user's: a claw's home, shared into its machine; a bare
+//!                              machine's state is its disk, and this is empty
 //!   suspended/                 its memory, while it is suspended
 //!   serial.log, qemu.log       lead to logs/output.log, which the shim keeps and bounds: what the
 //!                              guest wrote to its serial port, and what QEMU had to say
-//! <home>/datasets/<CLAWID>/    volumes of a removed instance: volumes/, vm-dataset.json
+//! <home>/datasets/<CLAWID>/    what of a removed instance is kept: state/, volumes/, vm-dataset.json
 //! ```
 
 use std::ffi::{OsStr, OsString};
@@ -21,20 +22,22 @@ use std::path::PathBuf;
 
 use clawfarm_model::ClawId;
 
+pub(crate) use clawfarm_local::state::{STATE, WORKSPACE};
+
 /// Its disk.
 pub(crate) const DISK: &str = "instance.img";
 /// What its first boot is told.
 pub(crate) const SEED: &str = "seed.iso";
 /// The keys to it, and its own.
 pub(crate) const KEYS: &str = "keys";
+/// What a claw is started with, in [`VM`]: until QEMU has read it.
+pub(crate) const LAUNCH: &str = "launch";
 /// QEMU's sockets, and the mark of a virtual machine's folder.
 pub(crate) const VM: &str = "vm";
 /// The socket of the workspace's virtiofsd.
 pub(crate) const WORK: &str = "work";
 /// What is shared into it.
 pub(crate) const VOLUMES: &str = "volumes";
-/// Empty here.
-pub(crate) const STATE: &str = "state";
 /// Its memory, while it is suspended; a name for [`clawfarm_qemu::Snapshot::at`].
 pub(crate) const SUSPENDED: &str = "suspended";
 

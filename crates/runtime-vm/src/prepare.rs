@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clawfarm_files::{Folder, Owner, blocking, io_error};
@@ -16,9 +16,9 @@ use clawfarm_vm_images::Disk;
 
 use crate::inner::{Inner, guard};
 use crate::machine::server_addresses;
-use crate::paths::{DISK, STATE, VM, VOLUMES, WORK};
+use crate::paths::{DISK, STATE, VM, VOLUMES, WORK, WORKSPACE};
 use crate::record::{self, DiskRecord, MachineRecord};
-use crate::{dataset, ports, seed, shares};
+use crate::{claw, dataset, ports, seed, shares};
 
 /// [`clawfarm_runtime::Runtime::ensure`].
 pub(crate) async fn ensure(
@@ -39,9 +39,10 @@ pub(crate) async fn ensure(
         // can be removed meanwhile.
         here(inner, vm, progress).await?;
     }
+    let installed = claw::install(inner, &placement.software, progress).await?;
     let _verb = inner.lock(&placement.id).await;
     let (this, it) = (Arc::clone(inner), placement.clone());
-    let record = blocking(move || prepare(&this, &it)).await?;
+    let record = blocking(move || prepare(&this, &it, installed)).await?;
     let record = disk(inner, record, progress).await?;
     place(inner, &record)
 }
@@ -62,7 +63,7 @@ async fn here(inner: &Inner, vm: &VmSpec, progress: &dyn Progress) -> Result<()>
     }
 }
 
-fn prepare(inner: &Inner, placement: &Placement) -> Result<MachineRecord> {
+fn prepare(inner: &Inner, placement: &Placement, installed: Option<PathBuf>) -> Result<MachineRecord> {
     let dir = inner.dir(&placement.id);
     dataset::finish_removal(inner, &placement.id)?;
     let vm = placement.vm.as_ref().ok_or_else(|| Error::new(Code::Internal, "no machine is described"))?;
@@ -73,7 +74,7 @@ fn prepare(inner: &Inner, placement: &Placement) -> Result<MachineRecord> {
     // own. It gets its owner with the others.
     folder.make_folder(Path::new(VM), None).map_err(failed)?;
     clawfarm_failpoint::point_blocking!(FolderMade);
-    let record = write_record(inner, placement, vm)?;
+    let record = write_record(inner, placement, vm, installed)?;
     // A machine that runs has all this, and a folder in use is not to be touched.
     if lock::is_held(&dir)? {
         return Ok(record);
@@ -88,7 +89,12 @@ fn prepare(inner: &Inner, placement: &Placement) -> Result<MachineRecord> {
     Ok(record)
 }
 
-fn write_record(inner: &Inner, placement: &Placement, vm: &VmSpec) -> Result<MachineRecord> {
+fn write_record(
+    inner: &Inner,
+    placement: &Placement,
+    vm: &VmSpec,
+    installed: Option<PathBuf>,
+) -> Result<MachineRecord> {
     let dir = inner.dir(&placement.id);
     let _choosing = guard(&inner.choosing);
     let old = MachineRecord::read(&dir)?;
@@ -101,6 +107,8 @@ fn write_record(inner: &Inner, placement: &Placement, vm: &VmSpec) -> Result<Mac
     }
     let fresh = match old.clone() {
         Some(old) => MachineRecord {
+            software: placement.software.clone(),
+            installed,
             resources: placement.resources,
             port: placement.port,
             record: placement.record.clone(),
@@ -111,6 +119,7 @@ fn write_record(inner: &Inner, placement: &Placement, vm: &VmSpec) -> Result<Mac
             id: placement.id.clone(),
             tenant: placement.tenant.clone(),
             software: placement.software.clone(),
+            installed,
             vm: vm.clone(),
             resources: placement.resources,
             port: placement.port,
@@ -129,6 +138,7 @@ fn write_record(inner: &Inner, placement: &Placement, vm: &VmSpec) -> Result<Mac
             frozen: false,
             booted: None,
             memory_lost: None,
+            launched: None,
             created_at: Timestamp::now(),
             dataset: placement.dataset.clone(),
             record: placement.record.clone(),
@@ -164,15 +174,31 @@ pub(crate) fn make_folders(inner: &Inner, record: &MachineRecord) -> Result<()> 
             made.give(own).map_err(failed)?;
         }
     }
-    for name in [STATE, LOG_DIR] {
-        folder.make_folder(Path::new(name), None).map_err(failed)?;
-    }
+    folder.make_folder(Path::new(LOG_DIR), None).map_err(failed)?;
+    make_state(&folder, record)?;
     let work = folder.make_folder(Path::new(WORK), None).map_err(failed)?;
     if let (Some(workspace), true) = (&record.vm.workspace, own.is_some()) {
         let (uid, gid) = shares::owner(Path::new(workspace))?;
         work.give(Owner { uid, gid }).map_err(failed)?;
         // QEMU's user passes through it to the socket.
         work.set_mode(0o711).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Makes a claw's home; a bare machine's is on its disk.
+fn make_state(claw: &Folder, record: &MachineRecord) -> Result<()> {
+    let failed = |e| io_error(format!("make the home of '{}'", record.id), e);
+    if record.installed.is_none() {
+        return claw.make_folder(Path::new(STATE), None).map(drop).map_err(failed);
+    }
+    let own = owner(record);
+    // Its root can lock its own folders, against a server that is not root too.
+    claw.unlock(STATE.as_ref()).map_err(failed)?;
+    let state = claw.make_folder(Path::new(STATE), own).map_err(failed)?;
+    // What it has put in this place is its own business; nothing of ours relies on it.
+    if state.kind(WORKSPACE.as_ref()).map_err(failed)?.is_none() {
+        state.make_folder(Path::new(WORKSPACE), own).map_err(failed)?;
     }
     Ok(())
 }
@@ -251,6 +277,9 @@ async fn size(inner: &Inner, vm: &VmSpec) -> Result<u64> {
 }
 
 fn place(inner: &Inner, record: &MachineRecord) -> Result<Place> {
+    if record.installed.is_some() {
+        return claw::place(inner, record);
+    }
     Ok(Place {
         install_dir: "/usr/local".into(),
         layout: clawfarm_model::launch::Layout::Npm,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clawfarm_files::{Folder, NewFile, io_error};
 use clawfarm_model::launch::Software;
@@ -31,8 +31,11 @@ pub(crate) struct MachineRecord {
     pub(crate) id: ClawId,
     /// Whose.
     pub(crate) tenant: TenantName,
-    /// What the store calls it; nothing is installed.
+    /// What the store calls it.
     pub(crate) software: Software,
+    /// Where its software is on this machine; none is of a bare machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) installed: Option<PathBuf>,
     /// What it was asked to be.
     pub(crate) vm: VmSpec,
     /// Its share of the machine.
@@ -62,6 +65,9 @@ pub(crate) struct MachineRecord {
     /// Why its saved memory could not be used at the last start, and it began anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory_lost: Option<String>,
+    /// What tells the launch that its memory is of from others: a SHA-256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) launched: Option<String>,
     /// When it was made.
     pub(crate) created_at: Timestamp,
     /// The dataset it begins with, while that is still to be moved in.

@@ -1,6 +1,7 @@
 //! The runtime's traits, each verb handed on to the file that does it.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,8 +13,8 @@ use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::{ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, StopOptions};
 use clawfarm_runtime::{
-    Connection, Exec, ExecRequest, ExecSession, Freeze, Kept, KeptData, LogQuery, LogStream, Logs, PORTS,
-    Progress, Recover, Runtime, Stats, Suspend, pick_port,
+    Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream,
+    Logs, PORTS, Progress, Recover, Runtime, Stats, Suspend, pick_port,
 };
 use clawfarm_shim::protocol::Request;
 use clawfarm_vm_images::Images;
@@ -24,7 +25,9 @@ use crate::config::VmConfig;
 use crate::inner::Inner;
 use crate::machine::{forwards, host_url};
 use crate::record::{self, MachineRecord};
-use crate::{boot, dataset, diagnose, dial, end, exec, freeze, observe, prepare, recover, start, suspend};
+use crate::{
+    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, prepare, recover, start, suspend,
+};
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
 pub struct VmRuntime {
@@ -238,8 +241,31 @@ impl Runtime for VmRuntime {
         Some(self)
     }
 
+    fn files(&self) -> Option<&dyn Files> {
+        Some(self)
+    }
+
+    fn backup(&self) -> Option<&dyn Backup> {
+        Some(self)
+    }
+
     fn recover(&self) -> Option<&dyn Recover> {
         Some(self)
+    }
+}
+
+#[async_trait]
+impl Files for VmRuntime {
+    async fn read(&self, id: &ClawId, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        files::read(&self.inner, id, path, limit).await
+    }
+
+    async fn write(&self, id: &ClawId, path: &Path, contents: &[u8], read_only: bool) -> Result<()> {
+        files::write(&self.inner, id, path, contents, read_only).await
+    }
+
+    async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {
+        files::import(&self.inner, id, from, progress).await
     }
 }
 
@@ -285,6 +311,21 @@ impl Stats for VmRuntime {
 impl Logs for VmRuntime {
     async fn logs(&self, id: &ClawId, query: LogQuery) -> Result<LogStream> {
         logs::logs(&self.inner.dir(id), id, query).await
+    }
+}
+
+#[async_trait]
+impl Backup for VmRuntime {
+    fn room(&self) -> PathBuf {
+        self.inner.paths.home.join(clawfarm_local::backup::ROOM)
+    }
+
+    async fn copy_out(&self, id: &ClawId, to: &Path) -> Result<Vec<PathBuf>> {
+        files::copy_out(&self.inner, id, to).await
+    }
+
+    async fn take_in(&self, id: &ClawId, from: &Path) -> Result<()> {
+        files::take_in(&self.inner, id, from).await
     }
 }
 

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use clawfarm_files::{Folder, NewFile, Owner, io_error};
 use clawfarm_model::{ClawId, Error, Result};
 use clawfarm_qemu::ssh::{Key, Ssh, known_host};
+use clawfarm_vm::claw::add_service as add_claw;
 use clawfarm_vm::{HostKey, Seed, agent};
 use secrecy::SecretString;
 
 use crate::inner::Inner;
 use crate::paths::{KEYS, SEED};
 use crate::record::MachineRecord;
-use crate::shares;
+use crate::{claw, shares};
 
 /// The key to log in with.
 const IDENTITY: &str = "id_ed25519";
@@ -61,6 +62,9 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
         commands: vec![set_up(&dir, record)],
         packages: Vec::new(),
     };
+    if record.installed.is_some() {
+        add_claw(&mut seed, 0, &claw::needs(record).each_ref().map(String::as_str));
+    }
     if inner.config.agent.is_some() {
         agent::add_service(&mut seed);
     }
@@ -75,10 +79,13 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
 
 fn set_up(dir: &Path, record: &MachineRecord) -> Vec<String> {
     let mut command = ["sh", "-c", SET_UP, "sh"].map(str::to_owned).to_vec();
-    for share in shares::all(dir, &record.vm) {
+    for share in shares::all(dir, record) {
         // Neither has a letter that means something in a line of fstab.
-        let line =
-            format!("{} {} virtiofs rw,nofail,x-systemd.device-timeout=30s 0 0", share.tag, share.guest);
+        let rights = if share.read_only { "ro" } else { "rw" };
+        let line = format!(
+            "{} {} virtiofs {rights},nofail,x-systemd.device-timeout=30s 0 0",
+            share.tag, share.guest
+        );
         command.extend([share.guest, line]);
     }
     command

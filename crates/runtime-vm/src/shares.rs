@@ -10,11 +10,18 @@ use clawfarm_qemu::machine::Share;
 use clawfarm_qemu::{Sandbox, Virtiofsd, VirtiofsdProgram};
 use clawfarm_shim::spec::{HelperSpec, RunsAs, User};
 
-use crate::paths::{VM, VOLUMES, WORK};
+use clawfarm_vm::claw::SOFTWARE;
+
+use crate::claw;
+use crate::paths::{STATE, VM, VOLUMES, WORK};
 use crate::record::MachineRecord;
 
 /// What the guest mounts the workspace by.
 const WORKSPACE_TAG: &str = "workspace";
+/// The same of a claw's state.
+const STATE_TAG: &str = "state";
+/// The same of a claw's software.
+const SOFTWARE_TAG: &str = "software";
 /// A group that nothing belongs to: for an owner whose group is root's.
 const NOBODY: u32 = 65_534;
 
@@ -36,37 +43,62 @@ pub(crate) struct Shared {
     pub(crate) folder: PathBuf,
     /// Where its virtiofsd listens.
     pub(crate) socket: PathBuf,
-    /// It is the workspace, which belongs to somebody else.
-    pub(crate) foreign: bool,
+    /// As whom it is served.
+    pub(crate) of: Of,
+    /// The guest may not write.
+    pub(crate) read_only: bool,
+}
+
+/// Whose a shared folder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// The instance's own.
+    Instance,
+    /// Somebody's, who works in it, too.
+    Owner,
 }
 
 /// The folders in the order in which they are mounted.
-pub(crate) fn all(dir: &Path, vm: &VmSpec) -> Vec<Shared> {
-    let workspace = vm.workspace.iter().map(|folder| Shared {
+pub(crate) fn all(dir: &Path, record: &MachineRecord) -> Vec<Shared> {
+    let vm = &record.vm;
+    let own = |tag: String, guest: &str, folder: PathBuf, name: &str| Shared {
+        tag,
+        guest: guest.into(),
+        folder,
+        socket: dir.join(VM).join(name),
+        of: Of::Instance,
+        read_only: false,
+    };
+    let mut all = Vec::new();
+    if let Some(software) = &record.installed {
+        let software = own(SOFTWARE_TAG.into(), SOFTWARE, software.clone(), "software");
+        all.push(Shared { read_only: true, ..software });
+        all.push(own(STATE_TAG.into(), &claw::home(record), dir.join(STATE), "state"));
+    }
+    all.extend(vm.workspace.iter().map(|folder| Shared {
         tag: WORKSPACE_TAG.into(),
         guest: VmSpec::WORKSPACE.into(),
         folder: folder.into(),
         socket: dir.join(WORK).join("s"),
-        foreign: true,
-    });
-    let volumes = vm.volumes.iter().enumerate().map(|(number, volume)| Shared {
-        tag: format!("volume{number}"),
-        guest: volume.guest.as_str().into(),
-        folder: dir.join(VOLUMES).join(volume.name.as_str()),
-        socket: dir.join(VM).join(format!("v{number}")),
-        foreign: false,
-    });
-    workspace.chain(volumes).collect()
+        of: Of::Owner,
+        read_only: false,
+    }));
+    all.extend(vm.volumes.iter().enumerate().map(|(number, volume)| {
+        let folder = dir.join(VOLUMES).join(volume.name.as_str());
+        own(format!("volume{number}"), volume.guest.as_str(), folder, &format!("v{number}"))
+    }));
+    all
 }
 
 /// How many there are.
-pub(crate) fn count(vm: &VmSpec) -> usize {
-    vm.volumes.len() + usize::from(vm.workspace.is_some())
+pub(crate) fn count(record: &MachineRecord) -> usize {
+    let claw = if record.installed.is_some() { 2 } else { 0 };
+    claw + record.vm.volumes.len() + usize::from(record.vm.workspace.is_some())
 }
 
 /// As devices of the machine.
-pub(crate) fn devices(dir: &Path, vm: &VmSpec) -> Vec<Share> {
-    all(dir, vm).into_iter().map(|it| Share { tag: it.tag, socket: it.socket, slot: None }).collect()
+pub(crate) fn devices(dir: &Path, record: &MachineRecord) -> Vec<Share> {
+    all(dir, record).into_iter().map(|it| Share { tag: it.tag, socket: it.socket, slot: None }).collect()
 }
 
 /// The virtiofsds as what runs beside QEMU.
@@ -79,7 +111,7 @@ pub(crate) fn helpers(
     record: &MachineRecord,
     program: &VirtiofsdProgram,
 ) -> Result<Vec<HelperSpec>> {
-    all(dir, &record.vm)
+    all(dir, record)
         .into_iter()
         .map(|share| {
             let (user, owner) = runs_as(&share, record)?;
@@ -88,7 +120,7 @@ pub(crate) fn helpers(
                 socket: share.socket.clone(),
                 // The shim confines it, and its folder is all that it may write to.
                 sandbox: Sandbox::None,
-                read_only: false,
+                read_only: share.read_only,
                 squash: Some(owner),
             };
             Ok(HelperSpec {
@@ -104,10 +136,10 @@ pub(crate) fn helpers(
 /// As whom a folder is served, and to whom its files belong.
 fn runs_as(share: &Shared, record: &MachineRecord) -> Result<(RunsAs, (u32, u32))> {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    match (record.uid, share.foreign) {
-        (Some(uid), false) => Ok((RunsAs::Claw, (uid, uid))),
+    match (record.uid, share.of) {
+        (Some(uid), Of::Instance) => Ok((RunsAs::Claw, (uid, uid))),
         (None, _) => Ok((RunsAs::Claw, own)),
-        (Some(_), true) => {
+        (Some(_), Of::Owner) => {
             let (uid, gid) = owner(&share.folder)?;
             if uid == 0 {
                 return Ok((RunsAs::Server, (0, 0)));
@@ -163,8 +195,8 @@ pub(crate) fn check_workspace(home: &Path, vm: &VmSpec) -> Result<()> {
 }
 
 /// Refuses what can't be shared with this QEMU or virtiofsd over a suspension.
-pub(crate) fn check_saves(vm: &VmSpec, qemu: clawfarm_qemu::Version, saves: bool) -> Result<()> {
-    if count(vm) == 0 || (qemu.saves_shares() && saves) {
+pub(crate) fn check_saves(record: &MachineRecord, qemu: clawfarm_qemu::Version, saves: bool) -> Result<()> {
+    if count(record) == 0 || (qemu.saves_shares() && saves) {
         return Ok(());
     }
     Err(Error::new(Code::Unsupported, "a machine with mounted folders can't be suspended here")

@@ -13,7 +13,7 @@ use clawfarm_shim::spec::{
 
 use crate::inner::Inner;
 use crate::machine::{limits, power_socket};
-use crate::paths::{DISK, SEED, VM, VOLUMES, WORK};
+use crate::paths::{DISK, SEED, STATE, VM, VOLUMES, WORK};
 use crate::record::MachineRecord;
 use crate::shares;
 
@@ -86,10 +86,12 @@ fn landlock(
 ) -> LandlockSpec {
     let mut write: Vec<PathBuf> = [VM, WORK, VOLUMES, DISK].map(|name| dir.join(name)).to_vec();
     write.extend(record.vm.workspace.iter().map(PathBuf::from));
+    write.extend(record.installed.iter().map(|_| dir.join(STATE)));
     if accelerator == Accelerator::Kvm {
         write.push("/dev/kvm".into());
     }
-    let read = vec![dir.join(SEED), image.to_owned()];
+    let mut read = vec![dir.join(SEED), image.to_owned()];
+    read.extend(record.installed.clone());
     LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read, write, execute: programs.to_vec() })
 }
 
@@ -103,12 +105,17 @@ fn mounts(
 ) -> MountSpec {
     let mut needed: Vec<&Path> = vec![image];
     needed.extend(programs.iter().map(PathBuf::as_path));
+    needed.extend(record.installed.as_deref());
     let hide = hidden(&inner.paths.home, &needed);
     let read_only = |path: &Path| Bind { path: path.to_owned(), read_only: true };
     let mut binds: Vec<Bind> =
         [VM, WORK, VOLUMES, DISK].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
     binds.push(read_only(&dir.join(SEED)));
     binds.push(read_only(image));
+    if let Some(software) = &record.installed {
+        binds.push(read_only(software));
+        binds.push(Bind { path: dir.join(STATE), read_only: false });
+    }
     binds.extend(programs.iter().map(|program| read_only(program)));
     binds.extend(record.vm.workspace.iter().map(|path| Bind { path: path.into(), read_only: false }));
     // What is not below a hidden folder is seen anyway.

@@ -14,10 +14,11 @@ use clawfarm_shim::ShimState;
 
 use crate::inner::Inner;
 use crate::machine::machine;
+use crate::paths::{LAUNCH, VM};
 use crate::prepare::make_folders;
 use crate::record::{Booted, DiskRecord, MachineRecord, Started};
 use crate::spec::spec;
-use crate::{boot, end, freeze, observe, ports, shares};
+use crate::{boot, claw, end, freeze, observe, ports, shares};
 
 /// What a guest's kernel starts: what a bare machine's launch may say, and no other program.
 const INIT: &str = "/sbin/init";
@@ -31,18 +32,15 @@ const ONCE_MORE: Duration = Duration::from_secs(2);
 
 /// [`clawfarm_runtime::Runtime::start`].
 pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observation> {
-    let bare = launch.argv.is_empty() || launch.argv == [INIT];
-    if !bare || !launch.files.is_empty() {
-        return Err(Error::new(Code::Unsupported, "claws are not started in virtual machines yet")
-            .field("runtime")
-            .fix(
-                "use --runtime process or docker; or make a machine of an image, and set the claw up in it",
-            ));
-    }
     launch.resources.check()?;
     let id = &launch.id;
     let _verb = inner.lock(id).await;
-    up(inner, id, launch.run).await
+    let record = inner.record(id)?;
+    let bare = launch.argv.is_empty() || launch.argv == [INIT] && launch.files.is_empty();
+    if record.installed.is_none() && !bare {
+        return Err(Error::new(Code::Internal, format!("'{id}' is a bare machine, and was to run a claw")));
+    }
+    up(inner, id, launch.run, record.installed.is_some().then_some(launch)).await
 }
 
 /// [`clawfarm_runtime::Suspend::resume`].
@@ -54,11 +52,11 @@ pub(crate) async fn resume(inner: &Arc<Inner>, id: &ClawId) -> Result<Observatio
         return Err(Error::new(Code::Gone, format!("'{id}' has no saved memory"))
             .fix(format!("start it with `clawfarm start {id}`")));
     }
-    up(inner, id, record.run).await
+    up(inner, id, record.run, None).await
 }
 
-/// Brings it up for a launch, with its lock held.
-async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64) -> Result<Observation> {
+/// Brings it up for a launch, with its lock held; `claw` is what a claw is to be started with.
+async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) -> Result<Observation> {
     inner.record(id)?;
     let seen = observe::observe(inner, id).await?;
     // What a start or a save has left that was cut off is made one machine first.
@@ -71,7 +69,18 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64) -> Result<Observation> {
         return Ok(running);
     }
     let record = prepared(inner, id, run).await?;
-    let why = match memory(inner, &record).await? {
+    let digest = claw.map(claw::digest).transpose()?;
+    if let Some(launch) = claw {
+        claw::write_files(inner, &record, launch).await?;
+    }
+    let found = match memory(inner, &record).await? {
+        // What it has in its memory runs with what it was given then.
+        Memory::Fits(_) if digest.is_some() && digest != record.launched => {
+            Memory::Useless("what it is started with was changed while it slept".to_owned())
+        }
+        found => found,
+    };
+    let why = match found {
         Memory::None => None,
         Memory::Useless(why) => Some(why),
         Memory::Fits(shape) => {
@@ -89,12 +98,19 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64) -> Result<Observation> {
             }
         }
     };
+    if claw.is_none() && record.installed.is_some() {
+        return Err(Error::new(Code::Gone, format!("the memory of '{id}' can't be used any more"))
+            .fix(format!("start it with `clawfarm start {id}`")));
+    }
     if let Some(why) = &why {
         tracing::warn!(%id, why, "its saved memory can't be used: it is started from its disk");
         inner.snapshot(id)?.remove().await?;
     }
-    let record = noted(inner, id, move |record| record.memory_lost = why).await?;
-    from_disk(inner, &record).await?;
+    let record = noted(inner, id, move |record| {
+        (record.memory_lost, record.launched) = (why, digest);
+    })
+    .await?;
+    from_disk(inner, &record, claw).await?;
     came_up(inner, id, run, false).await
 }
 
@@ -218,15 +234,21 @@ async fn from_memory(inner: &Arc<Inner>, record: &MachineRecord, shape: &Shape) 
     }
 }
 
-async fn from_disk(inner: &Arc<Inner>, record: &MachineRecord) -> Result<()> {
+async fn from_disk(inner: &Arc<Inner>, record: &MachineRecord, claw: Option<&Launch>) -> Result<()> {
     let qemu = inner.qemu().await?;
     let accelerator = inner.accelerator(&qemu).await?;
     let dir = inner.dir(&record.id);
-    let machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);
+    let mut machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);
     let started = Started { machine: qemu.machine.clone(), accelerator, resources: record.resources };
     // Before it runs: who saves its memory needs to know what it is.
     noted(inner, &record.id, |record| record.started = Some(started)).await?;
-    launch(inner, record, &machine, &qemu).await.map(drop)
+    let Some(claw) = claw else { return launch(inner, record, &machine, &qemu).await.map(drop) };
+    machine.launch = Some(dir.join(VM).join(LAUNCH));
+    claw::lay(inner, record, claw).await?;
+    let launched = launch(inner, record, &machine, &qemu).await;
+    // It was read before QEMU greeted.
+    claw::take_away(inner, &record.id).await;
+    launched.map(drop)
 }
 
 /// Starts QEMU, and what it needs beside it, under a shim; returns when QEMU has greeted.
@@ -237,7 +259,7 @@ async fn launch(
     qemu: &Qemu,
 ) -> Result<Arc<Qmp>> {
     let id = &record.id;
-    let virtiofsd = match shares::count(&record.vm) {
+    let virtiofsd = match shares::count(record) {
         0 => None,
         _ => Some(inner.virtiofsd().await?),
     };

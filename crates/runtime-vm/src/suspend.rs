@@ -39,11 +39,11 @@ async fn save(inner: &Arc<Inner>, record: &MachineRecord) -> Result<()> {
             .fix("stop it and start it again"));
     };
     let qmp = inner.qmp(id).await?;
-    let saves = match shares::count(&record.vm) {
+    let saves = match shares::count(record) {
         0 => true,
         _ => inner.virtiofsd().await?.saves,
     };
-    shares::check_saves(&record.vm, qmp.version(), saves)?;
+    shares::check_saves(record, qmp.version(), saves)?;
     // As it was started: what it is to be from its next start on may be another thing by now.
     let as_started = MachineRecord { resources: started.resources, ..record.clone() };
     let qemu = inner.qemu().await?;

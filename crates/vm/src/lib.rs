@@ -3,9 +3,11 @@
 //!
 //! - [`Seed`]: what a first boot is told, in the form that cloud-init's source `NoCloud` reads;
 //! - [`agent`]: how clawfarm's agent comes along with it;
+//! - [`claw`]: how a claw runs in it;
 //! - [`Iso`]: the disk that it is handed over on.
 
 pub mod agent;
+pub mod claw;
 mod iso;
 mod seed;
 

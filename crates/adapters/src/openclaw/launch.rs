@@ -28,7 +28,7 @@ pub(super) fn render(input: &RenderInput<'_>) -> Result<Rendered> {
     let mut generated = config::generate(input);
     let inbox = inbox::routes(&generated.document, input, &|name| variables.value(name))?;
     let env = match input.place.layout {
-        Layout::Npm => variables.all(),
+        Layout::Npm | Layout::Machine => variables.all(),
         Layout::Image => {
             let (open, secret) = variables.apart();
             let present = input.existing.get(Path::new(dotenv::FILE)).map(Vec::as_slice);
@@ -80,7 +80,7 @@ fn heap_mib(memory_mib: u32) -> u32 {
 fn node(place: &Place) -> Vec<String> {
     let path = |p: std::path::PathBuf| p.to_string_lossy().into_owned();
     match place.layout {
-        Layout::Npm => vec![node_program(place)],
+        Layout::Npm | Layout::Machine => vec![node_program(place)],
         Layout::Image => {
             vec![node_program(place), format!("--env-file={}", path(place.state_dir.join(dotenv::FILE)))]
         }
@@ -90,7 +90,9 @@ fn node(place: &Place) -> Vec<String> {
 /// Node alone: a command beside the claw takes its variables from elsewhere.
 pub(super) fn node_program(place: &Place) -> String {
     match place.layout {
-        Layout::Npm => node_bin(&place.install_dir).join("node").to_string_lossy().into_owned(),
+        Layout::Npm | Layout::Machine => {
+            node_bin(&place.install_dir).join("node").to_string_lossy().into_owned()
+        }
         Layout::Image => "node".to_owned(),
     }
 }
@@ -98,7 +100,7 @@ pub(super) fn node_program(place: &Place) -> String {
 /// OpenClaw's own program.
 pub(super) fn program(place: &Place) -> std::path::PathBuf {
     match place.layout {
-        Layout::Npm => place.install_dir.join("node_modules/openclaw/openclaw.mjs"),
+        Layout::Npm | Layout::Machine => place.install_dir.join("node_modules/openclaw/openclaw.mjs"),
         Layout::Image => place.install_dir.join("openclaw.mjs"),
     }
 }
@@ -122,7 +124,7 @@ fn argv(input: &RenderInput<'_>) -> Vec<String> {
 /// Where the claw finds other programs.
 fn search_path(place: &Place) -> String {
     match place.layout {
-        Layout::Npm => {
+        Layout::Npm | Layout::Machine => {
             let bin = node_bin(&place.install_dir);
             let tools = place.install_dir.join("node_modules/.bin");
             format!("{}:{}:{SYSTEM_PATH}", bin.display(), tools.display())
@@ -136,7 +138,7 @@ fn home(place: &Place) -> &Path {
     match place.layout {
         Layout::Npm => &place.state_dir,
         // As in its own image, where the state is `~/.openclaw`.
-        Layout::Image => place.state_dir.parent().unwrap_or(&place.state_dir),
+        Layout::Machine | Layout::Image => place.state_dir.parent().unwrap_or(&place.state_dir),
     }
 }
 

@@ -82,6 +82,11 @@ impl Machine {
         for device in devices(self) {
             add("-device", device.to_string());
         }
+        if let Some(path) = &self.launch {
+            // By a file: an argument can be read by others.
+            let option = KeyVal::new("name=opt/clawfarm/launch").with("file", text("launch", path)?);
+            add("-fw_cfg", option.done());
+        }
         if let Some(kernel) = &self.kernel {
             add("-kernel", text("kernel", &kernel.kernel)?.to_owned());
             if let Some(initrd) = &kernel.initrd {

@@ -68,6 +68,10 @@ pub struct Machine {
     pub firmware_log: Option<PathBuf>,
     /// A kernel to start instead of what the disk would boot.
     pub kernel: Option<Kernel>,
+    /// A file that the guest's root can read as `opt/clawfarm/launch` of QEMU's firmware
+    /// configuration. QEMU reads it when it starts, so it may be removed afterwards; it is no part of
+    /// the machine's shape.
+    pub launch: Option<PathBuf>,
     /// Where QMP listens; the starter's umask must be 077, as the shim's is.
     pub qmp: PathBuf,
     /// Where QMP listens once more, for whoever only presses the power button.
@@ -214,6 +218,7 @@ impl Machine {
             serial: Serial::None,
             firmware_log: None,
             kernel: None,
+            launch: None,
             qmp,
             power: None,
             pid_file: None,

