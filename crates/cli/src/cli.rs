@@ -6,8 +6,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     apply, backup, cert, claw_type, completion, config, context, dataset, db, doctor, down, events, exec,
-    forward, image, inbox, lifecycle, logs, new, nginx, open, policy, ps, recover, rm, rollout, secret, send,
-    serve, server, service, setup, shell, status, support, target, token, update, version,
+    forward, image, inbox, lifecycle, logs, new, nginx, open, policy, ps, recover, rm, rollout, run, secret,
+    send, serve, server, service, setup, shell, status, support, target, token, update, version,
 };
 use crate::context::Typed;
 use crate::errors::EXIT_CODES;
@@ -109,6 +109,8 @@ impl Cli {
 pub(crate) enum Command {
     /// Make an instance and wait until it answers
     New(Box<new::NewArgs>),
+    /// Make a virtual machine with an OpenClaw in it
+    Run(Box<run::RunArgs>),
     /// List the instances
     Ps(ps::PsArgs),
     /// Show everything known of one instance

@@ -10,7 +10,7 @@ use clawfarm_model::vm_image::VmImageReference;
 
 use crate::app::App;
 use crate::errors::Failure;
-use crate::output::{clean_line, duration};
+use crate::output::{Ui, clean_line, duration};
 
 /// What only a virtual machine has.
 #[derive(Debug, Default, Args)]
@@ -60,7 +60,7 @@ impl MachineArgs {
         match said.into_iter().find(|(_, said)| *said) {
             None => Ok(()),
             Some((option, _)) => Err(Error::invalid(option, "only a virtual machine has this").fix(format!(
-                "name an image instead of a claw type: clawfarm new ubuntu:24.04 {option} ..."
+                "name an image instead of a claw type: clawfarm new ubuntu:24.04 {option} ...; or put the claw into a machine: --runtime vm --image ubuntu:24.04"
             ))),
         }
     }
@@ -86,16 +86,7 @@ pub(super) fn card(app: &App, accepted: &Accepted) -> Result<(), Failure> {
     let after = duration(took);
     ui.line(format_args!("{} is {} (after {after})", ui.out.bold(id), ui.out.phase(instance.phase)))?;
     if let Some(vm) = &instance.vm {
-        ui.line(format_args!("  image      {}", vm.image))?;
-        for volume in &vm.volumes {
-            ui.line(format_args!("  volume     {} at {}", volume.name, volume.guest))?;
-        }
-        if let Some(folder) = &vm.workspace {
-            ui.line(format_args!("  workspace  {} at {}", clean_line(folder), VmSpec::WORKSPACE))?;
-        }
-        for port in &vm.publish {
-            ui.line(format_args!("  published  127.0.0.1:{} leads to port {}", port.host, port.guest))?;
-        }
+        described(ui, vm)?;
     }
     if let Some(gateway) = &instance.gateway {
         ui.line(format_args!("  gateway    {}", clean_line(gateway)))?;
@@ -104,6 +95,21 @@ pub(super) fn card(app: &App, accepted: &Accepted) -> Result<(), Failure> {
     ui.line(format_args!("  clawfarm shell {id}"))?;
     ui.line(format_args!("  clawfarm suspend {id}"))?;
     ui.line(format_args!("  clawfarm rm {id}"))
+}
+
+/// What a machine is made of, a line each.
+pub(super) fn described(ui: &Ui, vm: &VmSpec) -> Result<(), Failure> {
+    ui.line(format_args!("  image      {}", vm.image))?;
+    for volume in &vm.volumes {
+        ui.line(format_args!("  volume     {} at {}", volume.name, volume.guest))?;
+    }
+    if let Some(folder) = &vm.workspace {
+        ui.line(format_args!("  workspace  {} at {}", clean_line(folder), VmSpec::WORKSPACE))?;
+    }
+    for port in &vm.publish {
+        ui.line(format_args!("  published  127.0.0.1:{} leads to port {}", port.host, port.guest))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub(crate) mod ps;
 pub(crate) mod recover;
 pub(crate) mod rm;
 pub(crate) mod rollout;
+pub(crate) mod run;
 pub(crate) mod secret;
 pub(crate) mod send;
 pub(crate) mod serve;
@@ -55,6 +56,7 @@ use crate::errors::Outcome;
 pub(crate) async fn run(app: &App, command: Command) -> Outcome {
     match command {
         Command::New(args) => Box::pin(new::run(app, *args)).await,
+        Command::Run(args) => Box::pin(run::run(app, *args)).await,
         Command::Ps(args) => ps::run(app, &args).await,
         Command::Status(args) => status::run(app, &args).await,
         Command::Start(args) => lifecycle::start(app, &args).await,

@@ -13,6 +13,7 @@ use clawfarm_model::instance::{RestartMode, RestartPolicy};
 use clawfarm_model::name::{InstanceName, TargetName};
 use clawfarm_model::secret::{SecretName, SecretRef};
 use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ClawId, ConfigName, Error};
 use serde_json::Map;
 
@@ -38,6 +39,8 @@ Examples:
       a nanobot, whose commands run only when that is said
   clawfarm new ubuntu:24.04 lab --run 'apt-get install -y git' --volume data:/srv/data --publish 8080:80
       a virtual machine of an image, see 'clawfarm image ls', with a folder of its own that outlives it
+  clawfarm new openclaw dave --runtime vm --image debian:12
+      an OpenClaw in a virtual machine of its own; 'clawfarm run debian:12' is short for it
   clawfarm new openclaw --import ~/.openclaw --name mine
       takes a copy of an existing OpenClaw home in, its keys into secrets";
 
@@ -54,6 +57,17 @@ pub(crate) struct NewArgs {
     /// Its name: a-z, 0-9 and '-' [default: the claw type]
     #[arg(value_name = "NAME")]
     positional_name: Option<InstanceName>,
+    /// A container image to run instead of clawfarm's own, pulled where it is missing; with --runtime vm the image of its virtual machine
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<ImageReference>,
+    /// What else is said of it.
+    #[command(flatten)]
+    options: NewOptions,
+}
+
+/// What is said of a new instance beside what it is.
+#[derive(Debug, Args)]
+pub(crate) struct NewOptions {
     /// Its name, as an option
     #[arg(long, value_name = "NAME")]
     name: Option<InstanceName>,
@@ -93,9 +107,6 @@ pub(crate) struct NewArgs {
     /// Where it runs; see 'clawfarm target ls'
     #[arg(long)]
     target: Option<TargetName>,
-    /// A container image to run instead of clawfarm's own; pulled where it is missing
-    #[arg(long, value_name = "IMAGE")]
-    image: Option<ImageReference>,
     /// The claw's version [default: the one this clawfarm was tested with]
     #[arg(long)]
     version: Option<String>,
@@ -153,11 +164,40 @@ enum Mode {
 
 impl NewArgs {
     fn request(&self) -> Result<CreateInstance, Error> {
-        let machine = self.is_machine();
-        let vm = if machine { Some(self.machine.spec(&self.kind)?) } else { None };
-        if !machine {
-            self.machine.none()?;
+        let options = &self.options;
+        let mut options_said = options.request()?;
+        options_said.name = options.one_name(self.positional_name.as_ref())?;
+        let in_machine = options.runtime == Some(RuntimeKind::Vm) && !self.is_machine();
+        match (self.is_machine(), &self.image) {
+            (true, _) => {
+                options_said.vm = Some(options.machine.spec(&self.kind)?);
+                options_said.image.clone_from(&self.image);
+            }
+            (false, Some(image)) if in_machine => {
+                options_said.vm = Some(options.machine.spec(&image.whole())?);
+            }
+            (false, None) if in_machine => {
+                return Err(Error::invalid("--image", "a virtual machine needs an image")
+                    .fix("name one, such as --image debian:12; clawfarm image ls shows which there are"));
+            }
+            (false, image) => {
+                options.machine.none()?;
+                options_said.image.clone_from(image);
+            }
         }
+        let claw_type = if self.is_machine() { MACHINE.to_owned() } else { self.kind.clone() };
+        Ok(CreateInstance { claw_type, ..options_said })
+    }
+
+    /// An image has a ':', which the name of a claw type never has.
+    fn is_machine(&self) -> bool {
+        self.kind.contains(':')
+    }
+}
+
+impl NewOptions {
+    /// All that is said here; the claw type is left empty.
+    pub(super) fn request(&self) -> Result<CreateInstance, Error> {
         let mut secrets = BTreeMap::new();
         // What a template says would be said again by a configuration that is whole.
         let bound = self.template.is_some();
@@ -166,14 +206,14 @@ impl NewArgs {
         let resources = (self.cpus.is_some() || self.memory_mib.is_some())
             .then_some(ResourcesInput { cpus: self.cpus, memory_mib: self.memory_mib });
         Ok(CreateInstance {
-            claw_type: if machine { MACHINE.to_owned() } else { self.kind.clone() },
-            vm,
+            claw_type: String::new(),
+            vm: None,
             attended: !self.detach,
-            name: self.one_name()?,
+            name: self.name.clone(),
             version: self.version.clone(),
             runtime: self.runtime,
             target: self.target.clone(),
-            image: self.image.clone(),
+            image: None,
             resources,
             port: self.port,
             config,
@@ -203,18 +243,18 @@ impl NewArgs {
         })
     }
 
-    /// An image has a ':', which the name of a claw type never has.
-    fn is_machine(&self) -> bool {
-        self.kind.contains(':')
+    /// The virtual machine that is described, of an image.
+    pub(super) fn machine(&self, image: &str) -> Result<VmSpec, Error> {
+        self.machine.spec(image)
     }
 
-    fn one_name(&self) -> Result<Option<InstanceName>, Error> {
-        match (&self.positional_name, &self.name) {
+    fn one_name(&self, positional: Option<&InstanceName>) -> Result<Option<InstanceName>, Error> {
+        match (positional, &self.name) {
             (Some(a), Some(b)) if a != b => {
                 Err(Error::invalid("--name", format!("two names were given: '{a}' and '{b}'"))
                     .fix("give one of them"))
             }
-            (a, b) => Ok(a.clone().or_else(|| b.clone())),
+            (a, b) => Ok(a.cloned().or_else(|| b.clone())),
         }
     }
 
@@ -285,15 +325,21 @@ fn apply(mut config: ClawConfig, settings: &[(String, String)]) -> Result<ClawCo
 
 /// `clawfarm new`.
 pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
-    let mut request = args.request()?;
+    let request = args.request()?;
+    make(app, request, &args.options).await
+}
+
+/// Makes an instance, and waits for what there is to wait for.
+pub(super) async fn make(app: &App, mut request: CreateInstance, options: &NewOptions) -> Outcome {
     let client = app.client().await?;
-    if let Some(template) = &args.template {
-        request.variables = super::config::typed_variables(&client, template, None, &args.variables).await?;
+    if let Some(template) = &options.template {
+        request.variables =
+            super::config::typed_variables(&client, template, None, &options.variables).await?;
     }
     let mut ctrl_c = wait::CtrlC::watch()?;
     let accepted = client.create(&request, None).await?;
     wait::warnings(app, &accepted);
-    if args.detach {
+    if options.detach {
         return begun(app, &accepted);
     }
     if !app.ui.json {
@@ -306,7 +352,7 @@ pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
     };
     if app.ui.json {
         app.ui.document(&accepted)?;
-    } else if args.is_machine() {
+    } else if request.claw_type == MACHINE {
         super::machine::card(app, &accepted)?;
     } else {
         card(app, &accepted)?;
@@ -351,6 +397,9 @@ pub(super) fn card(app: &App, accepted: &Accepted) -> Result<(), Failure> {
     ui.line(format_args!("{} is {} ({})", ui.out.bold(id), ui.out.phase(instance.phase), after(took)))?;
     if let Some(gateway) = &instance.gateway {
         ui.line(format_args!("  gateway    {}", clean_line(gateway)))?;
+    }
+    if let Some(vm) = &instance.vm {
+        super::machine::described(ui, vm)?;
     }
     ui.line(format_args!("  dashboard  clawfarm open {id}"))?;
     let model = instance.config.model.as_ref();
