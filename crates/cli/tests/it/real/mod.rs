@@ -11,6 +11,7 @@ mod edge;
 mod farm;
 mod forward;
 mod hostile;
+mod in_machine;
 mod life;
 mod moves;
 mod nanobot;

@@ -1,0 +1,165 @@
+//! A claw in a machine, as far as the host sees it: its home, its software, what it is handed in. The
+//! guest only counts; `clawfarm`'s own tests run a real one.
+
+use std::path::Path;
+
+use clawfarm_model::launch::{LaunchFile, Layout, NpmInstall, Software};
+use clawfarm_model::name::ClawType;
+use clawfarm_model::{ClawId, Code, DataFate, Launch, ObservedState, Placement, StopOptions};
+use clawfarm_runtime::{Backup, Files, NoProgress, Runtime};
+
+use crate::farm::{self, Farm, id, placement, wait_for};
+
+const SECRET: &str = "a-secret-that-nobody-else-has";
+
+fn software() -> Software {
+    Software {
+        claw_type: ClawType::new("openclaw").unwrap(),
+        version: "1.0.0".into(),
+        npm: Some(NpmInstall {
+            node: "24.0.0".into(),
+            package: "small-claw".into(),
+            version: "1.0.0".into(),
+            about_packages: 1,
+        }),
+        pip: None,
+        own: None,
+        image: None,
+    }
+}
+
+/// Its software is there, as npm would have left it.
+fn installed(farm: &Farm) {
+    let folder = farm.config.cache_dir.join("installs").join(software().npm.unwrap().folder_name());
+    std::fs::create_dir_all(&folder).unwrap();
+    let marker =
+        r#"{"package":"small-claw","version":"1.0.0","node":"24.0.0","made_at":"2026-11-22T00:00:00Z"}"#;
+    std::fs::write(folder.join("clawfarm-install.json"), marker).unwrap();
+}
+
+fn wanted(id: &ClawId) -> Placement {
+    placement(id, |it| it.software = software())
+}
+
+fn launch(id: &ClawId, run: i64, key: &str) -> Launch {
+    let file =
+        |path: &str, read_only| LaunchFile { path: path.into(), contents: "{}".to_owned().into(), read_only };
+    Launch {
+        argv: ["node", "small.mjs"].map(str::to_owned).to_vec(),
+        env: vec![("KEY".into(), key.to_owned().into())],
+        cwd: "/root/.openclaw/workspace".into(),
+        files: vec![file("openclaw.json", false), file("managed/one.json", true)],
+        ..farm::launch(id, run)
+    }
+}
+
+async fn begins(farm: &Farm, id: &ClawId, times: usize) {
+    wait_for(&format!("beginning {times}"), || async {
+        let begun = farm.beginnings(id);
+        if begun == times { Ok(()) } else { Err(begun) }
+    })
+    .await;
+}
+
+/// The files below a folder that hold the secret.
+fn with_secret(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().unwrap());
+        if kind.is_dir() {
+            found.extend(with_secret(&path));
+        } else if kind.is_file() {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            if bytes.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn it_is_handed_in_what_it_runs_with_and_its_memory_belongs_to_that() {
+    let farm = Farm::new().await;
+    installed(&farm);
+    let id = id("alice-x7k2");
+    let place = farm.rt.ensure(&wanted(&id), &NoProgress).await.unwrap();
+    assert_eq!(place.layout, Layout::Machine);
+    assert_eq!(place.install_dir, Path::new("/opt/clawfarm/software"));
+    assert_eq!(
+        (place.state_dir.as_path(), place.workspace_dir.as_path()),
+        (Path::new("/root/.openclaw"), Path::new("/root/.openclaw/workspace"),)
+    );
+    let seen = farm.rt.start(&launch(&id, 1, SECRET)).await.unwrap();
+    farm.counts_beyond(&id, 0).await;
+    let line = std::fs::read(format!("/proc/{}/cmdline", seen.pid.unwrap())).unwrap();
+    let line = String::from_utf8_lossy(&line).into_owned();
+    assert!(line.contains("name=opt/clawfarm/launch,file=") && !line.contains(SECRET), "{line}");
+    assert_eq!(with_secret(&farm.claw(&id)), Vec::<String>::new());
+
+    // Its home is here, whatever its machine does.
+    for path in ["openclaw.json", "managed/one.json"] {
+        assert_eq!(Files::read(&farm.rt, &id, Path::new(path), 10).await.unwrap().unwrap(), b"{}");
+    }
+    Files::write(&farm.rt, &id, Path::new("openclaw.json"), b"{ }", false).await.unwrap();
+    assert_eq!(std::fs::read(farm.claw(&id).join("state/openclaw.json")).unwrap(), b"{ }");
+    let outside = Files::write(&farm.rt, &id, Path::new("../instance.json"), b"", false).await.unwrap_err();
+    assert_eq!(outside.code(), Code::InvalidInput);
+
+    // The same launch goes on with its memory, another one does not.
+    farm.suspended(&id).await;
+    farm.rt.start(&launch(&id, 2, SECRET)).await.unwrap();
+    let at = farm.counted(&id).last().copied().unwrap();
+    farm.counts_beyond(&id, at).await;
+    farm.counted_without_a_gap(&id);
+    farm.suspended(&id).await;
+    farm.rt.start(&launch(&id, 3, "another")).await.unwrap();
+    begins(&farm, &id, 2).await;
+    assert!(farm.rt.start_note(&id).await.unwrap().contains("was changed while it slept"));
+    assert!(farm.halves(&id).is_empty());
+}
+
+#[tokio::test]
+async fn its_home_outlives_it() {
+    let farm = Farm::new().await;
+    installed(&farm);
+    let bob = id("bob-x7k2");
+    farm.rt.ensure(&wanted(&bob), &NoProgress).await.unwrap();
+    farm.rt.start(&launch(&bob, 1, SECRET)).await.unwrap();
+    farm.counts_beyond(&bob, 0).await;
+    let room = Backup::room(&farm.rt).join("one");
+    std::fs::create_dir_all(&room).unwrap();
+    let up = Backup::copy_out(&farm.rt, &bob, &room).await.unwrap_err();
+    assert_eq!(up.code(), Code::Conflict, "{up}");
+    farm.rt.stop(&bob, StopOptions { grace: std::time::Duration::ZERO }).await.unwrap();
+    Backup::copy_out(&farm.rt, &bob, &room).await.unwrap();
+    assert_eq!(std::fs::read(room.join("state/openclaw.json")).unwrap(), b"{}");
+
+    // Into another one, which has none yet; and as a dataset into a third.
+    let carol = id("carol-x7k2");
+    farm.rt.ensure(&wanted(&carol), &NoProgress).await.unwrap();
+    Backup::take_in(&farm.rt, &carol, &room).await.unwrap();
+    assert!(farm.claw(&carol).join("state/openclaw.json").exists() && !room.exists());
+    assert!(farm.rt.destroy(&bob, DataFate::Keep).await.unwrap() > 0);
+    let kept = farm.config.home.join("datasets/bob-x7k2");
+    assert!(kept.join("state/managed/one.json").exists() && !farm.claw(&bob).exists());
+    let dora = id("dora-x7k2");
+    let mut of_bob = wanted(&dora);
+    of_bob.dataset = Some(bob.clone());
+    farm.rt.ensure(&of_bob, &NoProgress).await.unwrap();
+    assert!(farm.claw(&dora).join("state/managed/one.json").exists() && !kept.exists());
+    farm.rt.start(&launch(&dora, 1, SECRET)).await.unwrap();
+    farm.counts_beyond(&dora, 0).await;
+    assert_eq!(farm.rt.observe(&dora).await.unwrap().state, ObservedState::Running);
+}
+
+#[tokio::test]
+async fn what_is_no_package_of_npm_is_refused_before_anything_is_made() {
+    let farm = Farm::new().await;
+    let id = id("nina-x7k2");
+    let mut wanted = wanted(&id);
+    (wanted.software.npm, wanted.software.claw_type) = (None, ClawType::new("nanobot").unwrap());
+    let error = farm.rt.ensure(&wanted, &NoProgress).await.unwrap_err();
+    assert_eq!((error.code(), error.field_name()), (Code::Unsupported, Some("runtime")));
+    assert!(error.fix_text().is_some() && !farm.claw(&id).exists());
+}
