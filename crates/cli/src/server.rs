@@ -271,7 +271,7 @@ pub(crate) async fn targets(
     let process = ProcessRuntime::open(config).await?;
     let mut targets: Vec<(Target, Arc<dyn Runtime>)> = vec![(own_target(node)?, Arc::new(process))];
     let machines = vm::target_name(node.map(|node| node.name.as_str()));
-    match vm::open(home, vm_images_config(home)?, claw_port).await {
+    match vm::open(home, cache.as_deref(), vm_images_config(home)?, claw_port).await {
         Ok(vm) => targets.push((target(&machines, RuntimeKind::Vm, node)?, Arc::new(vm))),
         // A disk without room for a folder of images keeps nobody's processes down.
         Err(error) => tracing::error!(%error, "virtual machines can't be had from this server"),

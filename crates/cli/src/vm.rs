@@ -31,8 +31,13 @@ pub(crate) fn target_name(own: Option<&str>) -> String {
 
 /// Opens the virtual machines of a home. QEMU need not be there: `clawfarm doctor` tells, and so
 /// does whatever needs it.
-pub(crate) async fn open(home: &Path, images: ImagesConfig, claw_port: u16) -> Result<VmRuntime> {
-    let mut config = VmConfig { images, ..VmConfig::new(home, None) };
+pub(crate) async fn open(
+    home: &Path,
+    cache: Option<&Path>,
+    images: ImagesConfig,
+    claw_port: u16,
+) -> Result<VmRuntime> {
+    let mut config = VmConfig { images, ..VmConfig::new(home, cache) };
     config.claw_port = claw_port;
     config.accelerator = accelerator(std::env::var_os(ACCELERATOR).as_deref())?;
     config.agent = AGENT.map(Bytes::from_static);

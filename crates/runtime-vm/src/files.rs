@@ -2,18 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clawfarm_files::blocking;
 use clawfarm_local::import::{Importer, import as take_home};
 use clawfarm_local::state::{self, new_file};
 use clawfarm_local::{backup, keeper};
 use clawfarm_model::{ClawId, Code, Error, ObservedState, Result};
-use clawfarm_runtime::Progress;
+use clawfarm_runtime::{ExecOutput, ExecRequest, Progress};
 
+use crate::claw::home;
 use crate::inner::Inner;
-use crate::observe;
 use crate::prepare::{make_folders, owner};
 use crate::record::MachineRecord;
+use crate::{exec, observe};
+
+/// How long a claw may take to be told that a file is another one.
+const TOLD: Duration = Duration::from_secs(20);
 
 /// [`clawfarm_runtime::Files::read`]. A bare machine has none.
 pub(crate) async fn read(
@@ -35,12 +40,40 @@ pub(crate) async fn write(
     read_only: bool,
 ) -> Result<()> {
     let (this, id, path) = (Arc::clone(inner), id.clone(), path.to_owned());
+    let path_there = path.clone();
     let contents = zeroize::Zeroizing::new(contents.to_vec());
-    blocking(move || {
-        let new = new_file(owner(&claw(&this, &id)?), read_only);
-        state::write(&this.dir(&id), &id, &path, &contents, new)
+    let record = blocking(move || {
+        let record = claw(&this, &id)?;
+        let new = new_file(owner(&record), read_only);
+        state::write(&this.dir(&id), &id, &path, &contents, new)?;
+        Ok(record)
     })
-    .await
+    .await?;
+    if !read_only && observe::observe(inner, &record.id).await?.state == ObservedState::Running {
+        let touched = touch(inner, &record, path_there.clone());
+        match tokio::time::timeout(TOLD, touched).await {
+            Ok(Ok(())) => {}
+            // It is told at its next start.
+            told => tracing::debug!(id = %record.id, ?told, "a claw was not told of a file"),
+        }
+    }
+    Ok(())
+}
+
+/// A watch on a file notices what is done in its machine, and nothing of what the host does.
+async fn touch(inner: &Arc<Inner>, record: &MachineRecord, path: PathBuf) -> Result<()> {
+    let there = Path::new(&home(record)).join(path);
+    let argv = ["touch", "-c", "--", &there.to_string_lossy()].map(str::to_owned).to_vec();
+    let mut session = exec::exec(inner, &record.id, ExecRequest { argv, tty: None, term: None }).await?;
+    drop(session.input);
+    while let Some(said) = session.output.recv().await {
+        if let ExecOutput::Exit(code) = said
+            && code != 0
+        {
+            tracing::debug!(id = %record.id, code, "a file could not be touched");
+        }
+    }
+    Ok(())
 }
 
 /// [`clawfarm_runtime::Files::import`].

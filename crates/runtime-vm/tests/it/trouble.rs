@@ -86,14 +86,15 @@ async fn ports_that_others_have_are_told_by_their_field_or_left_to_them() {
 }
 
 #[tokio::test]
-async fn a_claw_is_not_started_in_a_machine() {
+async fn a_bare_machine_runs_no_claw() {
     let farm = Farm::new().await;
     let id = id("frank-x7k2");
     farm.rt.ensure(&placement(&id, |_| {}), &NoProgress).await.unwrap();
     let mut claw = launch(&id, 1);
     claw.argv = vec!["openclaw".into()];
     let error = farm.rt.start(&claw).await.unwrap_err();
-    assert_eq!((error.code(), error.field_name()), (Code::Unsupported, Some("runtime")));
+    assert!(error.message().contains("is a bare machine"), "{error}");
+    assert!(!farm.rt.observe(&id).await.unwrap().state.is_up());
 }
 
 #[tokio::test]
