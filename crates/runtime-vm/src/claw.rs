@@ -10,9 +10,11 @@ use clawfarm_local::state::{self, new_file};
 use clawfarm_model::launch::{Layout, Software};
 use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ClawId, Code, Error, Launch, Place, Result};
+use clawfarm_qemu::machine::{Disk, Format};
 use clawfarm_qemu::ssh::posix_word;
 use clawfarm_runtime::Progress;
 use clawfarm_vm::claw::{ENVIRONMENT, LOGS, SOFTWARE, hand_in};
+use clawfarm_vm_images::disk_of_folder;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -22,6 +24,11 @@ use crate::machine::server_addresses;
 use crate::paths::{LAUNCH, VM, WORKSPACE};
 use crate::prepare::owner;
 use crate::record::MachineRecord;
+
+/// What the disk with its software is called, in the guest.
+const SOFTWARE_LABEL: &str = "software";
+/// Where those disks are, in the cache.
+const DISKS: &str = "vm-software";
 
 /// The claw type of what is nobody's but its owner's.
 const BARE: &str = "machine";
@@ -49,7 +56,8 @@ pub(crate) fn needs(record: &MachineRecord) -> [String; 2] {
     [SOFTWARE.to_owned(), home(record)]
 }
 
-/// Makes sure that a claw's software is on this machine, for all its machines; `None` for a bare one.
+/// Makes sure that a claw's software is on this machine, and on a disk for all its virtual ones; `None`
+/// for a bare one.
 pub(crate) async fn install(
     inner: &Inner,
     software: &Software,
@@ -71,9 +79,25 @@ pub(crate) async fn install(
     let places = Places { home: inner.paths.home.clone(), cache: inner.config.cache_dir.clone() };
     let npm = Npm { program: inner.config.npm.clone(), time_limit: inner.config.npm_time_limit };
     let folder = Installation::of(software, &places)?.ensure(&npm, progress).await?;
-    // Confinement names folders to the kernel: without links on the way.
-    let failed = |e| io_error(format!("look at the software in '{}'", folder.display()), e);
-    folder.canonicalize().map_err(failed).map(Some)
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let disk = inner.config.cache_dir.join(DISKS).join(format!("{name}.ext4"));
+    disk_of_folder(&folder, SOFTWARE_LABEL, &disk, progress).await?;
+    // Confinement names files to the kernel: without links on the way.
+    let failed = |e| io_error(format!("look at the software in '{}'", disk.display()), e);
+    disk.canonicalize().map_err(failed).map(Some)
+}
+
+/// The disk with a claw's software, which nobody writes to.
+pub(crate) fn disk(record: &MachineRecord) -> Option<Disk> {
+    let path = record.installed.clone()?;
+    Some(Disk { id: "software".into(), path, format: Format::Raw, read_only: true })
+}
+
+/// Where that is mounted, and its line of fstab.
+pub(crate) fn mount(record: &MachineRecord) -> Option<[String; 2]> {
+    record.installed.as_ref()?;
+    let line = format!("LABEL={SOFTWARE_LABEL} {SOFTWARE} ext4 ro,nofail,x-systemd.device-timeout=30s 0 0");
+    Some([SOFTWARE.to_owned(), line])
 }
 
 /// The place of a claw, as it sees it.

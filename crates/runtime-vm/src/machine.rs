@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::paths::{DISK, SEED, VM};
 use crate::record::{DiskRecord, MachineRecord};
-use crate::{agent, shares};
+use crate::{agent, claw, shares};
 
 /// Where user-mode networking has the host, from inside.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -90,6 +90,7 @@ pub(crate) fn machine(
         Disk { id: "root".into(), path: dir.join(DISK), format, read_only: false },
         Disk { id: "seed".into(), path: dir.join(SEED), format: Format::Raw, read_only: true },
     ];
+    machine.disks.extend(claw::disk(record));
     machine.network = Some(Network { mac: mac(&record.id), forwards: forwards(record), closed: false });
     machine.shares = shares::devices(dir, record);
     machine.channels = vec![agent::channel(dir)];

@@ -33,7 +33,7 @@ pub(crate) struct MachineRecord {
     pub(crate) tenant: TenantName,
     /// What the store calls it.
     pub(crate) software: Software,
-    /// Where its software is on this machine; none is of a bare machine.
+    /// The disk with its software; a bare machine has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) installed: Option<PathBuf>,
     /// What it was asked to be.

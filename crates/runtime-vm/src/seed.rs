@@ -79,13 +79,11 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
 
 fn set_up(dir: &Path, record: &MachineRecord) -> Vec<String> {
     let mut command = ["sh", "-c", SET_UP, "sh"].map(str::to_owned).to_vec();
+    command.extend(claw::mount(record).into_iter().flatten());
     for share in shares::all(dir, record) {
         // Neither has a letter that means something in a line of fstab.
-        let rights = if share.read_only { "ro" } else { "rw" };
-        let line = format!(
-            "{} {} virtiofs {rights},nofail,x-systemd.device-timeout=30s 0 0",
-            share.tag, share.guest
-        );
+        let line =
+            format!("{} {} virtiofs rw,nofail,x-systemd.device-timeout=30s 0 0", share.tag, share.guest);
         command.extend([share.guest, line]);
     }
     command

@@ -10,8 +10,6 @@ use clawfarm_qemu::machine::Share;
 use clawfarm_qemu::{Sandbox, Virtiofsd, VirtiofsdProgram};
 use clawfarm_shim::spec::{HelperSpec, RunsAs, User};
 
-use clawfarm_vm::claw::SOFTWARE;
-
 use crate::claw;
 use crate::paths::{STATE, VM, VOLUMES, WORK};
 use crate::record::MachineRecord;
@@ -20,8 +18,6 @@ use crate::record::MachineRecord;
 const WORKSPACE_TAG: &str = "workspace";
 /// The same of a claw's state.
 const STATE_TAG: &str = "state";
-/// The same of a claw's software.
-const SOFTWARE_TAG: &str = "software";
 /// A group that nothing belongs to: for an owner whose group is root's.
 const NOBODY: u32 = 65_534;
 
@@ -45,8 +41,6 @@ pub(crate) struct Shared {
     pub(crate) socket: PathBuf,
     /// As whom it is served.
     pub(crate) of: Of,
-    /// The guest may not write.
-    pub(crate) read_only: bool,
 }
 
 /// Whose a shared folder is.
@@ -67,12 +61,9 @@ pub(crate) fn all(dir: &Path, record: &MachineRecord) -> Vec<Shared> {
         folder,
         socket: dir.join(VM).join(name),
         of: Of::Instance,
-        read_only: false,
     };
     let mut all = Vec::new();
-    if let Some(software) = &record.installed {
-        let software = own(SOFTWARE_TAG.into(), SOFTWARE, software.clone(), "software");
-        all.push(Shared { read_only: true, ..software });
+    if record.installed.is_some() {
         all.push(own(STATE_TAG.into(), &claw::home(record), dir.join(STATE), "state"));
     }
     all.extend(vm.workspace.iter().map(|folder| Shared {
@@ -81,7 +72,6 @@ pub(crate) fn all(dir: &Path, record: &MachineRecord) -> Vec<Shared> {
         folder: folder.into(),
         socket: dir.join(WORK).join("s"),
         of: Of::Owner,
-        read_only: false,
     }));
     all.extend(vm.volumes.iter().enumerate().map(|(number, volume)| {
         let folder = dir.join(VOLUMES).join(volume.name.as_str());
@@ -92,8 +82,9 @@ pub(crate) fn all(dir: &Path, record: &MachineRecord) -> Vec<Shared> {
 
 /// How many there are.
 pub(crate) fn count(record: &MachineRecord) -> usize {
-    let claw = if record.installed.is_some() { 2 } else { 0 };
-    claw + record.vm.volumes.len() + usize::from(record.vm.workspace.is_some())
+    usize::from(record.installed.is_some())
+        + record.vm.volumes.len()
+        + usize::from(record.vm.workspace.is_some())
 }
 
 /// As devices of the machine.
@@ -120,7 +111,7 @@ pub(crate) fn helpers(
                 socket: share.socket.clone(),
                 // The shim confines it, and its folder is all that it may write to.
                 sandbox: Sandbox::None,
-                read_only: share.read_only,
+                read_only: false,
                 squash: Some(owner),
             };
             Ok(HelperSpec {
