@@ -82,8 +82,7 @@ fn set_up(dir: &Path, record: &MachineRecord) -> Vec<String> {
     command.extend(claw::mount(record).into_iter().flatten());
     for share in shares::all(dir, record) {
         // Neither has a letter that means something in a line of fstab.
-        let line =
-            format!("{} {} virtiofs rw,nofail,x-systemd.device-timeout=30s 0 0", share.tag, share.guest);
+        let line = format!("{} {} virtiofs rw,nofail 0 0", share.tag, share.guest);
         command.extend([share.guest, line]);
     }
     command
