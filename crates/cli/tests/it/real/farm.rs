@@ -33,6 +33,12 @@ impl Farm {
         self.home.farm()
     }
 
+    /// Lets its claws have other software, before there is any.
+    pub(crate) fn take_software_from(&mut self, cache: PathBuf) {
+        self.run(&["down"]).ends(0);
+        self.cache = cache;
+    }
+
     /// Where the software of its claws is.
     pub(crate) fn installs(&self) -> PathBuf {
         self.cache.join("installs")
