@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 use clawfarm_model::{Error, Result};
-use clawfarm_runtime_vm::{Accelerator, SERVES_FOLDERS, VmConfig, VmRuntime, serve_folder};
+use clawfarm_runtime_vm::{Accelerator, HostPorts, SERVES_FOLDERS, VmConfig, VmRuntime, serve_folder};
 use clawfarm_vm_images::ImagesConfig;
 
 use crate::background::own_program;
@@ -17,6 +17,9 @@ pub(crate) const VIRTIOFSD: &str = "virtiofsd";
 
 /// What runs the processors of virtual machines: `auto`, `kvm` or `tcg`.
 pub(crate) const ACCELERATOR: &str = "CLAWFARM_VM_ACCELERATOR";
+
+/// Which ports of the host's 127.0.0.1 virtual machines reach: numbers apart by commas, or `all`.
+pub(crate) const HOST_PORTS: &str = "CLAWFARM_VM_HOST_PORTS";
 
 /// The agent that goes into virtual machines, where this program was built with it.
 #[cfg(guest_agent)]
@@ -40,6 +43,7 @@ pub(crate) async fn open(
     let mut config = VmConfig { images, ..VmConfig::new(home, cache) };
     config.claw_port = claw_port;
     config.accelerator = accelerator(std::env::var_os(ACCELERATOR).as_deref())?;
+    config.host_ports = host_ports(std::env::var_os(HOST_PORTS).as_deref())?;
     config.agent = AGENT.map(Bytes::from_static);
     if SERVES_FOLDERS {
         config.virtiofsd = Some(vec![program()?, VIRTIOFSD.to_owned()]);
@@ -55,6 +59,25 @@ fn accelerator(chosen: Option<&OsStr>) -> Result<Option<Accelerator>> {
         Some("tcg") => Ok(Some(Accelerator::Tcg)),
         Some(other) => Err(Error::invalid(ACCELERATOR, format!("'{}' is none", other.escape_default()))
             .fix("give auto, kvm or tcg, or leave it unset")),
+    }
+}
+
+/// What was chosen; none unless said.
+fn host_ports(chosen: Option<&OsStr>) -> Result<HostPorts> {
+    /// More would be a list for another means.
+    const MOST: usize = 256;
+    let text = chosen.map(OsStr::to_string_lossy).unwrap_or_default();
+    if text == "all" {
+        return Ok(HostPorts::All);
+    }
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let ports =
+        words.map(|word| word.parse::<u16>().ok().filter(|port| *port > 0)).collect::<Option<Vec<u16>>>();
+    match ports.filter(|ports| ports.len() <= MOST) {
+        Some(ports) => Ok(HostPorts::Only(ports)),
+        None => Err(Error::invalid(HOST_PORTS, format!("'{}' can't be used", text.escape_default())).fix(
+            format!("give up to {MOST} ports apart by commas, such as 11434,8080, or all; or leave it unset"),
+        )),
     }
 }
 
@@ -85,6 +108,19 @@ mod tests {
         let error = of("KVM\u{1b}").unwrap_err();
         assert_eq!(error.field_name(), Some(ACCELERATOR));
         assert!(!error.message().contains('\u{1b}') && error.fix_text().is_some(), "{error}");
+    }
+
+    #[test]
+    fn ports_of_the_host_are_numbers_or_all() {
+        let of = |text: &str| host_ports(Some(OsStr::new(text)));
+        assert_eq!(host_ports(None).unwrap(), HostPorts::Only(vec![]));
+        assert_eq!(of(" 11434, 8080,").unwrap(), HostPorts::Only(vec![11_434, 8080]));
+        assert_eq!(of("all").unwrap(), HostPorts::All);
+        for wrong in ["0", "65536", "8080-8090", "ALL", "1,\u{1b}"] {
+            let error = of(wrong).unwrap_err();
+            assert!(error.field_name() == Some(HOST_PORTS) && error.fix_text().is_some(), "{error}");
+            assert!(!error.message().contains('\u{1b}'));
+        }
     }
 
     #[test]

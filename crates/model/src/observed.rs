@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clawid::ClawId;
+use crate::error::ErrorReport;
 use crate::time::Timestamp;
 
 /// What a runtime saw of one instance, at one moment. A runtime that can't see (its daemon
@@ -36,6 +37,10 @@ pub struct Observation {
     /// The image it was started from, by its digest, where it runs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// Why it does nothing although it is up, and what to do: its processors are stopped because
+    /// the disk is full, or what serves its folders has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<ErrorReport>,
 }
 
 impl Observation {
@@ -52,6 +57,7 @@ impl Observation {
             confinement: None,
             port: None,
             image: None,
+            trouble: None,
         }
     }
 }

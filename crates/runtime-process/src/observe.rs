@@ -74,6 +74,7 @@ async fn running(inner: &Inner, id: &ClawId, status: ShimStatus) -> Result<Obser
         confinement: status.confinement,
         port: record.map(|record| record.port),
         image: None,
+        trouble: None,
     })
 }
 
@@ -141,6 +142,7 @@ async fn from_files(inner: &Inner, id: &ClawId, error: Error) -> Result<Observat
         exit: None,
         confinement: Some(state.confinement),
         stopping: false,
+        lost: Vec::new(),
     };
     running(inner, id, status).await
 }

@@ -103,10 +103,12 @@ fn spec(inner: &Inner, launch: &Launch, record: &InstanceRecord) -> Result<ShimS
         exec_cwd: Some(dir.join(STATE).join(WORKSPACE)),
         user: record.uid.map(|uid| User { uid, gid: uid }),
         landlock: Some(landlock(&dir, &install, record)?),
+        claw_landlock: None,
         mounts: record.uid.map(|_| mounts(inner, &dir, &install)),
         cgroup: Some(CgroupSpec {
             name: Path::new("clawfarm").join(inner.home_hash()).join(launch.id.as_str()),
             parent: None,
+            loopback: None,
         }),
         resources: launch.resources,
         max_tasks: ShimSpec::DEFAULT_MAX_TASKS,

@@ -179,6 +179,7 @@ impl Record {
             confinement: self.is_up(now).then(|| self.confinement.clone().unwrap_or_else(nothing_confines)),
             port: self.is_up(now).then_some(self.port),
             image: None,
+            trouble: None,
         }
     }
 

@@ -8,6 +8,16 @@ use bytes::Bytes;
 use clawfarm_qemu::Accelerator;
 use clawfarm_vm_images::ImagesConfig;
 
+/// Which ports of this machine's own addresses (127.0.0.1) its virtual machines may connect to, at
+/// 10.0.2.2, beside the server's listener for claws and the DNS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPorts {
+    /// All of them.
+    All,
+    /// These.
+    Only(Vec<u16>),
+}
+
 /// How a [`crate::VmRuntime`] is set up.
 #[derive(Clone, Debug)]
 pub struct VmConfig {
@@ -35,6 +45,9 @@ pub struct VmConfig {
     pub agent: Option<Bytes>,
     /// The port of the server's listener for claws; 0 while it has none.
     pub claw_port: u16,
+    /// What machines reach of this one's own services; needs root to be in force, and is said where
+    /// it is not.
+    pub host_ports: HostPorts,
     /// Whether each instance gets a user id of its own. Needs root; `true` for root unless said.
     pub own_users: bool,
 }
@@ -55,6 +68,7 @@ impl VmConfig {
             agent: None,
             accelerator: None,
             claw_port: 0,
+            host_ports: HostPorts::Only(Vec::new()),
             own_users: rustix::process::geteuid().is_root(),
         }
     }

@@ -10,6 +10,7 @@ use clawfarm_model::{Error, Result};
 use clawfarm_qemu::ssh::Ssh;
 use clawfarm_qemu::{Probed, Qemu};
 
+use crate::config::HostPorts;
 use crate::inner::Inner;
 use crate::suspend::binds_to_host;
 
@@ -33,12 +34,7 @@ pub(crate) async fn diagnose(inner: &Arc<Inner>) -> Diagnosis {
     checks.push(ssh());
     checks.push(agent(inner));
     checks.push(user(inner));
-    checks.push(check(
-        "network",
-        CheckLevel::Warning,
-        "a virtual machine reaches what listens on this machine's 127.0.0.1, at 10.0.2.2",
-        Some("give what listens there a password or token; see the page on virtual machines"),
-    ));
+    checks.push(network(inner));
     checks.push(disk("disk space (machines)", &inner.paths.home));
     checks.push(disk("disk space (images)", &inner.config.images.folder));
     // Who wants no virtual machines lacks nothing: what is missing is told, and is no fault.
@@ -114,6 +110,28 @@ fn agent(inner: &Inner) -> Check {
             CheckLevel::Warning,
             "this program was built without the agent for virtual machines: commands in them go by SSH",
             Some("nothing has to be done; a released program has it"),
+        ),
+    }
+}
+
+fn network(inner: &Inner) -> Check {
+    let guarded = match &inner.config.host_ports {
+        HostPorts::All => Err("as was chosen".into()),
+        HostPorts::Only(_) if !inner.config.own_users => Err("the server does not run as root".into()),
+        HostPorts::Only(_) => clawfarm_shim::can_guard_loopback(),
+    };
+    match guarded {
+        Ok(()) => check(
+            "network",
+            CheckLevel::Ok,
+            "of this machine's 127.0.0.1 a virtual machine reaches the server's listener for claws, the DNS, and what was chosen",
+            None,
+        ),
+        Err(why) => check(
+            "network",
+            CheckLevel::Warning,
+            format!("a virtual machine reaches what listens on this machine's 127.0.0.1, at 10.0.2.2: {why}"),
+            Some("give what listens there a password or token; see the page on virtual machines"),
         ),
     }
 }

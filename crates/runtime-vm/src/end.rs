@@ -11,19 +11,25 @@ use clawfarm_shim::protocol::{Request, ShimStatus};
 
 use crate::inner::Inner;
 use crate::record::MachineRecord;
-use crate::{dataset, freeze, observe, prepare};
+use crate::{dataset, observe, prepare, trouble};
 
 /// What ending may take beyond the grace: killing all, and writing down how it ended.
 const RESERVE: Duration = Duration::from_secs(20);
 
 /// [`clawfarm_runtime::Runtime::stop`]: the power button, and the guest's system does the rest.
 pub(crate) async fn stop(inner: &Arc<Inner>, id: &ClawId, options: StopOptions) -> Result<Observation> {
-    if let Err(error) = freeze::go_on(inner, id).await {
-        // It is ended when its grace is over.
-        tracing::warn!(%id, %error, "it could not be let go on before its stop");
-    }
-    let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
-    end(inner, id, &Request::Stop { grace_ms }, options.grace.saturating_add(RESERVE)).await
+    let grace = match trouble::awaken(inner, id).await {
+        Ok(true) => options.grace,
+        // There is nobody in it who could hear.
+        Ok(false) => Duration::ZERO,
+        Err(error) => {
+            // It is ended when its grace is over.
+            tracing::warn!(%id, %error, "it could not be let go on before its stop");
+            options.grace
+        }
+    };
+    let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+    end(inner, id, &Request::Stop { grace_ms }, grace.saturating_add(RESERVE)).await
 }
 
 /// [`clawfarm_runtime::Runtime::kill`]. A shim that does not answer is killed as well.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawfarm_files::blocking;
-use clawfarm_local::keeper;
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
 use clawfarm_qemu::ssh::Ended;
 
@@ -45,21 +44,10 @@ fn gone(id: &ClawId) -> Error {
     Error::new(Code::Gone, format!("'{id}' does not run")).fix(format!("start it with `clawfarm start {id}`"))
 }
 
-async fn note(inner: &Arc<Inner>, id: &ClawId, frozen: bool) -> Result<()> {
+/// Writes down whether it is meant to stand still.
+pub(crate) async fn note(inner: &Arc<Inner>, id: &ClawId, frozen: bool) -> Result<()> {
     let (this, id) = (Arc::clone(inner), id.clone());
     blocking(move || this.change(&id, |record| record.frozen = frozen).map(drop)).await
-}
-
-/// Lets go on what was stopped, before it is asked to end.
-pub(crate) async fn go_on(inner: &Arc<Inner>, id: &ClawId) -> Result<()> {
-    if !keeper::is_up(&inner.dir(id)).await? {
-        return Ok(());
-    }
-    if inner.record(id).is_ok_and(|record| record.frozen) {
-        inner.qmp(id).await?.cont().await?;
-        note(inner, id, false).await?;
-    }
-    Ok(())
 }
 
 /// Sets the guest's clock, which stood still: in the background, and as well as can be. A guest

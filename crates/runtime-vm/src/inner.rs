@@ -1,11 +1,11 @@
 //! What every part of the runtime shares.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use clawfarm_local::watch::{Instances, Watch};
 use clawfarm_model::{ClawId, Code, Error, Result};
@@ -20,6 +20,7 @@ use crate::config::VmConfig;
 use crate::machine;
 use crate::paths::{Paths, SUSPENDED};
 use crate::record::{self, MachineRecord};
+use crate::talks::{self, Talks};
 
 /// How long QEMU may take to greet one who asks what it does: it does so in milliseconds.
 const GREETING: Duration = Duration::from_secs(10);
@@ -37,8 +38,12 @@ pub(crate) struct Inner {
     pub(crate) choosing: Mutex<()>,
     /// Held while what a killed shim left is ended.
     pub(crate) settling: Mutex<()>,
-    /// The conversations with machines that run: QEMU has one at a time.
-    talks: tokio::sync::Mutex<HashMap<ClawId, Arc<Qmp>>>,
+    /// The conversations with machines that run.
+    talks: Talks,
+    /// Since when QEMU does not answer, of machines that run.
+    pub(crate) silent: Mutex<HashMap<ClawId, Instant>>,
+    /// The machines that somebody tries to let go on.
+    pub(crate) mending: Mutex<HashSet<ClawId>>,
     /// The lines to agents in machines that run.
     pub(crate) agents: Agents,
     /// The boots that somebody waits for.
@@ -73,7 +78,9 @@ impl Inner {
             verbs: Mutex::default(),
             choosing: Mutex::default(),
             settling: Mutex::default(),
-            talks: tokio::sync::Mutex::default(),
+            talks: Talks::default(),
+            silent: Mutex::default(),
+            mending: Mutex::default(),
             agents: Agents::default(),
             booting: Mutex::default(),
             probing: tokio::sync::Mutex::default(),
@@ -85,6 +92,11 @@ impl Inner {
     pub(crate) async fn lock(&self, id: &ClawId) -> OwnedMutexGuard<()> {
         let lock = guard(&self.verbs).entry(id.clone()).or_default().clone();
         lock.lock_owned().await
+    }
+
+    /// Whether a verb is under way that changes an instance.
+    pub(crate) fn is_busy(&self, id: &ClawId) -> bool {
+        guard(&self.verbs).get(id).is_some_and(|lock| lock.try_lock().is_err())
     }
 
     pub(crate) async fn forget(&self, id: &ClawId) {
@@ -125,25 +137,22 @@ impl Inner {
     }
 
     /// The conversation with a machine that runs.
-    pub(crate) async fn qmp(&self, id: &ClawId) -> Result<Arc<Qmp>> {
+    pub(crate) async fn qmp(self: &Arc<Self>, id: &ClawId) -> Result<Arc<Qmp>> {
         self.qmp_within(id, GREETING).await
     }
 
-    pub(crate) async fn qmp_within(&self, id: &ClawId, limit: Duration) -> Result<Arc<Qmp>> {
-        let mut talks = self.talks.lock().await;
-        if let Some(known) = talks.get(id).filter(|qmp| qmp.ended().is_none()) {
-            return Ok(Arc::clone(known));
+    pub(crate) async fn qmp_within(self: &Arc<Self>, id: &ClawId, limit: Duration) -> Result<Arc<Qmp>> {
+        let (qmp, begun) = self.talks.with(id, &machine::qmp_socket(&self.dir(id)), limit).await?;
+        if begun {
+            talks::listen(Arc::downgrade(self), id.clone(), qmp.events());
         }
-        // The old one goes first: QEMU greets nobody else before.
-        talks.remove(id);
-        let qmp = Arc::new(Qmp::connect(&machine::qmp_socket(&self.dir(id)), limit).await?);
-        talks.insert(id.clone(), Arc::clone(&qmp));
         Ok(qmp)
     }
 
     /// Ends the conversations, if there are any.
     pub(crate) async fn hang_up(&self, id: &ClawId) {
-        self.talks.lock().await.remove(id);
+        self.talks.end(id);
+        guard(&self.silent).remove(id);
         self.agents.lock().await.remove(id);
     }
 

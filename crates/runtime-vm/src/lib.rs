@@ -39,7 +39,9 @@ mod shares;
 mod spec;
 mod start;
 mod suspend;
+mod talks;
+mod trouble;
 
 pub use clawfarm_qemu::{Accelerator, SERVES_FOLDERS, serve_folder};
-pub use config::VmConfig;
+pub use config::{HostPorts, VmConfig};
 pub use runtime::VmRuntime;

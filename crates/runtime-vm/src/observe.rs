@@ -1,8 +1,7 @@
 //! What a machine is doing: the lock says whether its shim lives, the shim says the rest, QEMU
-//! says whether its processors are stopped.
+//! says whether its processors are stopped, and why.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use clawfarm_files::blocking;
 use clawfarm_local::client::LIMIT;
@@ -15,9 +14,7 @@ use clawfarm_shim::protocol::ShimStatus;
 
 use crate::inner::{Inner, guard};
 use crate::record::{self, MachineRecord};
-
-/// How long QEMU may take to say whether it runs; who looks at many can't wait long for one.
-const ASK: Duration = Duration::from_secs(5);
+use crate::trouble::{self, Doing};
 
 /// [`clawfarm_runtime::Runtime::observe`].
 pub(crate) async fn observe(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
@@ -45,10 +42,10 @@ async fn running(inner: &Arc<Inner>, id: &ClawId, status: ShimStatus) -> Result<
     let dir = inner.dir(id);
     // A damaged record takes nothing from what the shim says.
     let record = blocking(move || MachineRecord::read(&dir)).await.ok().flatten();
-    let state = match record.as_ref().is_some_and(|record| record.frozen) && is_paused(inner, id).await {
-        true => ObservedState::Frozen,
-        false => status.state,
-    };
+    let frozen = record.as_ref().is_some_and(|record| record.frozen);
+    let doing = trouble::look(inner, id, frozen).await;
+    let state = if matches!(doing, Doing::Frozen) { ObservedState::Frozen } else { status.state };
+    let trouble = doing.trouble(inner, id).or_else(|| trouble::lost(id, &status.lost));
     Ok(Observation {
         id: id.clone(),
         state,
@@ -59,21 +56,8 @@ async fn running(inner: &Arc<Inner>, id: &ClawId, status: ShimStatus) -> Result<
         confinement: status.confinement,
         port: record.as_ref().map(|record| record.port),
         image: record.map(|record| record.vm.image.to_string()),
+        trouble: trouble.map(|error| error.report()),
     })
-}
-
-/// Whether its processors are stopped, as it was told to be. QEMU that does not answer is not
-/// taken for stopped: what wants it to go on then tries, and says why it can't.
-async fn is_paused(inner: &Inner, id: &ClawId) -> bool {
-    let asked = async { inner.qmp_within(id, ASK).await?.run_state().await };
-    match tokio::time::timeout(ASK, asked).await {
-        Ok(Ok(state)) => state != RunState::Running,
-        Ok(Err(error)) => {
-            tracing::debug!(%id, %error, "QEMU does not say whether it is stopped");
-            false
-        }
-        Err(_) => false,
-    }
 }
 
 /// What is there of a machine whose shim does not live; ends what a killed one has left.
@@ -138,23 +122,25 @@ pub(crate) async fn settle(inner: &Arc<Inner>, id: &ClawId) -> Result<bool> {
     let qmp = inner.qmp(id).await?;
     let state = match inner.snapshot(id)?.settle(&qmp).await? {
         Settled::Snapshot => {
-            keeper::wait_for_end(&dir, id, LIMIT * 6).await?;
-            inner.hang_up(id).await;
+            trouble::see_off(inner, id).await?;
             return Ok(false);
         }
         Settled::Process(state) => state,
     };
     let frozen = MachineRecord::read(&dir)?.is_some_and(|record| record.frozen);
     match state {
-        RunState::Paused | RunState::Postmigrate | RunState::Prelaunch if !frozen => {
+        RunState::Paused | RunState::Postmigrate | RunState::Prelaunch | RunState::FinishMigrate
+            if !frozen =>
+        {
             tracing::info!(%id, ?state, "a machine that was stopped for its memory to be saved goes on");
             qmp.cont().await?;
         }
         // It waits for a memory that is not there: nothing of it can go on.
         RunState::Inmigrate => {
-            qmp.quit().await?;
-            keeper::wait_for_end(&dir, id, LIMIT * 6).await?;
-            inner.hang_up(id).await;
+            if let Err(error) = qmp.quit().await {
+                tracing::warn!(%id, %error, "what waits for a memory that is not there does not end by itself");
+            }
+            trouble::see_off(inner, id).await?;
             return Ok(false);
         }
         _ => {}

@@ -7,7 +7,7 @@
 //!   seed.iso                   what its first boot is told, with its own host key: QEMU's user's
 //!   keys/                      the server's: the key to log in with, and the guest's, pinned
 //!   vm/                        QEMU's user's: its sockets
-//!   work/                      the workspace's owner's: the socket of its virtiofsd
+//!   fs/<n>/                    the socket of a virtiofsd; its own, in a folder of the server's
 //!   volumes/<name>/            QEMU's user's: what is shared into the machine
 //!   state/                     QEMU's user's: a claw's home, shared into its machine; a bare
 //!                              machine's state is its disk, and this is empty
@@ -34,8 +34,9 @@ pub(crate) const KEYS: &str = "keys";
 pub(crate) const LAUNCH: &str = "launch";
 /// QEMU's sockets, and the mark of a virtual machine's folder.
 pub(crate) const VM: &str = "vm";
-/// The socket of the workspace's virtiofsd.
-pub(crate) const WORK: &str = "work";
+/// The sockets of its virtiofsds, each in a folder of its own: none of them, and not QEMU either,
+/// can put something else in another's place.
+pub(crate) const SHARED: &str = "fs";
 /// What is shared into it.
 pub(crate) const VOLUMES: &str = "volumes";
 /// Its memory, while it is suspended; a name for [`clawfarm_qemu::Snapshot::at`].

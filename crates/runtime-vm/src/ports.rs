@@ -1,9 +1,10 @@
 //! Ports of this machine that lead into a virtual one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clawfarm_local::port::{Listener, check_free, is_held_by, listeners, tree_of};
-use clawfarm_model::{ClawId, Error, Result};
+use clawfarm_model::vm::VmSpec;
+use clawfarm_model::{ClawId, Code, Error, Result};
 use clawfarm_runtime::{PORTS, pick_port};
 use clawfarm_shim::ShimState;
 
@@ -11,16 +12,65 @@ use crate::inner::Inner;
 use crate::machine::forwards;
 use crate::record::{self, MachineRecord};
 
-/// A port for an instance's SSH that none of the others has.
-pub(crate) fn pick_ssh(inner: &Inner, except: &ClawId, gateway: u16) -> Result<u16> {
-    let mut taken = BTreeSet::from([gateway]);
-    for id in record::ids(&inner.paths)?.iter().filter(|id| *id != except) {
+/// What others than root may listen on begins here, unless the kernel says otherwise.
+const UNPRIVILEGED: u16 = 1024;
+const FIRST: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// The ports of this machine that lead to instances.
+pub(crate) fn of_all(inner: &Inner) -> Result<impl Iterator<Item = u16>> {
+    Ok(of_others(inner, None)?.into_keys())
+}
+
+/// The same with whose each is, without one's.
+fn of_others(inner: &Inner, except: Option<&ClawId>) -> Result<BTreeMap<u16, ClawId>> {
+    let mut taken = BTreeMap::new();
+    for id in record::ids(&inner.paths)?.into_iter().filter(|id| Some(id) != except) {
         // What a damaged one has is seen when it is tried.
-        if let Ok(Some(other)) = MachineRecord::read(&inner.dir(id)) {
-            taken.extend(forwards(&other).iter().map(|forward| forward.host));
+        if let Ok(Some(other)) = MachineRecord::read(&inner.dir(&id)) {
+            taken.extend(forwards(&other).iter().map(|forward| (forward.host, id.clone())));
         }
     }
+    Ok(taken)
+}
+
+/// A port for an instance's SSH that none of the others has, and itself for nothing else.
+pub(crate) fn pick_ssh(inner: &Inner, id: &ClawId, own: &[u16]) -> Result<u16> {
+    let mut taken: BTreeSet<u16> = of_others(inner, Some(id))?.into_keys().collect();
+    taken.extend(own);
     pick_port(&PORTS, &taken)
+}
+
+/// The ports that somebody chose for a machine.
+pub(crate) fn chosen(vm: &VmSpec, gateway: u16) -> Vec<u16> {
+    vm.publish.iter().map(|port| port.host).chain([gateway]).collect()
+}
+
+/// Refuses the ports of a new machine that it could never have: those that only root may listen
+/// on, which no QEMU is, and those of other machines, also while these are down. To be called by
+/// whoever holds what ports are chosen under.
+pub(crate) fn check_new(inner: &Inner, id: &ClawId, vm: &VmSpec, gateway: u16) -> Result<()> {
+    let first = std::fs::read_to_string(FIRST).ok();
+    let first = first.and_then(|text| text.trim().parse().ok()).unwrap_or(UNPRIVILEGED);
+    let others = of_others(inner, Some(id))?;
+    let published = vm.publish.iter().enumerate();
+    let published = published.map(|(number, port)| (port.host, format!("vm.publish[{number}].host")));
+    for (port, field) in published.chain([(gateway, "port".to_owned())]) {
+        if port < first {
+            return Err(Error::invalid(&field, format!("port {port} of this machine is for root's programs, and QEMU is none"))
+                .fix(format!(
+                    "choose one from {first} on (a server such as nginx can pass {port} on to it), or give more ports to all users: sysctl net.ipv4.ip_unprivileged_port_start={port}"
+                )));
+        }
+        if let Some(other) = others.get(&port) {
+            return Err(Error::new(
+                Code::Conflict,
+                format!("port {port} of this machine leads to '{other}'"),
+            )
+            .field(&field)
+            .fix(format!("choose another one, or remove '{other}'")));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what something listens on: the gateway's port by the name that lets another be

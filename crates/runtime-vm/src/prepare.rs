@@ -16,7 +16,7 @@ use clawfarm_vm_images::Disk;
 
 use crate::inner::{Inner, guard};
 use crate::machine::server_addresses;
-use crate::paths::{DISK, STATE, VM, VOLUMES, WORK, WORKSPACE};
+use crate::paths::{DISK, SHARED, STATE, VM, VOLUMES, WORKSPACE};
 use crate::record::{self, DiskRecord, MachineRecord};
 use crate::{claw, dataset, ports, seed, shares};
 
@@ -105,6 +105,10 @@ fn write_record(
             .field("vm")
             .fix("make a new instance, with the other's dataset if its volumes are wanted"));
     }
+    // Not of one that exists: what it was made with is no news.
+    if old.as_ref().is_none_or(|old| old.disk.is_none()) {
+        ports::check_new(inner, &placement.id, vm, placement.port)?;
+    }
     let fresh = match old.clone() {
         Some(old) => MachineRecord {
             software: placement.software.clone(),
@@ -123,7 +127,7 @@ fn write_record(
             vm: vm.clone(),
             resources: placement.resources,
             port: placement.port,
-            ssh_port: ports::pick_ssh(inner, &placement.id, placement.port)?,
+            ssh_port: ports::pick_ssh(inner, &placement.id, &ports::chosen(vm, placement.port))?,
             uid: match inner.config.own_users {
                 true => Some(uid::choose(
                     &inner.paths.home,
@@ -176,12 +180,16 @@ pub(crate) fn make_folders(inner: &Inner, record: &MachineRecord) -> Result<()> 
     }
     folder.make_folder(Path::new(LOG_DIR), None).map_err(failed)?;
     make_state(&folder, record)?;
-    let work = folder.make_folder(Path::new(WORK), None).map_err(failed)?;
-    if let (Some(workspace), true) = (&record.vm.workspace, own.is_some()) {
-        let (uid, gid) = shares::owner(Path::new(workspace))?;
-        work.give(Owner { uid, gid }).map_err(failed)?;
-        // QEMU's user passes through it to the socket.
-        work.set_mode(0o711).map_err(failed)?;
+    let sockets = folder.make_folder(Path::new(SHARED), None).map_err(failed)?;
+    // QEMU's user passes through them to the sockets.
+    let passed = |folder: &Folder| if own.is_some() { folder.set_mode(0o711) } else { Ok(()) };
+    passed(&sockets).map_err(failed)?;
+    for (name, owner) in shares::servers(&inner.dir(&record.id), record)? {
+        let made = sockets.make_folder(&name, owner).map_err(failed)?;
+        if let Some(owner) = owner {
+            made.give(owner).map_err(failed)?;
+        }
+        passed(&made).map_err(failed)?;
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ use crate::paths::{Paths, VM};
 
 /// The file's name, in the instance's folder.
 pub(crate) const FILE: &str = "instance.json";
+/// Its field that says that a machine is meant to stand still; the shim reads it, too.
+pub(crate) const FROZEN: &str = "frozen";
 /// Larger is no record of ours.
 const LIMIT: u64 = 4 << 20;
 
@@ -185,7 +187,8 @@ mod tests {
     fn fuzz_instance_json() {
         let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"claw_type":"machine","version":"1","npm":null,"image":null},"vm":{"image":"debian:12","volumes":[{"name":"a","guest":"/srv/a"}]},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"ssh_port":20002,"uid":100000,"disk":{"how":"overlay","format":"qcow2"},"run":3,"started":{"machine":"pc-q35-10.0","accelerator":"tcg","resources":{"cpus":1.0,"memory_mib":2048}},"frozen":true,"booted":{"run":3,"failed":"x"},"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","record":{"a":[1]}}"#;
         let path = Path::new("instance.json");
-        MachineRecord::parse(whole.as_bytes(), path).unwrap();
+        let read = MachineRecord::parse(whole.as_bytes(), path).unwrap();
+        assert_eq!(serde_json::to_value(&read).unwrap()[FROZEN], true);
         clawfarm_fuzz::fuzz(&[whole.as_bytes(), b"{}"], |bytes| match MachineRecord::parse(bytes, path) {
             Ok(record) => {
                 // It becomes names of files and user ids: what was read is what is written.

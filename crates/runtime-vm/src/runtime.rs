@@ -23,10 +23,10 @@ use tokio::sync::broadcast;
 
 use crate::config::VmConfig;
 use crate::inner::Inner;
-use crate::machine::{forwards, host_url};
+use crate::machine::host_url;
 use crate::record::{self, MachineRecord};
 use crate::{
-    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, prepare, recover, start, suspend,
+    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover, start, suspend,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
@@ -198,11 +198,7 @@ impl Runtime for VmRuntime {
         let (inner, mut taken) = (Arc::clone(&self.inner), taken.clone());
         blocking(move || {
             // The ports of SSH are known here alone.
-            for id in record::ids(&inner.paths)? {
-                if let Ok(Some(other)) = MachineRecord::read(&inner.dir(&id)) {
-                    taken.extend(forwards(&other).iter().map(|forward| forward.host));
-                }
-            }
+            taken.extend(ports::of_all(&inner)?);
             pick_port(&PORTS, &taken)
         })
         .await

@@ -1,17 +1,17 @@
 //! The folders of this machine that are shared into a virtual one, each by a virtiofsd.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use clawfarm_files::io_error;
+use clawfarm_files::{Owner, io_error};
 use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{Code, Error, Result};
 use clawfarm_qemu::machine::Share;
 use clawfarm_qemu::{Sandbox, Virtiofsd, VirtiofsdProgram};
-use clawfarm_shim::spec::{HelperSpec, RunsAs, User};
+use clawfarm_shim::spec::{HelperSpec, LandlockSpec, RunsAs, ServedSpec, User};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 
 use crate::claw;
-use crate::paths::{STATE, VM, VOLUMES, WORK};
+use crate::paths::{SHARED, STATE, VOLUMES};
 use crate::record::MachineRecord;
 
 /// What the guest mounts the workspace by.
@@ -43,6 +43,12 @@ pub(crate) struct Shared {
     pub(crate) of: Of,
 }
 
+impl Shared {
+    fn is_foreign(&self) -> bool {
+        self.of == Of::Owner
+    }
+}
+
 /// Whose a shared folder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Of {
@@ -59,23 +65,23 @@ pub(crate) fn all(dir: &Path, record: &MachineRecord) -> Vec<Shared> {
         tag,
         guest: guest.into(),
         folder,
-        socket: dir.join(VM).join(name),
+        socket: dir.join(SHARED).join(name).join("s"),
         of: Of::Instance,
     };
     let mut all = Vec::new();
     if record.installed.is_some() {
-        all.push(own(STATE_TAG.into(), &claw::home(record), dir.join(STATE), "state"));
+        all.push(own(STATE_TAG.into(), &claw::home(record), dir.join(STATE), "home"));
     }
     all.extend(vm.workspace.iter().map(|folder| Shared {
         tag: WORKSPACE_TAG.into(),
         guest: VmSpec::WORKSPACE.into(),
         folder: folder.into(),
-        socket: dir.join(WORK).join("s"),
+        socket: dir.join(SHARED).join("w/s"),
         of: Of::Owner,
     }));
     all.extend(vm.volumes.iter().enumerate().map(|(number, volume)| {
         let folder = dir.join(VOLUMES).join(volume.name.as_str());
-        own(format!("volume{number}"), volume.guest.as_str(), folder, &format!("v{number}"))
+        own(format!("volume{number}"), volume.guest.as_str(), folder, &number.to_string())
     }));
     all
 }
@@ -96,7 +102,8 @@ pub(crate) fn devices(dir: &Path, record: &MachineRecord) -> Vec<Share> {
 ///
 /// Each runs as the user that the files belong to, without a capability, and everything is root's
 /// in the guest: a virtiofsd that could give files to any user would have to be root, on the side
-/// that a hostile guest speaks to.
+/// that a hostile guest speaks to. It does not check the names that a guest gives it (`..` is one),
+/// so the kernel does: it may use its folder and its socket's, and nothing else.
 pub(crate) fn helpers(
     dir: &Path,
     record: &MachineRecord,
@@ -105,9 +112,15 @@ pub(crate) fn helpers(
     all(dir, record)
         .into_iter()
         .map(|share| {
-            let (user, owner) = runs_as(&share, record)?;
+            let about = look(&share)?;
+            let (user, owner) = runs_as(record, share.is_foreign().then_some(&about));
+            let landlock = LandlockSpec::system(record.uid.is_some()).with(LandlockSpec {
+                read: Vec::new(),
+                write: share.socket.parent().map(Path::to_owned).into_iter().collect(),
+                execute: program.command.first().map(PathBuf::from).into_iter().collect(),
+            });
             let serves = Virtiofsd {
-                folder: share.folder,
+                folder: share.folder.clone(),
                 socket: share.socket.clone(),
                 // The shim confines it, and its folder is all that it may write to.
                 sandbox: Sandbox::None,
@@ -119,33 +132,58 @@ pub(crate) fn helpers(
                 argv: serves.argv(program)?,
                 user,
                 listens: Some(share.socket),
+                landlock: Some(landlock),
+                serves: Some(ServedSpec {
+                    folder: share.folder,
+                    inode: (about.st_dev, about.st_ino),
+                    read_only: false,
+                }),
             })
         })
         .collect()
 }
 
+/// Looks at a folder that is to be served, by no link: whoever owns one on the way to it could put
+/// another's in its place.
+fn look(share: &Shared) -> Result<Stat> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let opened = openat2(CWD, &share.folder, flags, Mode::empty(), resolve);
+    opened.and_then(fstat).map_err(|e| {
+        let error = io_error(format!("serve '{}'", share.folder.display()), e.into());
+        error.field(if share.is_foreign() { "vm.workspace" } else { "vm.volumes" })
+    })
+}
+
 /// As whom a folder is served, and to whom its files belong.
-fn runs_as(share: &Shared, record: &MachineRecord) -> Result<(RunsAs, (u32, u32))> {
+fn runs_as(record: &MachineRecord, foreign: Option<&Stat>) -> (RunsAs, (u32, u32)) {
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    match (record.uid, share.of) {
-        (Some(uid), Of::Instance) => Ok((RunsAs::Claw, (uid, uid))),
-        (None, _) => Ok((RunsAs::Claw, own)),
-        (Some(_), Of::Owner) => {
-            let (uid, gid) = owner(&share.folder)?;
-            if uid == 0 {
-                return Ok((RunsAs::Server, (0, 0)));
-            }
-            let gid = if gid == 0 { NOBODY } else { gid };
-            Ok((RunsAs::User(User { uid, gid }), (uid, gid)))
+    match (record.uid, foreign) {
+        (Some(uid), None) => (RunsAs::Claw, (uid, uid)),
+        (None, _) => (RunsAs::Claw, own),
+        (Some(_), Some(about)) if about.st_uid == 0 => (RunsAs::Server, (0, 0)),
+        (Some(_), Some(about)) => {
+            let (uid, gid) = (about.st_uid, if about.st_gid == 0 { NOBODY } else { about.st_gid });
+            (RunsAs::User(User { uid, gid }), (uid, gid))
         }
     }
 }
 
-/// Whom the workspace belongs to.
-pub(crate) fn owner(folder: &Path) -> Result<(u32, u32)> {
-    let about = std::fs::metadata(folder)
-        .map_err(|e| io_error(format!("look at '{}'", folder.display()), e).field("vm.workspace"))?;
-    Ok((about.uid(), about.gid()))
+/// Who serves each folder, and so needs the one of its socket: `None` is the server.
+pub(crate) fn servers(dir: &Path, record: &MachineRecord) -> Result<Vec<(PathBuf, Option<Owner>)>> {
+    all(dir, record)
+        .into_iter()
+        .map(|share| {
+            let foreign = share.is_foreign().then(|| look(&share)).transpose()?;
+            let owner = match runs_as(record, foreign.as_ref()) {
+                (RunsAs::Claw, (uid, gid)) => record.uid.map(|_| Owner { uid, gid }),
+                (RunsAs::User(User { uid, gid }), _) => Some(Owner { uid, gid }),
+                (RunsAs::Server, _) => None,
+            };
+            let name = share.socket.parent().and_then(Path::file_name).map(PathBuf::from);
+            Ok((name.unwrap_or_default(), owner))
+        })
+        .collect()
 }
 
 /// Refuses a workspace that is no folder, or that has the server's own files in it.

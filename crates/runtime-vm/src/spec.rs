@@ -1,6 +1,7 @@
 //! What a machine's shim is told.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use clawfarm_local::folders::hidden;
 use clawfarm_local::keeper;
@@ -8,17 +9,20 @@ use clawfarm_model::Result;
 use clawfarm_qemu::{Accelerator, Machine, Qemu, VirtiofsdProgram};
 use clawfarm_shim::ShimSpec;
 use clawfarm_shim::spec::{
-    AskSpec, Bind, CgroupSpec, EnvVar, LandlockSpec, LogSpec, MountSpec, SPEC_VERSION, User,
+    AskSpec, Bind, CgroupSpec, EnvVar, LandlockSpec, LogSpec, MountSpec, SPEC_VERSION, User, WakeSpec,
 };
 
+use crate::config::HostPorts;
 use crate::inner::Inner;
 use crate::machine::{limits, power_socket};
-use crate::paths::{DISK, SEED, STATE, VM, VOLUMES, WORK};
-use crate::record::MachineRecord;
+use crate::paths::{DISK, SEED, SHARED, STATE, VM, VOLUMES};
+use crate::record::{self, MachineRecord};
 use crate::shares;
 
 /// What presses the power button, as QMP wants it said.
 const POWER: &str = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n";
+/// What lets one go on that sleeps warm: it would not see its power button.
+const GO_ON: &str = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n";
 
 /// How long a machine may take to shut down when this one does, in milliseconds: systemd ends
 /// everything 90 s after it began.
@@ -52,10 +56,12 @@ pub(crate) fn spec(
         exec_cwd: None,
         user: record.uid.map(|uid| User { uid, gid: uid }),
         landlock: Some(landlock(&dir, record, &image, &programs, machine.accelerator)),
+        claw_landlock: Some(qemus(&dir, record, &image, qemu, machine.accelerator)),
         mounts: record.uid.map(|_| mounts(inner, &dir, record, &image, &programs)),
         cgroup: Some(CgroupSpec {
             name: Path::new("clawfarm").join(inner.home_hash()).join(record.id.as_str()),
             parent: None,
+            loopback: open_ports(inner),
         }),
         resources: limits(record, machine.accelerator, !clawfarm_local::host::memory_cgroup()),
         max_tasks: ShimSpec::DEFAULT_MAX_TASKS,
@@ -63,10 +69,26 @@ pub(crate) fn spec(
         token: keeper::token()?,
         term_grace_ms: TERM_GRACE_MS,
         helpers,
-        ask: Some(AskSpec { socket: power_socket(&dir), text: POWER.into() }),
+        ask: Some(AskSpec {
+            socket: power_socket(&dir),
+            text: POWER.into(),
+            wake: Some(WakeSpec {
+                file: dir.join(record::FILE),
+                field: record::FROZEN.into(),
+                text: GO_ON.into(),
+            }),
+        }),
     };
     spec.check()?;
     Ok(spec)
+}
+
+/// What a guest may connect to of this machine's own addresses: the server's listener for claws,
+/// and what was chosen.
+fn open_ports(inner: &Inner) -> Option<Vec<u16>> {
+    let HostPorts::Only(chosen) = &inner.config.host_ports else { return None };
+    let own = inner.claw_port.load(Ordering::Relaxed);
+    Some(chosen.iter().copied().chain([own]).filter(|port| *port != 0).collect())
 }
 
 /// The programs that are not the system's: one may be anywhere.
@@ -84,15 +106,34 @@ fn landlock(
     programs: &[PathBuf],
     accelerator: Accelerator,
 ) -> LandlockSpec {
-    let mut write: Vec<PathBuf> = [VM, WORK, VOLUMES, DISK].map(|name| dir.join(name)).to_vec();
+    let mut write: Vec<PathBuf> = [SHARED, VOLUMES].map(|name| dir.join(name)).to_vec();
     write.extend(record.vm.workspace.iter().map(PathBuf::from));
     write.extend(record.installed.iter().map(|_| dir.join(STATE)));
+    let all = LandlockSpec { read: Vec::new(), write, execute: programs.to_vec() };
+    own_files(dir, record, image, accelerator).with(all)
+}
+
+/// What QEMU may use of that: connecting to a virtiofsd needs no right to its files.
+fn qemus(
+    dir: &Path,
+    record: &MachineRecord,
+    image: &Path,
+    qemu: &Qemu,
+    accelerator: Accelerator,
+) -> LandlockSpec {
+    let program = LandlockSpec { execute: vec![qemu.path.clone()], ..LandlockSpec::default() };
+    own_files(dir, record, image, accelerator).with(program)
+}
+
+fn own_files(dir: &Path, record: &MachineRecord, image: &Path, accelerator: Accelerator) -> LandlockSpec {
+    let mut write: Vec<PathBuf> = [VM, DISK].map(|name| dir.join(name)).to_vec();
     if accelerator == Accelerator::Kvm {
         write.push("/dev/kvm".into());
     }
     let mut read = vec![dir.join(SEED), image.to_owned()];
+    // The disk of a claw's software.
     read.extend(record.installed.clone());
-    LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read, write, execute: programs.to_vec() })
+    LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read, write, execute: Vec::new() })
 }
 
 /// QEMU's view: the machine's own files, nothing else of the home.
@@ -109,7 +150,7 @@ fn mounts(
     let hide = hidden(&inner.paths.home, &needed);
     let read_only = |path: &Path| Bind { path: path.to_owned(), read_only: true };
     let mut binds: Vec<Bind> =
-        [VM, WORK, VOLUMES, DISK].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
+        [VM, SHARED, VOLUMES, DISK].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
     binds.push(read_only(&dir.join(SEED)));
     binds.push(read_only(image));
     if let Some(software) = &record.installed {

@@ -84,6 +84,7 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
         Memory::None => None,
         Memory::Useless(why) => Some(why),
         Memory::Fits(shape) => {
+            let record = as_started(&record);
             let mut why = Box::pin(from_memory(inner, &record, &shape)).await?;
             // What failed may have been the moment (QEMU was ended, no more open files): memory is
             // given up only when it can't be restored twice.
@@ -148,7 +149,7 @@ async fn prepared(inner: &Arc<Inner>, id: &ClawId, run: i64) -> Result<MachineRe
         // The port of SSH is ours to choose: one that somebody took is left to them.
         let ssh_port = match ports::is_free(record.ssh_port) {
             true => record.ssh_port,
-            false => ports::pick_ssh(&this, &id, record.port)?,
+            false => ports::pick_ssh(&this, &id, &ports::chosen(&record.vm, record.port))?,
         };
         this.change(&id, |record| {
             (record.run, record.ssh_port, record.frozen) = (run, ssh_port, false);
@@ -186,7 +187,7 @@ async fn memory(inner: &Arc<Inner>, record: &MachineRecord) -> Result<Memory> {
     let shape = about.shape.clone();
     let now = machine(
         &inner.dir(&record.id),
-        record,
+        &as_started(record),
         disk,
         (&qemu, &shape.machine, inner.accelerator(&qemu).await?),
         true,
@@ -195,6 +196,13 @@ async fn memory(inner: &Arc<Inner>, record: &MachineRecord) -> Result<Memory> {
         Ok(()) => Ok(Memory::Fits(shape)),
         Err(error) => Ok(Memory::Useless(error.message().to_owned())),
     }
+}
+
+/// The machine with the resources that it was started with, which a memory of it has: those that it
+/// was given since are for when it begins anew.
+pub(crate) fn as_started(record: &MachineRecord) -> MachineRecord {
+    let resources = record.started.as_ref().map_or(record.resources, |started| started.resources);
+    MachineRecord { resources, ..record.clone() }
 }
 
 fn disk(record: &MachineRecord) -> Result<DiskRecord> {
@@ -214,8 +222,7 @@ async fn from_memory(inner: &Arc<Inner>, record: &MachineRecord, shape: &Shape) 
     let snapshot = inner.snapshot(id)?;
     let limits = Limits::of(record.resources.memory_mib);
     let Err(error) = snapshot.restore(&qmp, &machine.shape(), limits, true).await else {
-        let started = record.started.clone().map(|it| Started { resources: record.resources, ..it });
-        noted(inner, id, move |record| (record.memory_lost, record.started) = (None, started)).await?;
+        noted(inner, id, |record| record.memory_lost = None).await?;
         return Ok(None);
     };
     if snapshot.about().await?.is_none() {

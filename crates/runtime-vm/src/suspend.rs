@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use clawfarm_local::client::LIMIT;
 use clawfarm_local::keeper;
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
 use clawfarm_qemu::Accelerator;
@@ -11,7 +10,7 @@ use clawfarm_qemu::snapshot::Limits;
 use crate::inner::Inner;
 use crate::machine::machine;
 use crate::record::MachineRecord;
-use crate::{observe, shares};
+use crate::{freeze, observe, shares, trouble};
 
 /// [`clawfarm_runtime::Suspend::suspend`].
 pub(crate) async fn suspend(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
@@ -27,7 +26,18 @@ pub(crate) async fn suspend(inner: &Arc<Inner>, id: &ClawId) -> Result<Observati
         return Err(Error::new(Code::Gone, format!("'{id}' does not run"))
             .fix(format!("start it with `clawfarm start {id}`")));
     }
-    save(inner, &record).await?;
+    if record.frozen {
+        // Before its memory is whole: from then on nobody may let it go on any more, and what
+        // shuts this machine down does that with those that are frozen.
+        freeze::note(inner, id, false).await?;
+    }
+    if let Err(error) = save(inner, &record).await {
+        if record.frozen {
+            // It stands still as before.
+            freeze::note(inner, id, true).await?;
+        }
+        return Err(error);
+    }
     inner.watch.tell(id);
     observe::observe(inner, id).await
 }
@@ -50,10 +60,18 @@ async fn save(inner: &Arc<Inner>, record: &MachineRecord) -> Result<()> {
     let of = (&qemu, started.machine.as_str(), started.accelerator);
     let shape = machine(&inner.dir(id), &as_started, disk, of, false).shape();
     let limits = Limits::of(started.resources.memory_mib);
-    inner.snapshot(id)?.save(&qmp, &shape, limits, |_, _| ()).await?;
+    let snapshot = inner.snapshot(id)?;
+    // There was none: it was settled.
+    let saved = snapshot.save(&qmp, &shape, limits, |_, _| ()).await;
     drop(qmp);
-    inner.hang_up(id).await;
-    keeper::wait_for_end(&inner.dir(id), id, LIMIT * 6).await
+    if let Err(error) = saved {
+        if error.field_name() == Some("snapshot") || snapshot.about().await?.is_none() {
+            return Err(error);
+        }
+        // Whole, so it is the machine; only the process is still there.
+        tracing::warn!(%id, %error, "its memory is saved, and its process does not end as it should");
+    }
+    trouble::see_off(inner, id).await
 }
 
 /// What is said of saving where the accelerator passes the host's processor through.

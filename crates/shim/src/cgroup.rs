@@ -7,6 +7,7 @@
 
 mod control;
 mod detect;
+mod loopback;
 mod measure;
 
 use std::fs;
@@ -20,6 +21,9 @@ use clawfarm_model::resources::Resources;
 use crate::lock::nap;
 use crate::spec::CgroupSpec;
 use detect::Hierarchies;
+
+/// What begins the reason why a claw is not kept from this machine's own addresses.
+const LOOPBACK: &str = "this machine's 127.0.0.1 can be reached";
 
 /// Which interface a controller is reached by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,19 @@ pub(crate) struct Cgroups {
     pub(crate) dirs: Vec<PathBuf>,
     /// What could not be had, and why.
     pub(crate) missing: Vec<String>,
+    /// The folder in the hierarchy of version 2.
+    unified: Option<PathBuf>,
+}
+
+/// Whether this machine can keep a claw from its own addresses ([`CgroupSpec::loopback`]).
+///
+/// # Errors
+/// Says why not.
+pub fn can_guard_loopback() -> std::result::Result<(), String> {
+    let text = |path| fs::read_to_string(path).unwrap_or_default();
+    let found = Hierarchies::parse(&text("/proc/self/mountinfo"), &text("/proc/self/cgroup"));
+    found.v2.ok_or("cgroup v2 is not mounted")?;
+    loopback::can_guard()
 }
 
 impl Cgroups {
@@ -88,7 +105,21 @@ impl Cgroups {
         };
         made.clear();
         made.limit(resources, max_tasks);
+        made.unified = v2;
+        made.guard(spec.loopback.as_deref());
         made
+    }
+
+    /// Keeps it from this machine's own addresses, where that is asked for.
+    fn guard(&mut self, ports: Option<&[u16]>) {
+        let Some(ports) = ports else { return };
+        let guarded = match &self.unified {
+            Some(dir) => loopback::guard(dir, ports),
+            None => Err("there is no cgroup v2".into()),
+        };
+        if let Err(why) = guarded {
+            self.missing.push(format!("{LOOPBACK}: {why}"));
+        }
     }
 
     /// None at all, on request.

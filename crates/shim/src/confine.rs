@@ -2,6 +2,7 @@
 //! mounts, and privileges go last.
 
 pub(crate) mod files;
+pub(crate) mod modes;
 pub(crate) mod mounts;
 pub(crate) mod privileges;
 

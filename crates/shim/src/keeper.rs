@@ -84,6 +84,8 @@ pub(crate) struct Keeper {
     pipes: [Option<OwnedFd>; 2],
     /// What runs beside it: process and name.
     helpers: Vec<(u32, String)>,
+    /// The names of those that ended although the claw goes on.
+    lost: Vec<String>,
     /// How it is asked to end, where not by SIGTERM.
     asking: Option<Asking>,
     listener: UnixListener,
@@ -177,6 +179,10 @@ impl Keeper {
             if ended != Ended::Code(0) {
                 let how = ended.as_code();
                 self.output.note(&format!("{name}, which the claw needs beside it, ended with {how}"));
+                if !self.requested {
+                    self.lost.push(name);
+                    self.announce();
+                }
             }
         } else if let Some(session) = self.connections.iter_mut().find_map(|c| c.session_of(pid)) {
             session.note_end(ended.as_code());
@@ -292,6 +298,7 @@ impl Keeper {
             exit: self.state.exit.clone(),
             confinement: Some(self.state.confinement.clone()),
             stopping: self.requested && self.state.exit.is_none(),
+            lost: self.lost.clone(),
         }
     }
 }

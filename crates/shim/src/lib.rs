@@ -22,6 +22,7 @@ mod start;
 mod sweep;
 mod tree;
 
+pub use cgroup::can_guard_loopback;
 pub use layout::ShimState;
 pub use spawner::MARK;
 pub use spec::ShimSpec;

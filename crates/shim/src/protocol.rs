@@ -215,6 +215,9 @@ pub struct ShimStatus {
     /// It was asked to stop and is still up.
     #[serde(default)]
     pub stopping: bool,
+    /// Those of its helpers that ended although it is up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// What flows on a connection after `exec`: one byte of kind, the payload's length as a

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Reply;
-pub use beside::{AskSpec, HelperSpec, RunsAs};
+pub use beside::{AskSpec, HelperSpec, RunsAs, ServedSpec, WakeSpec};
 pub use files::{Bind, LandlockSpec, MountSpec};
 
 /// The newest version of [`ShimSpec`] this build writes and reads. A field added later is
@@ -50,9 +50,13 @@ pub struct ShimSpec {
     /// The user the claw gets; `None` leaves the server's own. Needs root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
-    /// The files it may use; `None` applies no Landlock rules.
+    /// The files it and its helpers may use; `None` applies no Landlock rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<LandlockSpec>,
+    /// Those of them that the claw itself may use, where its helpers need others; what is run
+    /// beside it has the former.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claw_landlock: Option<LandlockSpec>,
     /// The mount namespace it gets; `None` leaves the server's. Needs `CAP_SYS_ADMIN`; where
     /// that is missing the claw starts without, and its confinement says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,7 +137,7 @@ impl ShimSpec {
             helper.check()?;
         }
         if let Some(ask) = &self.ask {
-            absolute("ask.socket", &ask.socket)?;
+            ask.check()?;
         }
         self.logs.check()
     }
@@ -182,6 +186,11 @@ pub struct CgroupSpec {
     /// which needs root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<PathBuf>,
+    /// The ports of this machine's own addresses (127.0.0.0/8, `::1`) that the claw may connect to,
+    /// beside the DNS's; `None` for all of them. Needs root and cgroup v2; where that is missing the
+    /// claw starts without, and its confinement says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loopback: Option<Vec<u16>>,
 }
 
 impl CgroupSpec {
@@ -291,6 +300,7 @@ mod tests {
             exec_cwd: None,
             user: None,
             landlock: None,
+            claw_landlock: None,
             mounts: None,
             cgroup: None,
             resources: Resources::default(),
@@ -326,7 +336,7 @@ mod tests {
         assert_eq!(field(|s| s.cwd = "relative".into()), "cwd");
         assert_eq!(field(|s| s.token = SecretString::from("short")), "token");
         assert_eq!(
-            field(|s| s.cgroup = Some(CgroupSpec { name: "../x".into(), parent: None })),
+            field(|s| s.cgroup = Some(CgroupSpec { name: "../x".into(), parent: None, loopback: None })),
             "cgroup.name"
         );
         assert_eq!(

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clawfarm_model::observed::Exit;
-use clawfarm_model::{Result, Timestamp};
+use clawfarm_model::{Code, Error, Result, Timestamp};
 use nix::sys::signal::Signal;
 
 use crate::cgroup::Cgroups;
@@ -16,15 +16,15 @@ use crate::layout::{RUN_DIR, SOCKET_FILE, ShimState};
 use crate::spawner::MARK;
 use crate::{lock, tree};
 
-/// How long what was killed may take to be gone, on a machine with much else to do. Whoever is
-/// left then was sent its end; what it forked meanwhile would stay, and nobody looks again.
+/// How long what was killed may take to be gone, on a machine with much else to do.
 const DYING: Duration = Duration::from_secs(10);
 
 /// Ends what a dead shim has left of its claw, and writes down that it has ended. Answers
 /// what is in `state.json` then. Done again, it changes nothing.
 ///
 /// # Errors
-/// `Conflict` when a shim lives; `Internal` when the state can't be read or written.
+/// `Conflict` when a shim lives; `Unavailable` when something of it does not end; `Internal` when
+/// the state can't be read or written.
 pub fn sweep(dir: &Path) -> Result<Option<ShimState>> {
     let _lock = lock::take(dir)?;
     clean(dir)
@@ -37,7 +37,13 @@ pub(crate) fn clean(dir: &Path) -> Result<Option<ShimState>> {
         return Ok(Some(state));
     }
     if state.boot_id == tree::boot_id()? {
-        end_leftovers(&state);
+        let left = end_leftovers(&state);
+        if left > 0 {
+            // Written down as ended, it could be started beside itself, on the same disk.
+            return Err(Error::new(Code::Unavailable, format!("{left} processes of it were killed and do not end"))
+                .field("processes")
+                .fix("they hang in the kernel, as a rule on a disk that does not answer: see `dmesg`, and this machine's disks; it is looked at again"));
+        }
     }
     let _ = fs::remove_file(dir.join(RUN_DIR).join(SOCKET_FILE));
     state.active = false;
@@ -54,14 +60,15 @@ pub(crate) fn clean(dir: &Path) -> Result<Option<ShimState>> {
     Ok(Some(state))
 }
 
-fn end_leftovers(state: &ShimState) {
+/// Kills them, and answers how many do not die.
+fn end_leftovers(state: &ShimState) -> usize {
     Cgroups::adopt(&state.cgroups).remove();
     let deadline = Instant::now() + DYING;
     loop {
         let mut left = tree::all();
         left.retain(|process| process.state != 'Z' && belongs(process, state));
         if left.is_empty() || Instant::now() > deadline {
-            return;
+            return left.len();
         }
         tree::signal(&left, Signal::SIGKILL);
         lock::nap(Duration::from_millis(5));

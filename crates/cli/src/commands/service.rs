@@ -19,7 +19,7 @@ use crate::database::{DATABASE, keep_for_service};
 use crate::errors::{OK, Outcome};
 use crate::server::{CACHE_DIR, SIM_WORLD};
 use crate::service::{MARK, NAME, Scope, Systemctl, Unit, trust};
-use crate::vm::ACCELERATOR;
+use crate::vm::{ACCELERATOR, HOST_PORTS};
 use crate::{connect, context};
 
 /// The help's examples.
@@ -163,7 +163,7 @@ fn unit(app: &App, args: &InstallArgs) -> Result<Unit, Error> {
     }
     let program = own_program().map_err(|e| Error::internal("this program does not find its file", e))?;
     let mut environment = Vec::new();
-    for name in ["CLAWFARM_LOG", CACHE_DIR, ACCELERATOR, SIM_WORLD] {
+    for name in ["CLAWFARM_LOG", CACHE_DIR, ACCELERATOR, HOST_PORTS, SIM_WORLD] {
         if let Ok(value) = std::env::var(name)
             && !value.is_empty()
         {

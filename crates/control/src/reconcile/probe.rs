@@ -87,8 +87,16 @@ impl Probed {
     }
 }
 
+/// What its runtime tells already: nothing can answer in it then, and the runtime knows why.
+fn told(seen: &Observation) -> Option<Probed> {
+    seen.trouble.clone().map(|report| Probed::Failed(report.into()))
+}
+
 /// Asks once.
 pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {
+    if let Some(told) = told(seen) {
+        return told;
+    }
     let was_ready = instance.health == Health::Passing;
     let answer = match (reach::dial(core, instance), core.adapter(instance)) {
         (Ok(dial), Ok(adapter)) => {
@@ -215,7 +223,21 @@ fn trying(instance: &mut Instance) -> Option<&mut SoftwareUpdate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::instance;
+    use crate::testing::{instance, observation};
+
+    #[test]
+    fn what_a_runtime_knows_to_be_in_its_way_is_told_in_its_words() {
+        let mut it = instance();
+        it.phase = Phase::Ready;
+        it.health = Health::Passing;
+        let mut seen = observation(&it.id, clawfarm_model::ObservedState::Running, 1);
+        assert!(told(&seen).is_none());
+        let full = Error::new(Code::Insufficient, "its disk is full").fix("make room");
+        seen.trouble = Some(full.report());
+        absorb(&mut it, told(&seen).unwrap(), Timestamp::now());
+        assert_eq!((it.phase, it.health), (Phase::Unhealthy, Health::Failing));
+        assert_eq!(it.last_error, Some(full.report()));
+    }
 
     #[test]
     fn readiness_clears_what_went_wrong_before() {

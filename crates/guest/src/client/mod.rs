@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::frame::{Decoder, Frame, Kind};
@@ -27,6 +27,9 @@ const INPUTS: usize = 16;
 /// How long a line may take nothing that waits for it, before it is given up: a guest with little
 /// of a processor is slow, one that reads nothing is not to be waited for.
 const STALLED: Duration = Duration::from_secs(60);
+/// How much of what a guest says is looked at in a second, in bytes: it may say as much as it likes
+/// to nobody, and would have a processor of the server's for it.
+const A_SECOND: usize = 64 << 20;
 
 /// Why something did not come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,10 +315,16 @@ async fn keep<L: AsyncRead + AsyncWrite + Send + 'static>(
     let read = async {
         let mut decoder = Decoder::default();
         let mut buffer = vec![0; 64 * 1024];
+        let (mut begun, mut came) = (Instant::now(), 0);
         loop {
+            if came >= A_SECOND {
+                tokio::time::sleep_until(begun + Duration::from_secs(1)).await;
+                (begun, came) = (Instant::now(), 0);
+            }
             match reader.read(&mut buffer).await {
                 Ok(0) => return Err("the other end was closed".to_owned()),
                 Ok(read) => {
+                    came += read;
                     for frame in decoder.push(buffer.get(..read).unwrap_or_default()) {
                         shared.take(frame, nonce)?;
                     }

@@ -162,6 +162,14 @@ pub(super) fn devices(machine: &Machine) -> Vec<Value> {
             "driver": "virtio-blk-pci", "id": format!("disk-{}", disk.id), "drive": format!("blk-{}", disk.id),
             "serial": disk.id,
         });
+        if !disk.read_only {
+            // What can't be written now (a full disk above all) stops the machine instead of being
+            // an error in it, which its file systems would not get over. QEMU's own default does so
+            // for "no space" alone, not for a quota. What can't be read is told to the guest: it
+            // may do without, and stopped it could not even be switched off.
+            device["werror"] = "stop".into();
+            device["rerror"] = "report".into();
+        }
         if machine.kernel.is_none() {
             device["bootindex"] = index.into();
         }
@@ -217,6 +225,9 @@ pub(super) fn shape_of(mut device: Value) -> Value {
     if let Some(device) = device.as_object_mut() {
         device.remove("guid");
         device.remove("guest-cid");
+        // What QEMU does about the host's errors.
+        device.remove("werror");
+        device.remove("rerror");
     }
     device
 }

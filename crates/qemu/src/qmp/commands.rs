@@ -34,6 +34,8 @@ pub enum RunState {
     IoError,
     /// The emulator gave up: with a broken KVM, for one.
     InternalError,
+    /// The guest's system put itself to sleep (ACPI's S3), and nothing wakes it.
+    Suspended,
     /// Anything else.
     #[serde(other)]
     Other,

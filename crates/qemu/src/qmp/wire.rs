@@ -10,9 +10,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use crate::found::Version;
 use crate::text::tame;
 
-/// The longest line that is taken, in bytes. The longest that QEMU 10 sends us is a list of
-/// devices, some KiB; its whole schema has 220 KiB.
-const MAX_LINE: usize = 4 << 20;
+/// The longest line that is taken, in bytes. The longest that QEMU 10 sends us is how a migration
+/// goes, or a list of devices: some KiB. Read, a line may take thirty times its length in memory
+/// (a list of numbers).
+const MAX_LINE: usize = 256 << 10;
+/// The longest line of an event: some of them are kept for who reads them later, and the longest of
+/// those that QEMU 10 documents has some hundred bytes.
+const MAX_EVENT: usize = 4 << 10;
 
 /// Marks an error as QEMU's own refusal.
 pub(super) const REFUSED: &str = "qmp";
@@ -74,6 +78,9 @@ impl Message {
         })?;
         let message = match raw {
             Raw { greeting: Some(greeting), .. } => Self::Greeting(greeting.version.qemu),
+            Raw { event: Some(_), .. } if line.len() > MAX_EVENT => {
+                return Err(invalid(&format!("it told of an event in more than {MAX_EVENT} bytes")));
+            }
             Raw { event: Some(name), data, .. } => Self::Event(Event { name, data }),
             Raw { id: Some(id), returned: Some(value), .. } => Self::Answer(id, Ok(value)),
             Raw { id: Some(id), error: Some(refused), .. } => Self::Answer(id, Err(refused.into())),
@@ -106,13 +113,16 @@ fn invalid(why: &str) -> io::Error {
 pub(super) struct Lines<R> {
     read: R,
     buffer: Vec<u8>,
-    /// How much of the buffer has no line feed.
+    /// How much of the buffer was taken. It goes when more is read, and not with each line: of
+    /// many short ones that would be most of the work.
+    taken: usize,
+    /// How much of the buffer has no line feed, what was taken counted.
     looked: usize,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(super) const fn new(read: R) -> Self {
-        Self { read, buffer: Vec::new(), looked: 0 }
+        Self { read, buffer: Vec::new(), taken: 0, looked: 0 }
     }
 
     /// The next message; `None` at the end of the stream.
@@ -120,13 +130,20 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         loop {
             let fresh = self.buffer.get(self.looked..).unwrap_or_default();
             if let Some(at) = fresh.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=self.looked + at).collect();
-                self.looked = 0;
-                if line.trim_ascii().is_empty() {
-                    continue;
+                let end = self.looked + at;
+                let line = self.buffer.get(self.taken..end).unwrap_or_default();
+                let message = match line.trim_ascii() {
+                    [] => None,
+                    line => Some(Message::parse(line)),
+                };
+                (self.taken, self.looked) = (end + 1, end + 1);
+                match message {
+                    Some(message) => return message.map(Some),
+                    None => continue,
                 }
-                return Message::parse(&line).map(Some);
             }
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
             self.looked = self.buffer.len();
             if self.buffer.len() > MAX_LINE {
                 return Err(invalid(&format!("it sent a line of more than {MAX_LINE} bytes")));
@@ -191,6 +208,16 @@ mod tests {
         let mut lines = Lines::new(tokio::io::repeat(b'x'));
         let error = lines.next().await.unwrap_err();
         assert!(error.to_string().contains("more than"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_large_event_is_refused_and_a_large_answer_is_not() {
+        let long = "x".repeat(MAX_EVENT);
+        let text = format!("{{\"id\":1,\"return\":\"{long}\"}}\n{{\"event\":\"{long}\"}}\n");
+        let mut lines = Lines::new(text.as_bytes());
+        assert!(matches!(lines.next().await, Ok(Some(Message::Answer(1, Ok(_))))));
+        let error = lines.next().await.unwrap_err();
+        assert!(error.to_string().contains("event in more than"), "{error}");
     }
 
     #[test]

@@ -30,8 +30,9 @@ const ABOUT: &str = "about.json";
 /// A description has some hundred bytes.
 const ABOUT_LIMIT: u64 = 64 * 1024;
 
-/// How long a process may take to end after it was told to.
-const QUIT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a process may take to end after it was told to. Its disks are written by then, and
+/// whoever has the snapshot may kill it.
+const QUIT_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where a machine's snapshot is, or would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct Snapshot {
 pub enum Settled {
     /// The process is the machine, in this state.
     Process(RunState),
-    /// The snapshot is the machine; the process has ended.
+    /// The snapshot is the machine; the process was told to end, and may be killed.
     Snapshot,
 }
 
@@ -179,7 +180,11 @@ impl Snapshot {
 
     /// Ends the process of a machine that is saved.
     async fn end(&self, qmp: &Qmp) -> Result<()> {
-        qmp.quit().await?;
+        match tokio::time::timeout(QUIT_LIMIT, qmp.quit()).await {
+            Ok(told) => told?,
+            // It may be about to: that is what is waited for.
+            Err(_) => return qmp.until_gone(Duration::ZERO).await,
+        }
         qmp.until_gone(QUIT_LIMIT).await
     }
 
@@ -258,7 +263,10 @@ impl Snapshot {
             | RunState::Inmigrate
             | RunState::Paused
             | RunState::Prelaunch => {
-                self.end(qmp).await?;
+                // One that does not end must not keep the snapshot from being the machine.
+                if let Err(error) = self.end(qmp).await {
+                    tracing::warn!(%error, "the process of a saved machine does not end by itself");
+                }
                 Ok(Settled::Snapshot)
             }
             // It ran since, and its disk is another one now.

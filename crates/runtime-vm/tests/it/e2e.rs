@@ -17,6 +17,9 @@ use crate::farm::{Farm, id, is_root, launch, placement, volume};
 /// How long a boot or a shutdown may take, on a machine that does much else.
 const LONG: Duration = Duration::from_mins(25);
 
+/// How long it sleeps.
+const ASLEEP: Duration = Duration::from_secs(30);
+
 /// The folder of what tests keep.
 fn kept() -> PathBuf {
     if let Some(install) = std::env::var_os("CLAWFARM_TEST_OPENCLAW") {
@@ -157,6 +160,7 @@ async fn e2e_a_machine_is_set_up_suspended_with_an_open_file_stopped_and_removed
     .await;
     assert!(get(&farm, &id, 8080, "/from-guest").await.ends_with("made\n"));
 
+    reaches_no_host(&farm, &id).await;
     without_ssh(&farm, &id).await;
 
     // Suspended with a file open on the volume.
@@ -166,11 +170,21 @@ async fn e2e_a_machine_is_set_up_suspended_with_an_open_file_stopped_and_removed
     let at = numbers(&log).len();
     assert!(at > 0);
     std::fs::write(volume.join("meanwhile"), "seen").unwrap();
+    // Longer than anybody would overlook.
+    tokio::time::sleep(ASLEEP).await;
     let mut second = first.clone();
     second.run = 2;
     assert_eq!(farm.rt.start(&second).await.unwrap().state, ObservedState::Running);
     assert_eq!(farm.record(&id).get("memory_lost"), None);
     assert_eq!(sh(&farm, &id, "cat ~/.openclaw/meanwhile").await, "seen");
+    crate::farm::wait_for("its clock to be set", || async {
+        let theirs: i64 = sh(&farm, &id, "date +%s").await.trim().parse().unwrap();
+        let behind = clawfarm_model::Timestamp::now().as_millis() / 1000 - theirs;
+        // It takes a moment to ask.
+        if behind.abs() < i64::try_from(ASLEEP.as_secs()).unwrap() / 2 { Ok(()) } else { Err(behind) }
+    })
+    .await;
+    refuses_setuid(&farm, &id, &volume, &workspace).await;
     crate::farm::wait_for("the writer to go on", || async {
         let now = numbers(&log).len();
         if now > at + 5 { Ok(()) } else { Err(now) }
@@ -203,6 +217,35 @@ async fn e2e_a_machine_is_set_up_suspended_with_an_open_file_stopped_and_removed
     assert_eq!(std::fs::read_to_string(data.join("volumes/.openclaw/from-guest")).unwrap(), "made\n");
     assert!(!images.pins(&"debian:12".parse().unwrap()).unwrap().contains(&id.to_string()));
     assert_eq!(std::fs::read_to_string(workspace.join("copy")).unwrap(), "of the host");
+}
+
+/// What listens on the host's own 127.0.0.1 is not for the machine.
+async fn reaches_no_host(farm: &Farm, id: &ClawId) {
+    let missing = farm.rt.observe(id).await.unwrap().confinement.unwrap().missing;
+    if missing.iter().any(|it| it.contains("127.0.0.1 can be reached")) {
+        eprintln!("left out: {missing:?}");
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let line = format!("timeout 20 bash -c 'exec 3<>/dev/tcp/10.0.2.2/{port}'");
+    assert_ne!(run(farm, id, &["bash", "-lc", &line]).await.0, 0, "it was let in");
+    assert!(listener.accept().is_err(), "it was let in");
+}
+
+/// Nothing that the machine makes in a folder of the host is setuid there; all else is as it says.
+async fn refuses_setuid(farm: &Farm, id: &ClawId, volume: &Path, workspace: &Path) {
+    for (guest, host) in [("/root/.openclaw", volume), ("/workspace", workspace)] {
+        sh(farm, id, &format!("cp /bin/true {guest}/tool; chmod 755 {guest}/tool; ! chmod 4755 {guest}/tool; ! install -m 4755 /bin/true {guest}/other; mkdir {guest}/sub; echo x > {guest}/sub/y")).await;
+        for name in ["tool", "other"] {
+            if let Ok(about) = std::fs::metadata(host.join(name)) {
+                assert_eq!(std::os::unix::fs::MetadataExt::mode(&about) & 0o6000, 0, "{guest}/{name}");
+            }
+        }
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(host.join("tool")).unwrap());
+        assert_eq!(mode & 0o777, 0o755);
+    }
 }
 
 /// The agent, which `scripts/guest` builds and `scripts/test` names.

@@ -14,7 +14,7 @@ use clawfarm_runtime::{NoProgress, Runtime, Suspend};
 use clawfarm_runtime_vm::{VmConfig, VmRuntime};
 use clawfarm_shim::ShimState;
 use clawfarm_shim::client::Client;
-use clawfarm_shim::logline::LogRecord;
+use clawfarm_shim::logline::{LogRecord, Source};
 use clawfarm_shim::protocol::Request;
 use clawfarm_vm_images::{Images, ImagesConfig};
 
@@ -36,12 +36,17 @@ pub(crate) struct Farm {
 
 impl Farm {
     pub(crate) async fn new() -> Self {
+        Self::of(Path::new("/tmp"), &guest::disk()).await
+    }
+
+    /// In a folder of this one, with another guest.
+    pub(crate) async fn of(folder: &Path, guest: &[u8]) -> Self {
         // Short, because a socket's path has an end.
-        let own = tempfile::Builder::new().prefix("cfv").tempdir_in("/tmp").unwrap();
+        let own = tempfile::Builder::new().prefix("cfv").tempdir_in(folder).unwrap();
         let config = config(own.path());
         let images = Images::open(config.images.clone()).unwrap();
         let disk = own.path().join("disk");
-        std::fs::write(&disk, guest::disk()).unwrap();
+        std::fs::write(&disk, guest).unwrap();
         images.import(&disk, &TINY.parse().unwrap(), &NoProgress).await.unwrap();
         let mut farm = Self::at(own.path()).await;
         farm.own = Some(own);
@@ -95,16 +100,24 @@ impl Farm {
         Suspend::suspend(&self.rt, id).await.unwrap()
     }
 
-    /// All that the guest told on its serial port, in order.
+    /// All that the guest told on its serial port, in order. A number in whose middle it was stopped
+    /// is there in parts.
     pub(crate) fn counted(&self, id: &ClawId) -> Vec<u16> {
         let text = std::fs::read_to_string(self.claw(id).join("serial.log")).unwrap_or_default();
-        text.lines()
-            .filter_map(LogRecord::parse)
-            .filter_map(|record| {
-                let text = record.text.trim();
-                (text.len() == 4).then(|| u16::from_str_radix(text, 16).ok()).flatten()
-            })
-            .collect()
+        let mut numbers = Vec::new();
+        let mut begun = String::new();
+        for record in text.lines().filter_map(LogRecord::parse).filter(|it| it.source == Source::Stdout) {
+            let part = record.text.trim();
+            if begun.len() + part.len() > 4 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                begun.clear();
+            }
+            begun.push_str(part);
+            if begun.len() == 4 {
+                numbers.extend(u16::from_str_radix(&begun, 16));
+                begun.clear();
+            }
+        }
+        numbers
     }
 
     /// Waits until the guest counted beyond a number, whatever came before.

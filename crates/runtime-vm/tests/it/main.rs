@@ -2,11 +2,13 @@
 //! in one test that boots a real one.
 
 mod claw;
+mod cut;
 mod e2e;
 mod farm;
 mod killed;
 mod life;
 mod memory;
+mod stuck;
 mod trouble;
 
 #[path = "../../../qemu/tests/it/guest.rs"]

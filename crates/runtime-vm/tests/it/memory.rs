@@ -70,10 +70,11 @@ async fn a_memory_that_does_not_fit_any_more_gives_way_to_the_disk() {
     farm.rt.start(&launch(&id, 1)).await.unwrap();
     farm.counts_beyond(&id, 2).await;
     farm.suspended(&id).await;
-    // More memory from now on.
-    let mut larger = first.clone();
-    larger.resources = Resources { cpus: 1.0, memory_mib: 96 };
-    farm.rt.ensure(&larger, &NoProgress).await.unwrap();
+    // Another QEMU was installed meanwhile.
+    let about = farm.claw(&id).join("suspended/about.json");
+    let mut told: serde_json::Value = serde_json::from_slice(&std::fs::read(&about).unwrap()).unwrap();
+    told["qemu"] = serde_json::json!({"major": 8, "minor": 2, "micro": 1});
+    std::fs::write(&about, told.to_string()).unwrap();
     let seen = farm.rt.start(&launch(&id, 2)).await.unwrap();
     assert_eq!(seen.state, ObservedState::Running);
     crate::farm::wait_for("a second beginning", || async {
@@ -81,7 +82,7 @@ async fn a_memory_that_does_not_fit_any_more_gives_way_to_the_disk() {
     })
     .await;
     let why = farm.rt.start_note(&id).await.unwrap();
-    assert!(why.contains("the memory in MiB was 64 and is 96"), "{why}");
+    assert!(why.contains("QEMU's version was 8.2.1 and is"), "{why}");
     assert!(farm.halves(&id).is_empty());
 
     // A damaged one is no better, and says so.
@@ -106,6 +107,43 @@ async fn a_memory_that_does_not_fit_any_more_gives_way_to_the_disk() {
         (farm.beginnings(&id) == 4).then_some(()).ok_or("three")
     })
     .await;
+}
+
+/// What a machine is given while it sleeps is for when it begins anew.
+#[tokio::test]
+async fn it_goes_on_with_the_resources_of_its_memory_and_begins_with_its_new_ones() {
+    let farm = Farm::new().await;
+    let id = id("grace-x7k2");
+    let first = placement(&id, |_| {});
+    farm.rt.ensure(&first, &NoProgress).await.unwrap();
+    farm.rt.start(&launch(&id, 1)).await.unwrap();
+    farm.counts_beyond(&id, 2).await;
+    farm.suspended(&id).await;
+    let mut larger = first.clone();
+    larger.resources = Resources { cpus: 2.0, memory_mib: 96 };
+    farm.rt.ensure(&larger, &NoProgress).await.unwrap();
+    let at = farm.counted(&id).last().copied().unwrap();
+    let awake = farm.rt.start(&launch(&id, 2)).await.unwrap();
+    let has = |pid: Option<u32>| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.unwrap())).unwrap();
+        let words: Vec<_> =
+            line.split(|b| *b == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+        let after = |option: &str| words[words.iter().position(|word| word == option).unwrap() + 1].clone();
+        (after("-smp"), after("-m"))
+    };
+    assert_eq!(has(awake.pid), ("1".into(), "64M".into()));
+    farm.counts_beyond(&id, at).await;
+    farm.counted_without_a_gap(&id);
+    assert_eq!(farm.rt.start_note(&id).await, None);
+    // And once more, now that it runs as another than it is to be.
+    farm.suspended(&id).await;
+    let at = farm.counted(&id).last().copied().unwrap();
+    farm.rt.start(&launch(&id, 3)).await.unwrap();
+    farm.counts_beyond(&id, at).await;
+    farm.counted_without_a_gap(&id);
+    farm.rt.kill(&id).await.unwrap();
+    let anew = farm.rt.start(&launch(&id, 4)).await.unwrap();
+    assert_eq!(has(anew.pid), ("2".into(), "96M".into()));
 }
 
 #[tokio::test]

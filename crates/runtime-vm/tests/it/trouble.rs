@@ -67,6 +67,8 @@ async fn ports_that_others_have_are_told_by_their_field_or_left_to_them() {
     let error = farm.rt.start(&launch(&id, 1)).await.unwrap_err();
     assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("port")), "{error}");
 
+    let held_too = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held_too.local_addr().unwrap().port();
     let other = crate::farm::id("dave-x7k2");
     let wanted = placement(&other, |it| {
         it.vm.as_mut().unwrap().publish = vec![format!("{taken}:80").parse().unwrap()];
@@ -83,6 +85,61 @@ async fn ports_that_others_have_are_told_by_their_field_or_left_to_them() {
     let seen = farm.rt.start(&launch(&third, 1)).await.unwrap();
     assert_eq!(seen.state, ObservedState::Running);
     assert_ne!(farm.record(&third)["ssh_port"].as_u64().unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_port_that_a_machine_could_never_have_is_refused_before_anything_is_made() {
+    let farm = Farm::new().await;
+    let publishes = |id: &clawfarm_model::ClawId, host: u16| {
+        placement(id, |it| it.vm.as_mut().unwrap().publish = vec![format!("{host}:80").parse().unwrap()])
+    };
+    let nothing = |id: &clawfarm_model::ClawId| {
+        let dir = farm.claw(id);
+        assert!(
+            !dir.join("instance.json").exists() && !dir.join("instance.img").exists(),
+            "something was made"
+        );
+    };
+    // QEMU is never root.
+    let (alice, bob) = (id("alice-x7k2"), id("bob-x7k2"));
+    let error = farm.rt.ensure(&publishes(&alice, 80), &NoProgress).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.field_name()),
+        (Code::InvalidInput, Some("vm.publish[0].host")),
+        "{error}"
+    );
+    assert!(error.fix_text().unwrap().contains("1024"), "{error}");
+    nothing(&alice);
+
+    // Two at once, of which one has it; neither runs.
+    let port = crate::farm::free_port();
+    let (wants_a, wants_b) = (publishes(&alice, port), publishes(&bob, port));
+    let both = tokio::join!(farm.rt.ensure(&wants_a, &NoProgress), farm.rt.ensure(&wants_b, &NoProgress));
+    let (won, lost, error) = match both {
+        (Ok(_), Err(error)) => (&alice, &bob, error),
+        (Err(error), Ok(_)) => (&bob, &alice, error),
+        other => panic!("one of them: {other:?}"),
+    };
+    assert_eq!((error.code(), error.field_name()), (Code::Conflict, Some("vm.publish[0].host")), "{error}");
+    assert!(error.message().contains(won.as_str()) && error.fix_text().is_some(), "{error}");
+    nothing(lost);
+
+    // Nor another's SSH, nor its gateway's.
+    let ssh = farm.record(won)["ssh_port"].as_u64().unwrap();
+    let gateway = farm.record(won)["port"].as_u64().unwrap();
+    for taken in [ssh, gateway] {
+        let wanted = publishes(lost, u16::try_from(taken).unwrap());
+        let error = farm.rt.ensure(&wanted, &NoProgress).await.unwrap_err();
+        assert_eq!(error.field_name(), Some("vm.publish[0].host"), "{error}");
+    }
+    let wanted = placement(lost, |it| it.port = u16::try_from(ssh).unwrap());
+    assert_eq!(farm.rt.ensure(&wanted, &NoProgress).await.unwrap_err().field_name(), Some("port"));
+    nothing(lost);
+    // The one that has it may be prepared again, and when it is gone the other may have it.
+    let again = if won == &alice { &wants_a } else { &wants_b };
+    farm.rt.ensure(again, &NoProgress).await.unwrap();
+    farm.rt.destroy(won, DataFate::Purge).await.unwrap();
+    farm.rt.ensure(&publishes(lost, port), &NoProgress).await.unwrap();
 }
 
 #[tokio::test]
@@ -115,7 +172,7 @@ async fn a_qemu_or_virtiofsd_that_ends_at_once_is_told_in_its_words() {
     std::fs::remove_dir(farm.claw(&id).join("volumes/a")).unwrap();
     std::fs::write(farm.claw(&id).join("volumes/a"), "no folder").unwrap();
     let error = farm.rt.start(&launch(&id, 2)).await.unwrap_err();
-    assert!(error.message().contains("virtiofsd of '/srv/a'"), "{error}");
+    assert_eq!(error.field_name(), Some("vm.volumes"), "{error}");
     assert!(!farm.rt.observe(&id).await.unwrap().state.is_up());
     std::fs::remove_file(farm.claw(&id).join("volumes/a")).unwrap();
     farm.rt.ensure(&placement(&id, |it| volume(it, "a:/srv/a")), &NoProgress).await.unwrap();

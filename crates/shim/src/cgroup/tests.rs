@@ -18,7 +18,11 @@ fn machine() -> Option<Hierarchies> {
 }
 
 fn spec(name: &str) -> CgroupSpec {
-    CgroupSpec { name: format!("clawfarm-test/{}-{name}", std::process::id()).into(), parent: None }
+    CgroupSpec {
+        name: format!("clawfarm-test/{}-{name}", std::process::id()).into(),
+        parent: None,
+        loopback: None,
+    }
 }
 
 /// A process that would run for a minute.
@@ -121,7 +125,7 @@ fn the_limits_of_version_2_are_written_as_the_kernel_reads_them() {
     ] {
         std::fs::write(dir.join(file), text).unwrap();
     }
-    let spec = CgroupSpec { name: "clawfarm/x".into(), parent: Some(parent) };
+    let spec = CgroupSpec { name: "clawfarm/x".into(), parent: Some(parent), loopback: None };
     let resources = Resources { cpus: 0.5, memory_mib: 64 };
     let cgroups = Cgroups::make_in(&Hierarchies::default(), &spec, &resources, 99);
     let read = |file: &str| std::fs::read_to_string(leaf.join(file)).unwrap();

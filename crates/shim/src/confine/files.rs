@@ -1,5 +1,6 @@
 //! Landlock: which files may be used, and no signals or abstract sockets to the outside.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -18,15 +19,32 @@ const NEWEST: ABI = ABI::V7;
 /// # Errors
 /// Says why no rules are in force.
 pub(crate) fn restrict(spec: &LandlockSpec) -> Result<u32, String> {
+    restrict_with(spec, None)
+}
+
+/// A folder that is open, whatever its name is by now, and whether it may be written to.
+pub(crate) type Opened<'a> = (BorrowedFd<'a>, bool);
+
+/// The same, and a folder of its own.
+pub(crate) fn restrict_with(spec: &LandlockSpec, folder: Option<Opened<'_>>) -> Result<u32, String> {
     let abi = kernel_abi().ok_or("the kernel has no Landlock (5.13 or later, enabled at boot)")?;
-    let status = ruleset(spec).and_then(|rules| Ok(rules.restrict_self()?)).map_err(|e| e.to_string())?;
+    let status =
+        ruleset(spec, folder).and_then(|rules| Ok(rules.restrict_self()?)).map_err(|e| e.to_string())?;
     if status.ruleset == RulesetStatus::NotEnforced {
         return Err("the kernel did not enforce the rules".into());
     }
     Ok(abi.min(NEWEST as u32))
 }
 
-fn ruleset(spec: &LandlockSpec) -> Result<RulesetCreated, Box<dyn std::error::Error>> {
+/// Whether the kernel has Landlock.
+pub(crate) fn is_there() -> bool {
+    kernel_abi().is_some()
+}
+
+fn ruleset(
+    spec: &LandlockSpec,
+    folder: Option<Opened<'_>>,
+) -> Result<RulesetCreated, Box<dyn std::error::Error>> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let execute = read | AccessFs::Execute;
     let write = AccessFs::from_all(NEWEST) & !AccessFs::Execute;
@@ -39,6 +57,9 @@ fn ruleset(spec: &LandlockSpec) -> Result<RulesetCreated, Box<dyn std::error::Er
         for path in paths {
             rules = allow(rules, path, access)?;
         }
+    }
+    if let Some((folder, writes)) = folder {
+        rules = rules.add_rule(PathBeneath::new(folder, if writes { write } else { read }))?;
     }
     Ok(rules)
 }

@@ -1,6 +1,7 @@
 //! Asking the claw to end: by SIGTERM, or by a message to a socket of its own.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 use super::Keeper;
-use crate::spec::AskSpec;
+use crate::spec::{AskSpec, MAX_SPEC_BYTES, WakeSpec};
 
 /// How often it is asked again: a guest's system that starts does not see its power button yet.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -51,8 +52,21 @@ impl Asking {
             Some(stream) => stream,
             none => none.insert(reach(&self.spec, claw)?),
         };
+        if let Some(wake) = self.spec.wake.as_ref().filter(|wake| sleeps(wake)) {
+            stream.write_all(wake.text.as_bytes())?;
+        }
         stream.write_all(self.spec.text.as_bytes())
     }
+}
+
+/// Whether the claw is meant to stand still. It is looked at each time: letting go on what stands
+/// still for another reason (its memory is being saved) could make two machines of one.
+fn sleeps(wake: &WakeSpec) -> bool {
+    let mut text = String::new();
+    let read =
+        File::open(&wake.file).and_then(|file| file.take(MAX_SPEC_BYTES as u64).read_to_string(&mut text));
+    let about: Option<serde_json::Value> = read.ok().and_then(|_| serde_json::from_str(&text).ok());
+    about.is_some_and(|about| about.get(&wake.field) == Some(&serde_json::Value::Bool(true)))
 }
 
 /// Connects without waiting: who does not accept must not hold the shim up. And never by a link,

@@ -60,6 +60,7 @@ impl Keeper {
             output,
             pipes: launched.pipes.map(Some),
             helpers: launched.helpers,
+            lost: Vec::new(),
             asking: spec.ask.map(Asking::new),
             listener,
             signals,

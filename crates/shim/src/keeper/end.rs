@@ -22,10 +22,11 @@ impl Keeper {
     /// makes sure that whoever is told can start the instance again at once.
     pub(super) fn finish(mut self) {
         let out_of_memory = self.was_out_of_memory();
-        self.end_the_rest();
+        let all_ended = self.end_the_rest();
         self.drain();
         self.state.exit = Some(self.exit(out_of_memory));
-        self.state.active = false;
+        // What did not die is ended by whoever looks next, before anything is started here again.
+        self.state.active = !all_ended;
         if let Err(error) = self.state.write(&self.dir) {
             self.output.note(&format!("how the claw ended could not be written down: {error}"));
         }
@@ -44,19 +45,20 @@ impl Keeper {
         self.over_memory || (killed && self.cgroups.out_of_memory_kills() > 0)
     }
 
-    /// Kills until nothing is left. Nothing can hide: whoever loses its parent becomes ours.
-    fn end_the_rest(&mut self) {
+    /// Kills until nothing is left. Nothing can hide: whoever loses its parent becomes ours. Whether
+    /// all died.
+    fn end_the_rest(&mut self) -> bool {
         let deadline = Instant::now() + DYING;
         loop {
             self.kill_all();
             self.reap();
             if self.processes().is_empty() && self.cgroups.processes().is_empty() {
-                return;
+                return true;
             }
             if Instant::now() > deadline {
                 let left = self.processes().len();
                 self.output.note(&format!("{left} processes of the claw did not die"));
-                return;
+                return false;
             }
             nap(Duration::from_millis(2));
         }

@@ -1,20 +1,22 @@
 //! From a copy of the spawner to the claw's program.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use clawfarm_model::{Code, Error};
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::stat::{Mode, umask};
-use nix::unistd::{getppid, setsid};
+use nix::sys::stat::{Mode, fstat, umask};
+use nix::unistd::{geteuid, getppid, setsid};
 
 use super::inside::Inside;
 use super::{Order, Program, wire};
-use crate::confine::privileges;
+use crate::confine::{files, modes, privileges};
 use crate::process;
+use crate::spec::{RunsAs, ServedSpec};
 
 /// What a new process was doing when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub(crate) enum Stage {
     Folder = 3,
     /// Executing the program.
     Execute = 4,
+    /// Opening the folder that it is to serve.
+    Served = 5,
+    /// Confining it further than what is beside it.
+    Confine = 6,
 }
 
 impl Stage {
@@ -60,6 +66,15 @@ impl Stage {
                     .field("user")
                     .fix("run the server as root, or without users of the claws' own")
             }
+            (Self::Served, errno) => Error::new(
+                Code::Conflict,
+                format!("the folder that {program} is to serve is not the one that it was: {}", errno.desc()),
+            )
+            .fix("see that nobody moves or replaces it, or puts a link on the way to it; then start it again"),
+            (Self::Confine, errno) => {
+                Error::new(Code::Internal, format!("{program} can't be confined: {}", errno.desc()))
+                    .fix("look at `clawfarm doctor` for what this machine can do; what serves a folder of root's needs Landlock")
+            }
             (Self::Setup, errno) => {
                 Error::new(Code::Internal, format!("a process could not be set up: {}", errno.desc()))
             }
@@ -75,6 +90,8 @@ pub(super) fn decode(report: &[u8]) -> Option<(Stage, Errno)> {
         1 => Stage::Setup,
         2 => Stage::Privileges,
         3 => Stage::Folder,
+        5 => Stage::Served,
+        6 => Stage::Confine,
         _ => Stage::Execute,
     };
     Some((stage, Errno::from_raw(errno)))
@@ -117,6 +134,10 @@ fn tell(pipe: i32, stage: Stage, errno: Errno) {
 
 fn set_up(inside: &Inside<'_>, order: &Order) -> Result<(), (Stage, Errno)> {
     session(order).map_err(|errno| (Stage::Setup, errno))?;
+    if inside.is_asked(&order.program) {
+        block_ends().map_err(|errno| (Stage::Setup, errno))?;
+    }
+    confine(inside, &order.program)?;
     privileges::drop_all(inside.user(&order.program)).map_err(|errno| (Stage::Privileges, errno))?;
     // A change of user clears this, so it comes after; the parent is the shim.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| (Stage::Setup, errno))?;
@@ -128,6 +149,54 @@ fn set_up(inside: &Inside<'_>, order: &Order) -> Result<(), (Stage, Errno)> {
         (_, Some(cwd)) => cwd,
     };
     nix::unistd::chdir(cwd).map_err(|errno| (Stage::Folder, errno))
+}
+
+/// Takes from it what only others of the claw's programs need.
+fn confine(inside: &Inside<'_>, program: &Program) -> Result<(), (Stage, Errno)> {
+    let helper = match program {
+        Program::Helper(at) => inside.spec.helpers.get(*at),
+        _ => None,
+    };
+    let served = helper.and_then(|helper| helper.serves.as_ref());
+    let folder = served.map(open_served).transpose().map_err(|errno| (Stage::Served, errno))?;
+    let own = match program {
+        Program::Claw => inside.spec.claw_landlock.as_ref(),
+        _ => helper.and_then(|helper| helper.landlock.as_ref()),
+    };
+    // With root's own rights and no rules it could use every file of root's.
+    let needed = helper.is_some_and(|helper| helper.user == RunsAs::Server) && geteuid().is_root();
+    if let Some(own) = own.filter(|_| needed || files::is_there()) {
+        let opened = folder.as_ref().map(AsFd::as_fd);
+        let writes = served.is_some_and(|served| !served.read_only);
+        files::restrict_with(own, opened.map(|folder| (folder, writes))).map_err(|why| {
+            let said = format!("clawfarm: {why}\n");
+            // SAFETY: writes from a local buffer to standard error.
+            unsafe { libc::write(2, said.as_ptr().cast(), said.len()) };
+            (Stage::Confine, Errno::EPERM)
+        })?;
+    }
+    if served.is_some() {
+        modes::forbid_setuid().map_err(|errno| (Stage::Confine, errno))?;
+    }
+    Ok(())
+}
+
+/// The folder itself, by no link: what it is called may be changed by others at any moment, and
+/// what is served is what was decided about.
+fn open_served(served: &ServedSpec) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let folder = openat2(AT_FDCWD, &served.folder, how)?;
+    let about = fstat(&folder)?;
+    if (about.st_dev, about.st_ino) == served.inode { Ok(folder) } else { Err(Errno::ESTALE) }
+}
+
+/// What is asked to end by a message is not ended by a signal that goes to every process when the
+/// whole machine shuts down: to QEMU that is a power cut, and what it needs must last as long.
+fn block_ends() -> Result<(), Errno> {
+    let ends: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ends), None)
 }
 
 fn session(order: &Order) -> Result<(), Errno> {

@@ -139,6 +139,11 @@ impl Inside<'_> {
         }
     }
 
+    /// Whether an order's process ends by what the claw is told, and by no signal.
+    pub(super) fn is_asked(&self, program: &Program) -> bool {
+        self.spec.ask.is_some() && matches!(program, Program::Claw | Program::Helper(_))
+    }
+
     /// The arguments of an order.
     pub(super) fn argv(&self, program: &Program) -> Vec<String> {
         match program {

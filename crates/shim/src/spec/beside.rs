@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clawfarm_model::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{User, absolute};
+use super::{LandlockSpec, User, absolute};
 
 /// A program that the claw needs beside it, such as the one that serves a folder to a virtual
 /// machine.
@@ -22,6 +22,26 @@ pub struct HelperSpec {
     /// user gets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listens: Option<PathBuf>,
+    /// The files that it may use, of those that [`super::ShimSpec::landlock`] allows to all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<LandlockSpec>,
+    /// The folder that it serves to the claw. It may use that, too, and with it nothing can be made
+    /// setuid or setgid, wherever it is: somebody here could execute it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serves: Option<ServedSpec>,
+}
+
+/// A folder whose path somebody else may change at any moment, as the workspace's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedSpec {
+    /// The folder, absolute. No part of the path may be a link.
+    pub folder: PathBuf,
+    /// Which it is, as who decided about it saw it: device and number (`stat(2)`). Another one in
+    /// its place is refused.
+    pub inode: (u64, u64),
+    /// It may not write there.
+    #[serde(default)]
+    pub read_only: bool,
 }
 
 /// Which user a helper runs as. None of them has any capability.
@@ -46,6 +66,27 @@ pub struct AskSpec {
     /// What is written there. Said again every few seconds until it has ended: a system that
     /// starts hears nothing yet.
     pub text: String,
+    /// What is said before, to one that stands still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake: Option<WakeSpec>,
+}
+
+/// How a claw that was put to sleep is let go on, where that is not the shim's own freezer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeSpec {
+    /// A file of JSON, absolute, that only the server writes.
+    pub file: PathBuf,
+    /// Its field that is `true` while the claw is to stand still; only then is it let go on.
+    pub field: String,
+    /// What lets it go on.
+    pub text: String,
+}
+
+impl AskSpec {
+    pub(super) fn check(&self) -> Result<()> {
+        absolute("ask.socket", &self.socket)?;
+        self.wake.as_ref().map_or(Ok(()), |wake| absolute("ask.wake.file", &wake.file))
+    }
 }
 
 impl HelperSpec {
@@ -59,6 +100,9 @@ impl HelperSpec {
         {
             return Err(Error::invalid("helpers.user", "root can't be a helper's own user")
                 .fix("choose ids above 0, or the server's user"));
+        }
+        if let Some(served) = &self.serves {
+            absolute("helpers.serves.folder", &served.folder)?;
         }
         match &self.listens {
             Some(socket) => absolute("helpers.listens", socket),

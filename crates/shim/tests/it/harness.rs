@@ -67,6 +67,7 @@ impl Instance {
             exec_cwd: None,
             user: None,
             landlock: None,
+            claw_landlock: None,
             mounts: None,
             cgroup: None,
             resources: Resources { cpus: 1.0, memory_mib: 1024 },
@@ -85,7 +86,7 @@ impl Instance {
     pub(crate) fn with_cgroup(mut self) -> Self {
         let name =
             Path::new("clawfarm-test").join(std::process::id().to_string()).join(self.spec.id.as_str());
-        self.spec.cgroup = Some(CgroupSpec { name, parent: None });
+        self.spec.cgroup = Some(CgroupSpec { name, parent: None, loopback: None });
         self
     }
 

@@ -147,3 +147,48 @@ fn usage_is_measured_with_and_without_cgroups() {
         instance.wait_end();
     }
 }
+
+/// Says of each address and port whether it may be connected to, or sent something.
+const REACHES: &str = r#"
+import socket, sys
+taken = sys.argv[1:]
+for family, address in [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET, "127.9.9.9"), (socket.AF_INET, "0.0.0.0"),
+                        (socket.AF_INET6, "::1"), (socket.AF_INET6, "::ffff:127.0.0.1"), (socket.AF_INET6, "::")]:
+    for port in map(int, taken):
+        for kind, name in [(socket.SOCK_STREAM, "tcp"), (socket.SOCK_DGRAM, "udp")]:
+            s = socket.socket(family, kind)
+            try:
+                if kind == socket.SOCK_STREAM: s.connect((address, port))
+                else: s.sendto(b"x", (address, port))
+                said = "reached"
+            except PermissionError: said = "refused"
+            except OSError: said = "reached"
+            print(name, address, port, said, flush=True)
+print("done", flush=True)
+"#;
+
+#[test]
+fn this_machines_own_addresses_are_kept_from_a_claw_but_for_some_ports() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+    let (open, shut) = (port(&listener), port(&other));
+    let mut instance = Instance::new("").with_cgroup();
+    instance.spec.argv = ["/usr/bin/python3", "-c", REACHES].map(String::from).to_vec();
+    instance.spec.argv.extend([open.to_string(), shut.to_string()]);
+    instance.spec.cgroup.as_mut().unwrap().loopback = Some(vec![open]);
+    let started = instance.start();
+    if !is_root() || started.confinement.missing.iter().any(|it| it.contains("127.0.0.1 can be reached")) {
+        println!("skipped: {:?}", started.confinement.missing);
+        return;
+    }
+    instance.wait_printed("done");
+    let printed = instance.printed();
+    let said = |port: u16, what: &str| {
+        printed.iter().filter(|line| line.ends_with(&format!(" {port} {what}"))).count()
+    };
+    assert_eq!((said(open, "reached"), said(open, "refused")), (12, 0), "{printed:#?}");
+    assert_eq!((said(shut, "reached"), said(shut, "refused")), (0, 12), "{printed:#?}");
+    // Nobody else is kept from it.
+    std::net::TcpStream::connect(("127.0.0.1", shut)).unwrap();
+}

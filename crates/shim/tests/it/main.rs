@@ -7,3 +7,4 @@ mod hostile;
 mod lifecycle;
 mod limits;
 mod output;
+mod stuck;
