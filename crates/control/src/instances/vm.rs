@@ -89,6 +89,10 @@ impl Core {
                 }
             }
         }
+        // A target that is away can't say; then it is told when the machine is made.
+        if let Ok(runtime) = self.runtime(&spec.target) {
+            runtime.check_vm(vm).await?;
+        }
         self.check_vm_image(spec).await?;
         for (at, port) in vm.publish.iter().enumerate() {
             let taken = |who: &str| {

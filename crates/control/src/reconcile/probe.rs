@@ -85,7 +85,11 @@ impl Probed {
             Self::NotYet => instance.health == Health::Unknown,
             Self::SettingUp => instance.health == Health::Unknown || instance.phase == Phase::Booting,
             Self::Booted | Self::CutOff { .. } => true,
-            Self::Failed(_) => instance.health != Health::Failing,
+            // Another setup command may fail after the first.
+            Self::Failed(error) => {
+                instance.health != Health::Failing
+                    || instance.last_error.as_ref().is_none_or(|last| last.message != error.message())
+            }
         }
     }
 }

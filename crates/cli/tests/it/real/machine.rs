@@ -98,7 +98,7 @@ fn made_at_a_terminal(farm: &Farm, project: &Path, port: u16) -> String {
     assert!(id.starts_with("lab-"), "{id}");
 
     // A command that asks.
-    terminal.shows_within(BOOT, "Who are you? ");
+    terminal.shows_within(BOOT, "\nWho are you? ");
     eprintln!("it asks after {:?}\n{}", begun.elapsed(), terminal.screen());
     terminal.types("Ada");
     terminal.shows_within(LONG, "Good evening, Ada.");
@@ -120,11 +120,11 @@ fn made_at_a_terminal(farm: &Farm, project: &Path, port: u16) -> String {
     terminal.types("e");
     terminal.shows_within(LONG, "ended with 1");
     eprintln!("{}", terminal.screen());
-    let ps = farm.run(&["ps"]).ends(0).out;
-    eprintln!("{ps}");
-    assert!(ps.contains("unhealthy") && ps.contains("exited with code 7"), "{ps}");
+    let ps = || farm.run(&["ps"]).ends(0).out;
+    let told = || ps().contains("unhealthy") && ps().contains("4 of 4 exited with code 7");
+    until_within(LONG, "ps tells the last failure", told, ps);
     let status = farm.run(&["status", &id]).ends(0);
-    eprintln!("{}", status.out);
+    eprintln!("{}{}", ps(), status.out);
     drop(terminal);
 
     // Without a terminal nothing is asked.
