@@ -244,6 +244,8 @@ fn server_is_killed(farm: &Farm) {
     let server = farm.server_pid();
     kill(server, Signal::SIGKILL);
     until("the server is gone", || !runs(server));
+    // A command that still meets the dying one fails.
+    until("the next server answers", || farm.run(&["ps"]).code == Some(0));
 }
 
 fn outlives_the_server(farm: &Farm, id: &str) {
