@@ -27,7 +27,8 @@ use crate::inner::Inner;
 use crate::machine::{forwards, host_url};
 use crate::record::{self, MachineRecord};
 use crate::{
-    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, prepare, recover, shares, start, suspend,
+    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, prepare, recover, shares, start,
+    suspend,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.

@@ -121,8 +121,12 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
     if let Some(note) = core.runtime(target)?.start_note(&instance.id).await {
         core.record(hold, &instance.id, |_| vec![NewEvent::warning("memory-lost", note)]).await?;
     }
-    let booting = instance.spec.vm.is_some() && instance.phase != Phase::Waking;
-    let until = if booting { "waiting until it has booted" } else { "waiting until it answers" };
+    let boots = instance.spec.vm.is_some() && instance.phase != Phase::Waking;
+    let until = match (boots, is_bare(&instance.spec)) {
+        (true, true) => "waiting until it has booted",
+        (true, false) => "waiting until it has booted and answers",
+        (false, _) => "waiting until it answers",
+    };
     steps.step("ready", until, None, "");
     saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)

@@ -57,8 +57,8 @@ pub(crate) enum Probed {
     Passed,
     /// It does not answer yet, and still has time.
     NotYet,
-    /// Its machine has booted, and the commands that set it up are not over.
-    SettingUp,
+    /// Its machine has booted, and what is in it is not ready: a claw starts, commands set it up.
+    Up,
     /// Its machine has booted, and the commands that set it up may be run.
     Booted,
     /// A command that set it up was begun, and nobody runs it any more.
@@ -83,7 +83,7 @@ impl Probed {
                     || instance.last_error.is_some()
             }
             Self::NotYet => instance.health == Health::Unknown,
-            Self::SettingUp => instance.health == Health::Unknown || instance.phase == Phase::Booting,
+            Self::Up => instance.health == Health::Unknown || instance.phase == Phase::Booting,
             Self::Booted | Self::CutOff { .. } => true,
             // Another setup command may fail after the first.
             Self::Failed(error) => {
@@ -97,6 +97,7 @@ impl Probed {
 /// Asks once.
 pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) -> Probed {
     let was_ready = instance.health == Health::Passing;
+    let mut booted = false;
     let answer = match (reach::dial(core, instance), core.adapter(instance)) {
         (Ok(dial), Ok(adapter)) => {
             let ask = async {
@@ -104,10 +105,11 @@ pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) 
                     return Ok(adapter.probe_liveness(&dial).await);
                 }
                 if instance.spec.vm.is_some() {
-                    let booted = setup::booted(core, instance).await?;
-                    if booted != Probe::Passed {
-                        return Ok(booted);
+                    let answer = setup::booted(core, instance).await?;
+                    if answer != Probe::Passed {
+                        return Ok(answer);
                     }
+                    booted = true;
                 }
                 Ok(adapter.probe_startup(&dial).await)
             };
@@ -132,6 +134,8 @@ pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) 
     let up = seen.started_at.map_or(Duration::ZERO, |t| Timestamp::now().since(t));
     if up >= limit || instance.health == Health::Failing {
         Probed::Failed(too_slow(instance, limit, &why))
+    } else if booted {
+        Probed::Up
     } else {
         Probed::NotYet
     }
@@ -167,7 +171,7 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
                 instance.health = Health::Starting;
             }
         }
-        Probed::SettingUp => runs(instance, now, &mut events),
+        Probed::Up => runs(instance, now, &mut events),
         Probed::Booted => {
             runs(instance, now, &mut events);
             if let Some(setup) = &mut instance.setup {
@@ -269,7 +273,7 @@ mod tests {
         let mut bare = up();
         absorb(&mut bare, Probed::Passed, now);
         assert_eq!(bare.phase, Phase::Ready);
-        for probed in [Probed::Booted, Probed::SettingUp] {
+        for probed in [Probed::Booted, Probed::Up] {
             let mut it = up();
             assert!(probed.is_news(&it), "{probed:?}");
             absorb(&mut it, probed, now);

@@ -53,9 +53,9 @@ pub(crate) fn look(core: &Core, instance: &Instance) -> Option<Probed> {
     let step = setup.steps.get(at)?;
     let runs = core.setups.is_running(&instance.id);
     Some(match step.state {
-        StepState::Running if runs => Probed::SettingUp,
+        StepState::Running if runs => Probed::Up,
         StepState::Running => Probed::CutOff { at, started_at: step.started_at },
-        StepState::Pending if runs => Probed::SettingUp,
+        StepState::Pending if runs => Probed::Up,
         StepState::Pending => {
             if !setup.attended {
                 core.setups.wants(&instance.id);
@@ -65,7 +65,7 @@ pub(crate) fn look(core: &Core, instance: &Instance) -> Option<Probed> {
                 Some(since) if setup.attended && Timestamp::now().since(since) > PATIENCE => {
                     Probed::Failed(left(instance, at))
                 }
-                Some(_) => Probed::SettingUp,
+                Some(_) => Probed::Up,
             }
         }
         StepState::Failed | StepState::CutOff => Probed::Failed(failed(instance, at)),
