@@ -44,7 +44,7 @@ bench-compare: ## two commits in one run: make bench-compare A=main B=HEAD
 integration-001: ## virtual machines: what is told and refused without one (INTEGRATION_IMAGE_REF=debian:12)
 	@scripts/integration 001
 
-integration-001-run: ## one that boots, answers, is suspended, resumed and removed
+integration-001-run: ## an OpenClaw in one answers, is suspended, resumed and removed
 	@scripts/integration 001-run
 
 integration-002: ## an image is had once, and each virtual machine has a disk of its own
