@@ -41,13 +41,13 @@ bench: ## the figures of docs/benchmarks.md
 bench-compare: ## two commits in one run: make bench-compare A=main B=HEAD
 	@scripts/bench-compare "$(A)" "$(B)"
 
-integration-001: ## smoke test of the commands a virtual machine is run with
+integration-001: ## virtual machines: what is told and refused without one (INTEGRATION_IMAGE_REF=debian:12)
 	@scripts/integration 001
 
-integration-001-run: ## the same, and a virtual machine until it answers
+integration-001-run: ## an OpenClaw in one answers, is suspended, resumed and removed
 	@scripts/integration 001-run
 
-integration-002: ## an image is fetched once, and each virtual machine has a copy of its own
+integration-002: ## an image is had once, and each virtual machine has a disk of its own
 	@scripts/integration 002
 
 clean: ## remove what was built here

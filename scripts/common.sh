@@ -39,3 +39,21 @@ install_for() {
     die "$command is missing" "install it (Debian, Ubuntu: sudo apt-get install $*)"
   fi
 }
+
+# optional_parts: what belongs to a build of clawfarm and can be left out: sets `features`, and exports
+# CLAWFARM_GUEST_AGENT. Without the two libraries that a virtiofsd is linked with it has none; without
+# the agent of virtual machines commands in them go by SSH. `clawfarm doctor` tells which it has.
+optional_parts() {
+  local agent
+  features=()
+  if [ -e /usr/include/cap-ng.h ] && [ -e /usr/include/seccomp.h ]; then
+    features=(--features clawfarm/virtiofsd)
+  else
+    say "without a virtiofsd: it wants libcap-ng-dev and libseccomp-dev (a package of virtiofsd does as well)"
+  fi
+  if agent=$("$repository/scripts/guest"); then
+    export CLAWFARM_GUEST_AGENT=$agent
+  else
+    say "without the agent of virtual machines: commands in them will go by SSH"
+  fi
+}

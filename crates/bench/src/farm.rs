@@ -12,13 +12,35 @@ pub(crate) struct Farm {
     folder: TempDir,
     binary: PathBuf,
     cache: PathBuf,
+    /// Whether its images are in its home, as a person's are, and not in the cache of the tests.
+    own_images: bool,
 }
 
 impl Farm {
     pub(crate) fn new() -> Result<Self> {
         let binary = std::env::var_os("CLAWFARM_BIN")
             .context("CLAWFARM_BIN names the binary; `make bench` sets it")?;
-        Ok(Self { folder: TempDir::with_prefix("cfb")?, binary: binary.into(), cache: cache()? })
+        Ok(Self {
+            folder: TempDir::with_prefix("cfb")?,
+            binary: binary.into(),
+            cache: cache()?,
+            own_images: false,
+        })
+    }
+
+    /// One that has an image for virtual machines in its home: what is kept there may be leaned on by
+    /// disks, while a cache may be emptied. It is made where the tests have not made it yet.
+    pub(crate) fn of_machines(image: &str) -> Result<Self> {
+        let mut farm = Self::new()?;
+        farm.run(&["image", "build", image])?;
+        farm.run(&["down"])?;
+        let (from, to) = (farm.cache.join("images").join(image), farm.image(image));
+        std::fs::create_dir_all(to.join("pins"))?;
+        for name in ["image.img", "image.json"] {
+            std::fs::copy(from.join(name), to.join(name))?;
+        }
+        farm.own_images = true;
+        Ok(farm)
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
@@ -29,12 +51,16 @@ impl Farm {
             .env("CLAWFARM_CACHE_DIR", &self.cache)
             .env("CLAWFARM_SIM_WORLD", self.folder.path().join("world"))
             .stdin(Stdio::null());
+        if self.own_images {
+            // By hand it is the emulator, too.
+            command.env_remove("CLAWFARM_CACHE_DIR").env("CLAWFARM_VM_ACCELERATOR", "tcg");
+        }
         command
     }
 
-    /// Where it has images of virtual machines.
-    pub(crate) fn images(&self) -> PathBuf {
-        self.cache.clone()
+    /// The folder of an image for virtual machines.
+    pub(crate) fn image(&self, image: &str) -> PathBuf {
+        self.folder.path().join("images").join(image)
     }
 
     /// Runs it to its end; its standard output.

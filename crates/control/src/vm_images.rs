@@ -123,10 +123,17 @@ impl Core {
     /// Whether there is the image that an instance is to be made of, as far as this server keeps
     /// the images of its target.
     pub(crate) async fn check_vm_image(&self, spec: &InstanceSpec) -> Result<()> {
-        match (&spec.vm, self.vm_images.get()) {
-            (Some(vm), Some(images)) => {
-                images.check(&vm.image).await.map_err(|error| error.field("vm.image"))
-            }
+        let (Some(vm), Some(images)) = (&spec.vm, self.vm_images.get()) else { return Ok(()) };
+        images.check(&vm.image).await.map_err(|error| error.field("vm.image"))?;
+        let Some(wanted) = vm.disk_gib else { return Ok(()) };
+        // Of one that is still to come it is not known, and told when its disk is made.
+        let here = images.list().await?.into_iter().find(|it| it.reference == vm.image);
+        match here.and_then(|it| it.disk_bytes).map(|bytes| bytes.div_ceil(1 << 30)) {
+            Some(least) if u64::from(wanted) < least => Err(Error::invalid(
+                "vm.disk_gib",
+                format!("the image '{}' has a disk of {least} GiB, which can't be made smaller", vm.image),
+            )
+            .fix(format!("give at least {least} GiB, or leave it out"))),
             _ => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 //! QEMU can't tell: a guest's system says it by answering SSH, and cloud-init when it is done.
 //! It is written down once for each launch, so that a later server does not ask again.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use clawfarm_files::blocking;
 use clawfarm_local::keeper;
 use clawfarm_model::{ClawId, Code, Error, Result};
 use clawfarm_qemu::ssh::{Ended, Ssh};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::inner::{Inner, guard};
 use crate::record::{Booted, MachineRecord};
@@ -20,9 +24,16 @@ const ROUND: Duration = Duration::from_secs(60);
 /// How long cloud-init may take once SSH answers: it may install what an image lacks.
 const SET_UP: Duration = Duration::from_secs(30 * 60);
 
-/// Waits for the end of the first boot's set-up, and tells what cloud-init tells.
-const STATUS: &str = "if command -v cloud-init >/dev/null; then \
-    cloud-init status --wait >/dev/null 2>&1 || { cloud-init status --long 2>&1 | tail -n 20; exit 1; }; fi";
+/// How long a connection may stay silent: at first, and at most.
+const SILENCE: Duration = Duration::from_secs(2);
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Between two connections that were refused.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits for the end of the first boot's set-up, and tells what cloud-init tells. Its 2 is a warning (a
+/// word of the image's own settings that is out of use, say), and newer than the others.
+const STATUS: &str = "command -v cloud-init >/dev/null || exit 0; cloud-init status --wait >/dev/null 2>&1; \
+    case $? in 0 | 2) ;; *) cloud-init status --long 2>&1 | tail -n 20; exit 1 ;; esac";
 
 /// Follows the boot of a launch, if nobody does yet and it is not over.
 pub(crate) fn follow(inner: &Arc<Inner>, id: &ClawId, run: i64) {
@@ -81,11 +92,37 @@ async fn to_the_end(weak: &Weak<Inner>, id: &ClawId, run: i64) {
     }
 }
 
+/// Waits until an SSH server greets at a forwarded port.
+///
+/// QEMU takes every connection, and hands it on when the guest has a network, with longer and longer
+/// pauses between its attempts: so one that stays silent is given up soon, and another made. Only who
+/// was greeted starts an ssh: each that is in vain costs an emulated guest, and this machine, more time
+/// than there is between two looks.
+async fn greets(port: u16, limit: Duration) -> Result<()> {
+    let until = Instant::now() + limit;
+    let mut silence = SILENCE;
+    while Instant::now() < until {
+        let greeted = async {
+            let mut greeting = [0; 4];
+            let mut line = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+            line.read_exact(&mut greeting).await.map(|_| greeting == *b"SSH-")
+        };
+        match tokio::time::timeout(silence.min(until - Instant::now()), greeted).await {
+            Ok(Ok(true)) => return Ok(()),
+            // Nobody listens there yet.
+            Ok(Ok(false) | Err(_)) => tokio::time::sleep(PAUSE).await,
+            // It may only be slow: one that has a small part of a processor needs seconds for a word.
+            Err(_) => silence = (silence * 5 / 4).min(SILENCE_MAX),
+        }
+    }
+    Err(Error::new(Code::Timeout, "no SSH server greets yet"))
+}
+
 /// How the boot went: `Some` with what went wrong in its set-up.
 async fn look(inner: &Inner, id: &ClawId) -> Result<Option<String>> {
     let ssh: Ssh = seed::ssh(inner, &inner.record(id)?)?;
     let messages = seed::messages(inner, id)?;
-    ssh.answers(ROUND, messages.path()).await?;
+    greets(ssh.port, ROUND).await?;
     let asked = tokio::time::timeout(SET_UP, ssh.output(STATUS, messages.path())).await;
     match asked
         .map_err(|_| Error::new(Code::Timeout, "its first boot's set-up does not come to an end"))??
@@ -114,5 +151,42 @@ pub(crate) fn check(record: &MachineRecord) -> Result<()> {
                 .fix(format!("look with `clawfarm shell {id}` (cloud-init's log is /var/log/cloud-init-output.log), or make it anew")))
         }
         Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_greets_is_noticed_behind_ones_that_are_silent_or_hang_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let guest = tokio::spawn(async move {
+            let mut silent = Vec::new();
+            for nth in 0.. {
+                let (mut line, _) = listener.accept().await.unwrap();
+                match nth {
+                    // As QEMU is before the guest has a network, and while nobody listens there.
+                    0 => silent.push(line),
+                    1 => drop(line),
+                    2 => line.write_all(b"220 mail\r\n").await.unwrap(),
+                    _ => return line.write_all(b"SSH-2.0-x\r\n").await.unwrap(),
+                }
+            }
+        });
+        greets(port, Duration::from_secs(60)).await.unwrap();
+        guest.await.unwrap();
+        let error = greets(port, Duration::from_millis(300)).await.unwrap_err();
+        assert_eq!(error.code(), Code::Timeout);
+    }
+
+    #[test]
+    fn the_question_how_the_boot_went_is_one_that_a_shell_takes() {
+        let checked = std::process::Command::new("/bin/sh").args(["-n", "-c", STATUS]).status().unwrap();
+        assert!(checked.success());
     }
 }

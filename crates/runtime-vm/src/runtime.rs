@@ -11,6 +11,7 @@ use clawfarm_local::client::LIMIT;
 use clawfarm_local::{host, keeper, logs};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, StopOptions};
 use clawfarm_runtime::{
     Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream,
@@ -26,7 +27,8 @@ use crate::inner::Inner;
 use crate::machine::host_url;
 use crate::record::{self, MachineRecord};
 use crate::{
-    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover, start, suspend,
+    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover, shares, start,
+    suspend,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
@@ -137,6 +139,11 @@ impl Runtime for VmRuntime {
 
     async fn capacity(&self) -> Result<Capacity> {
         blocking(host::capacity).await
+    }
+
+    async fn check_vm(&self, vm: &VmSpec) -> Result<()> {
+        let (inner, vm) = (Arc::clone(&self.inner), vm.clone());
+        blocking(move || shares::check_workspace(&inner.paths.home, &vm)).await
     }
 
     async fn ensure(&self, placement: &Placement, progress: &dyn Progress) -> Result<Place> {

@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ClawId, Fence, Observation, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
@@ -71,6 +72,15 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` when the target does not answer.
     async fn capacity(&self) -> Result<Capacity>;
+
+    /// Checks of a new virtual machine what this target's host decides, before anything is made. The
+    /// host may be another one by the time that it is: so [`Runtime::ensure`] looks again.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the field of [`VmSpec`].
+    async fn check_vm(&self, _vm: &VmSpec) -> Result<()> {
+        Ok(())
+    }
 
     /// Makes everything an instance needs before it can start: software, folders, network,
     /// data. Reports its steps to `progress`. Done twice, it finds all in place.

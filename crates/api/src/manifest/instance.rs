@@ -8,6 +8,7 @@ use clawfarm_model::image::ImageReference;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::name::{InstanceName, ProjectName, TargetName};
 use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ConfigName, Error, RuntimePolicy};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -68,6 +69,10 @@ pub struct InstanceSpec {
     /// The container image that was chosen for it, instead of clawfarm's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageReference>,
+    /// What it is as a virtual machine: its image, its folders, its ports, and the commands that set it
+    /// up, which the server runs when it is made of this document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmSpec>,
     /// The project that it is of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectName>,

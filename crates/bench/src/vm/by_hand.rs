@@ -126,21 +126,6 @@ impl Drop for Machine {
     }
 }
 
-/// The image that clawfarm has, for a disk beside its own.
-pub(super) fn image(home: &Path) -> Result<PathBuf> {
-    let folder = home.join("images").join(super::IMAGE);
-    let images = std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
-    let mut largest = None;
-    for image in images {
-        let image = image?;
-        let size = image.metadata()?.len();
-        if largest.as_ref().is_none_or(|(other, _)| size > *other) {
-            largest = Some((size, image.path()));
-        }
-    }
-    Ok(largest.context("the image has no file")?.1)
-}
-
 fn start(folder: &Path, port: u16, incoming: bool) -> Result<Child> {
     let _ = std::fs::remove_file(folder.join("qmp"));
     let mut qemu = Command::new("qemu-system-x86_64");

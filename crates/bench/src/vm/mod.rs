@@ -36,10 +36,11 @@ impl Both {
 
 /// `new` until a command was run, `suspend`, `resume` until one was run again, and commands.
 pub(crate) fn run(rounds: usize) -> Result<()> {
-    let farm = Farm::new()?;
     // Made once, and not measured.
-    farm.run(&["image", "build", IMAGE])?;
-    let image = by_hand::image(&farm.images())?;
+    let farm = Farm::of_machines(IMAGE)?;
+    let image = farm.image(IMAGE).join("image.img");
+    // So does a server start with the first command.
+    farm.run(&["ps"])?;
     let (mut new, mut suspend, mut resume, mut exec) =
         (Both::default(), Both::default(), Both::default(), Both::default());
     for round in 0..rounds {

@@ -214,6 +214,7 @@ async fn what_now(
                 return Ok(());
             }
             "s" | "shell" => {
+                app.ui.note("You come back to this question when the shell ends (exit).");
                 let request = ConsoleRequest { tty: true, ..ConsoleRequest::default() };
                 if let Err(failure) = console::run(app, id, request, true).await {
                     match failure {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use clap::Args;
-use clawfarm_api::{EventsQuery, InstanceView, MetricsView, OperationsQuery, SleepView};
+use clawfarm_api::{EventsQuery, InstanceView, MACHINE, MetricsView, OperationsQuery, SleepView};
 use clawfarm_client::Client;
 use clawfarm_model::config::{ConfigMode, Provider};
 use clawfarm_model::event::{Event, Level};
@@ -87,7 +87,8 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
     if let Some(reference) = &instance.image_reference {
         field(ui, "runs image", reference)?;
     }
-    if let Some(digest) = &instance.image_digest {
+    // A machine is of what its image was when its disk was made.
+    if let Some(digest) = instance.image_digest.as_ref().filter(|_| instance.vm.is_none()) {
         field(ui, "digest", clean_line(digest))?;
     }
     machine(ui, instance)?;
@@ -112,7 +113,7 @@ fn print(ui: &Ui, status: &Status) -> Result<(), Failure> {
     }
     configured(ui, instance)?;
     if let Some(metrics) = &status.usage {
-        usage(ui, metrics)?;
+        usage(ui, metrics, instance.vm.is_some())?;
     }
     for (nth, line) in status.sleep.iter().flat_map(super::policy::outlook).enumerate() {
         field(ui, if nth == 0 { "sleep" } else { "" }, line)?;
@@ -180,6 +181,9 @@ fn state(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {
 fn configured(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {
     let resources = instance.resources;
     field(ui, "limits", format_args!("{} CPU, {} MiB memory", resources.cpus, resources.memory_mib))?;
+    if instance.claw_type.as_str() == MACHINE {
+        return labels(ui, instance);
+    }
     let model = match &instance.config.model {
         // An imported home, or a dataset, has a choice of its own, unless it is overwritten.
         None if instance.config_mode == ConfigMode::Managed => {
@@ -200,6 +204,10 @@ fn configured(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {
         ConfigMode::Managed => "managed: read-only for the claw",
     };
     field(ui, "config", mode)?;
+    labels(ui, instance)
+}
+
+fn labels(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {
     if !instance.labels.is_empty() {
         let labels: Vec<_> = instance.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         field(ui, "labels", clean_line(&labels.join(" ")))?;
@@ -207,14 +215,15 @@ fn configured(ui: &Ui, instance: &InstanceView) -> Result<(), Failure> {
     Ok(())
 }
 
-fn usage(ui: &Ui, metrics: &MetricsView) -> Result<(), Failure> {
+fn usage(ui: &Ui, metrics: &MetricsView, machine: bool) -> Result<(), Failure> {
     let usage = &metrics.usage;
     let limit = match usage.memory_limit_bytes {
         0 => "no limit in force".to_owned(),
         limit => format!("limit {}", bytes(limit)),
     };
     let cpu = duration(std::time::Duration::from_millis(usage.cpu_millis));
-    field(ui, "memory", format_args!("{} ({limit})", bytes(usage.memory_bytes)))?;
+    let with = if machine { ", the emulator's own with it" } else { "" };
+    field(ui, "memory", format_args!("{} ({limit}{with})", bytes(usage.memory_bytes)))?;
     field(ui, "cpu time", format_args!("{cpu}, {} tasks", usage.tasks))?;
     field(
         ui,

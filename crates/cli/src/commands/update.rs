@@ -1,7 +1,7 @@
 //! `update`: another version of the claws' software, a few at a time.
 
 use clap::Args;
-use clawfarm_api::{InstanceQuery, UpdateSoftware};
+use clawfarm_api::{InstanceQuery, MACHINE, UpdateSoftware};
 
 use super::lifecycle::Which;
 use super::wait;
@@ -39,7 +39,9 @@ pub(crate) async fn run(app: &App, args: &UpdateArgs) -> Outcome {
     let request = UpdateSoftware { version: args.version.clone() };
     let ids = if args.all {
         let all = client.all_instances(&InstanceQuery::default()).await?;
-        all.into_iter().map(|instance| instance.id.as_str().to_owned()).collect()
+        // A bare machine has no software of clawfarm's.
+        let claws = all.into_iter().filter(|it| it.claw_type.as_str() != MACHINE);
+        claws.map(|instance| instance.id.as_str().to_owned()).collect()
     } else {
         args.ids.clone()
     };

@@ -28,6 +28,11 @@ const LOST_MAX: Duration = Duration::from_secs(60);
 /// The pause before it is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How often it is asked whether a machine has booted.
+const BOOTED: Duration = Duration::from_millis(150);
+/// The first pause where something is as good as done.
+const SOON: Duration = Duration::from_millis(25);
+
 /// Ctrl-C, noticed from the moment this is made.
 pub(crate) struct CtrlC(Signal);
 
@@ -183,7 +188,7 @@ pub(crate) async fn until_booted(
             {
                 return;
             }
-            sleep(PAUSE).await;
+            sleep(BOOTED).await;
         }
     };
     tokio::select! {
@@ -210,6 +215,7 @@ pub(crate) async fn until_it(
     is: impl Fn(&InstanceView) -> bool,
 ) -> Result<InstanceView, Error> {
     let begun = Instant::now();
+    let mut pause = SOON;
     loop {
         match client.instance(id).await {
             Ok(now) if is(&now) || begun.elapsed() >= limit => return Ok(now),
@@ -219,7 +225,8 @@ pub(crate) async fn until_it(
             }
             Err(error) => return Err(error),
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE);
     }
 }
 

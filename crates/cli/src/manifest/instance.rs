@@ -45,6 +45,7 @@ pub(crate) fn of_view(view: &InstanceView) -> InstanceManifest {
             runtime: Some(view.runtime),
             target: Some(view.target.clone()),
             image: view.image_reference.clone(),
+            vm: view.vm.clone(),
             project: Some(view.project.clone()).filter(|it| *it != ProjectName::default_project()),
             port: view.wanted_port,
             resources: Some(Resources {
@@ -78,6 +79,7 @@ pub(crate) fn comparable(it: &InstanceManifest, like: &InstanceManifest) -> Resu
     put("target", wanted.target.is_some(), json!(spec.target));
     put("image", wanted.image.is_some(), json!(spec.image));
     let project = spec.project.clone().unwrap_or_else(ProjectName::default_project);
+    put("vm", wanted.vm.is_some(), json!(spec.vm));
     put("project", wanted.project.is_some(), json!(project));
     put("port", wanted.port.is_some(), json!(spec.port));
     let (has, share) = (wanted.resources.clone().unwrap_or_default(), spec.resources.clone());

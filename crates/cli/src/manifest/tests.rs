@@ -275,7 +275,10 @@ proptest! {
             metadata: InstanceMetadata { name: "alice".parse().unwrap(), namespace: None, labels: None },
             spec: InstanceSpec {
                 claw_type: "openclaw".into(), version: None, replicas: Some(1), runtime: None, target: None,
-                image: None, project: None, port: Some(20_000), resources: None, config_mode: None,
+                image: None, vm: Some(serde_json::from_value(json!({
+                    "image": "debian:12", "volumes": [{"name": "a", "guest": "/srv/a"}], "publish": [{"host": 8080, "guest": 80}],
+                    "setup": ["echo '#:-' > \"a b\"\ntrue"],
+                })).unwrap()), project: None, port: Some(20_000), resources: None, config_mode: None,
                 restart: None, ready_timeout_secs: Some(60), sleep: None, config: Some(config), storage: None,
             },
             status: None,

@@ -258,3 +258,124 @@ fn what_can_t_be_a_machine_is_refused_before_anything_is_made() {
         home.run(&["new", "debian:12", "--runtime", "sim", "--publish", &format!("{port}:80")]).ends(4);
     assert!(refused.err.contains("another instance's"), "{refused:?}");
 }
+
+#[test]
+fn a_machine_is_written_out_and_made_again_from_that() {
+    let home = Home::new();
+    new(&home, &["--run", "echo once", "--volume", "data:/srv/data", "--publish", "28082:80"]).ends(0);
+    let written = home.run(&["export", "lab"]).ends(0).out;
+    assert!(written.contains("ubuntu:24.04") && written.contains("/srv/data"), "{written}");
+    let file = home.path().join("lab.yaml");
+    std::fs::write(&file, &written).expect("written");
+    let file = file.display().to_string();
+    // It says what is.
+    let same = home.run(&["apply", "-f", &file]).ends(0);
+    assert!(same.out.contains("unchanged"), "{same:?}");
+    let other = home.path().join("other.yaml");
+    std::fs::write(&other, written.replace("28082", "28083")).expect("written");
+    let refused = home.run(&["apply", "-f", &other.display().to_string()]).ends(4);
+    assert!(refused.err.contains("spec.vm.publish") && refused.err.contains("28083"), "{refused:?}");
+    let before = lab(&home)["vm"].clone();
+    home.run(&["rm", "lab", "--purge"]).ends(0);
+    home.run(&["apply", "-f", &file]).ends(0);
+    eventually("it is ready", || (lab(&home)["phase"] == "ready").then_some(()));
+    assert_eq!((&lab(&home)["vm"], states(&home)), (&before, vec!["done".to_owned()]));
+    assert_eq!(begun(&home, "echo once"), 1, "by the server");
+}
+
+#[test]
+fn what_is_for_claws_is_refused_to_a_machine_with_what_to_do() {
+    let home = Home::new();
+    let made = new(&home, &[]).ends(0);
+    for told in ["starting a machine of ubuntu:24.04", "until it has booted"] {
+        assert!(made.err.contains(told), "no {told}: {made:?}");
+    }
+    assert!(!made.err.contains("configuration"), "it has none: {made:?}");
+    let archive = home.path().join("lab.tar.zst").display().to_string();
+    for (arguments, code, names) in [
+        (&["backup", "lab", "--output", &archive][..], 1, "volumes"),
+        (&["update", "lab"], 1, "clawfarm shell"),
+        (&["update", "lab", "--version", "2"], 1, "clawfarm shell"),
+        (&["send", "lab", "hello"], 1, "clawfarm exec"),
+        (&["config", "set", "lab", "model.name=x"], 2, "--run"),
+    ] {
+        let refused = home.run(arguments);
+        assert_eq!(refused.code, Some(code), "{arguments:?}: {refused:?}");
+        assert!(refused.err.contains("  fix: ") && refused.err.contains(names), "{arguments:?}: {refused:?}");
+    }
+    assert!(!home.path().join("lab.tar.zst").exists());
+    // All claws, of which it is none.
+    home.run(&["update", "--all"]).ends(0);
+    // Nothing in it has the token, so it is not rebooted for a new one.
+    let run = |home: &Home| home.run(&["logs", "lab"]).ends(0).out.matches(" started, run ").count();
+    home.run(&["token", "rotate", "lab"]).ends(0);
+    assert_eq!((run(&home), lab(&home)["phase"].as_str()), (1, Some("ready")));
+    let status = home.run(&["status", "lab"]).ends(0).out;
+    for misleading in ["model ", "config ", "digest "] {
+        assert!(!status.contains(&format!("\n{misleading}")), "{misleading}: {status}");
+    }
+    // What is a matter of ports works: something in it may listen there.
+    home.run(&["open", "lab", "--json"]).ends(0);
+}
+
+#[test]
+fn a_site_that_does_not_answer_is_told_soon_and_with_what_to_do() {
+    let home = Home::new();
+    let nobody =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let site = format!("http://{nobody}/");
+    let begun = std::time::Instant::now();
+    let mut command = home.command(&["new", "ubuntu:24.04", "lab"]);
+    command.env("CLAWFARM_UBUNTU_IMAGES", &site);
+    let refused = crate::support::finish(command.spawn().expect("starts")).ends(5);
+    assert!(
+        refused.err.contains("can't be reached") && refused.err.contains("CLAWFARM_UBUNTU_IMAGES"),
+        "{refused:?}"
+    );
+    assert!(refused.err.contains("clawfarm image import"), "{refused:?}");
+    assert!(begun.elapsed().as_secs() < 40, "it took {:?}", begun.elapsed());
+    assert_eq!(lab(&home)["phase"], "failed");
+    assert!(home.run(&["ps"]).ends(0).out.contains("can't be reached"));
+    // It is for the next try: nothing was made that would be in its way.
+    home.run(&["rm", "lab"]).ends(0);
+}
+
+#[test]
+fn doctor_says_whether_machines_get_the_agent() {
+    let home = Home::new();
+    let told = home.run(&["doctor"]).out;
+    let line = told.lines().find(|line| line.contains("agent: ")).unwrap_or_default().to_owned();
+    // As `scripts/test` and `scripts/build` have it built; at one's own desk it may not be.
+    match option_env!("CLAWFARM_GUEST_AGENT").filter(|agent| !agent.is_empty()) {
+        Some(_) => assert!(line.contains("ok") && line.contains("get clawfarm's agent"), "{told}"),
+        None => assert!(line.contains("without the agent"), "{told}"),
+    }
+}
+
+/// What a release is built with: cargo is a script that tells how it was called.
+#[test]
+fn a_release_has_the_agent_in_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let calls = folder.path().join("calls");
+    let program = folder.path().join("cargo");
+    let script =
+        format!("#!/bin/sh\necho \"agent=$CLAWFARM_GUEST_AGENT cargo $*\" >>'{}'\n", calls.display());
+    std::fs::write(&program, script).expect("written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("set");
+    let repository =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a repository");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").expect("a PATH"));
+    let built = std::process::Command::new(repository.join("scripts/build"))
+        .env("PATH", path)
+        .env("CARGO_TARGET_DIR", "/nowhere")
+        .env_remove("CLAWFARM_GUEST_AGENT")
+        .output()
+        .expect("it runs");
+    assert!(built.status.success(), "{built:?}");
+    let calls = std::fs::read_to_string(calls).expect("it was called");
+    let [guest, clawfarm] = calls.lines().collect::<Vec<_>>()[..] else { panic!("{calls}") };
+    assert!(guest.contains("--bin clawfarm-guest") && guest.contains("--profile guest"), "{calls}");
+    assert!(clawfarm.contains("cargo build --release --bin clawfarm"), "{calls}");
+    assert!(clawfarm.starts_with("agent=/nowhere/") && clawfarm.contains("/clawfarm-guest "), "{calls}");
+}

@@ -26,6 +26,7 @@ use super::pipe::{PIECES, Sending};
 use super::{Workplace, check_room, offered};
 use crate::Control;
 use crate::core::{Core, may};
+use crate::instances::not_of_a_machine;
 use crate::instances::software::refuse_if_updating;
 use crate::operations::StepLog;
 use crate::reconcile::{Aside, act};
@@ -64,6 +65,14 @@ impl Control {
         let present = core.find(context, id).await?;
         let grant = may(context, Action::DataRead, &present)?;
         check(&present)?;
+        not_of_a_machine(
+            &present,
+            "and archives are of claws: what is on its disk is not copied",
+            format!(
+                "copy what you need from its volumes, which also stay when it is removed: clawfarm status {}",
+                present.id
+            ),
+        )?;
         let runtime = core.runtime(&present.spec.target)?;
         let room = offered(runtime.as_ref())?.room();
         let place = core.backups.place()?;

@@ -13,3 +13,4 @@ pub(crate) mod token;
 mod vm;
 
 pub(crate) use lifecycle::{Wanted, busy};
+pub(crate) use vm::{is_bare, not_of_a_machine};

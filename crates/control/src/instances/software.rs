@@ -9,6 +9,7 @@ use clawfarm_store::{Changes, NewOperation};
 
 use crate::admission::Reservation;
 use crate::core::may;
+use crate::instances::not_of_a_machine;
 use crate::reconcile::absorb::moved;
 use crate::{Accepted, Control};
 
@@ -31,6 +32,14 @@ impl Control {
         let core = &self.core;
         let present = core.find(context, id).await?;
         let grant = may(context, Action::InstanceChange, &present)?;
+        not_of_a_machine(
+            &present,
+            "which has no software of clawfarm's to be updated",
+            format!(
+                "update what is in it (clawfarm shell {}), or make a new one of a newer image",
+                present.id
+            ),
+        )?;
         let adapter = core.adapter(&present)?;
         if let Some(image) = &present.spec.image {
             return Err(Error::new(

@@ -6,6 +6,7 @@ use clawfarm_store::{Changes, NewOperation, Outcome};
 use secrecy::SecretString;
 
 use crate::core::may;
+use crate::instances::is_bare;
 use crate::instances::software::refuse_if_updating;
 use crate::keys::{GATEWAY_TOKEN, MODEL_KEY, new_key, same};
 use crate::{Accepted, Control};
@@ -52,7 +53,10 @@ impl Control {
         let writing = self.core.store.update_instance(&grant, &instance.id, None, |it| {
             refuse_if_updating(it)?;
             it.intent.generation += 1;
-            it.intent.run += 1;
+            // Nothing in a bare machine has it: only who is let in at its address is asked for it.
+            if !is_bare(&it.spec) {
+                it.intent.run += 1;
+            }
             Ok(Changes {
                 events: vec![NewEvent::info("token-rotated", "it has a new gateway token")],
                 begin: Some(NewOperation::new(OperationKind::Restart)),

@@ -2,11 +2,12 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
+use clawfarm_adapters::machine::MACHINE;
 use clawfarm_model::name::{ClawType, InstanceName, TenantName};
 use clawfarm_model::setup::Setup;
 use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::vm::VmSpec;
-use clawfarm_model::{Code, Context, Error, InstanceSpec, Result};
+use clawfarm_model::{Code, Context, Error, Instance, InstanceSpec, Result};
 
 use super::create::{Checked, NewInstance};
 use crate::core::Core;
@@ -14,6 +15,20 @@ use crate::core::Core;
 /// How long a virtual machine may take until it is up, in seconds: a large image boots emulated in
 /// minutes where others work beside it, and an OpenClaw is installed after that.
 const VM_READY_TIMEOUT_SECS: u32 = 900;
+
+/// Whether it is a machine and nothing else: what runs in it is its person's business.
+pub(crate) fn is_bare(spec: &InstanceSpec) -> bool {
+    spec.claw_type.as_str() == MACHINE
+}
+
+/// Refuses what is done with a claw's software or data where there is no claw.
+pub(crate) fn not_of_a_machine(instance: &Instance, what: &str, fix: String) -> Result<()> {
+    if !is_bare(&instance.spec) {
+        return Ok(());
+    }
+    let id = &instance.id;
+    Err(Error::new(Code::Unsupported, format!("'{id}' is a bare machine, {what}")).field("id").fix(fix))
+}
 
 /// An image is run by a container engine, or is a virtual machine's, unless a target says otherwise.
 pub(super) fn by_image(new: &NewInstance) -> Option<RuntimeKind> {
@@ -32,7 +47,7 @@ pub(super) const fn ready_timeout_secs(machine: bool) -> u32 {
 
 /// What a machine is called that nobody gave a name: as its image is, as far as that can be one.
 pub(super) fn name(vm: Option<&VmSpec>, claw_type: &ClawType) -> Result<InstanceName> {
-    let bare = claw_type.as_str() == clawfarm_adapters::machine::MACHINE;
+    let bare = claw_type.as_str() == MACHINE;
     let of_image = vm.filter(|_| bare).and_then(|vm| {
         let text = vm.image.name().replace(['.', '_'], "-");
         InstanceName::new(text).ok()
@@ -73,6 +88,10 @@ impl Core {
                         .fix("give a folder that exists on the server's machine"));
                 }
             }
+        }
+        // A target that is away can't say; then it is told when the machine is made.
+        if let Ok(runtime) = self.runtime(&spec.target) {
+            runtime.check_vm(vm).await?;
         }
         self.check_vm_image(spec).await?;
         for (at, port) in vm.publish.iter().enumerate() {

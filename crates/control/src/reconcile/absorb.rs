@@ -68,7 +68,10 @@ fn up(instance: &mut Instance, seen: &Observation, now: Timestamp, events: &mut 
     if instance.intent.desired != Desired::Running || seen.run < instance.intent.run {
         return;
     }
-    moved(instance, Signal::Up, now, events);
+    // A machine boots until something in it answers, which its probe tells.
+    if instance.spec.vm.is_none() || instance.phase != Phase::Booting {
+        moved(instance, Signal::Up, now, events);
+    }
     if instance.health == Health::Unknown {
         instance.health = Health::Starting;
     }

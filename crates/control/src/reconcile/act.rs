@@ -10,7 +10,7 @@ use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::launch::{DataFate, StopOptions};
 use clawfarm_model::{
     Action, Cause, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation,
-    OperationKind, Result, Signal, Timestamp, UpdateStage, Urgency, is_fenced,
+    OperationKind, Phase, Result, Signal, Timestamp, UpdateStage, Urgency, is_fenced,
 };
 use clawfarm_runtime::{Progress, Runtime};
 use clawfarm_store::{Changes, OperationEnd};
@@ -23,7 +23,7 @@ use super::reach::Reach;
 use super::settle::outcome;
 use super::update;
 use crate::core::{Core, may};
-use crate::instances::busy;
+use crate::instances::{busy, is_bare};
 use crate::operations::StepLog;
 use crate::sharing::held::Hold;
 
@@ -96,8 +96,7 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
         let stamps = core.stamps(instance).await?;
         let (launch, warnings) = core.launch(hold, instance, steps).await?;
         core.note_given(hold, instance, stamps).await?;
-        let name = &instance.spec.claw_type;
-        steps.step("start", &format!("starting {name} {}", instance.spec.version), None, "");
+        steps.step("start", &starting_what(instance), None, "");
         core.record(hold, &instance.id, |it| {
             let mut events: Vec<_> = warnings
                 .iter()
@@ -122,13 +121,35 @@ async fn start(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -
     if let Some(note) = core.runtime(target)?.start_note(&instance.id).await {
         core.record(hold, &instance.id, |_| vec![NewEvent::warning("memory-lost", note)]).await?;
     }
-    steps.step("ready", "waiting until it answers", None, "");
+    let boots = instance.spec.vm.is_some() && instance.phase != Phase::Waking;
+    let until = match (boots, is_bare(&instance.spec)) {
+        (true, true) => "waiting until it has booted",
+        (true, false) => "waiting until it has booted and answers",
+        (false, _) => "waiting until it answers",
+    };
+    steps.step("ready", until, None, "");
     saw(core, hold, &instance.id, seen).await?;
     Ok(Again::Now)
 }
 
+/// What starts, in words.
+fn starting_what(instance: &Instance) -> String {
+    let spec = &instance.spec;
+    match &spec.vm {
+        // It has no software but its image's.
+        Some(vm) if is_bare(spec) => format!("starting a machine of {}", vm.image),
+        _ => format!("starting {} {}", spec.claw_type, spec.version),
+    }
+}
+
 fn is_port_taken(error: &Error) -> bool {
     error.code() == Code::Conflict && error.field_name() == Some("port")
+}
+
+/// The image of a machine could not be had: it was asked for several times already, and whoever waits
+/// for the machine should hear it, instead of waiting for a site that is down or closed to this host.
+fn is_out_of_reach(error: &Error) -> bool {
+    matches!(error.code(), Code::Unavailable | Code::Timeout) && error.field_name() == Some("vm.image")
 }
 
 /// Something else sits on the port that was chosen for it: another is chosen.
@@ -424,8 +445,8 @@ async fn failed(core: &Core, hold: &Hold, instance: &Instance, what: &Act, error
     {
         return again;
     }
-    let final_end = matches!(what, Act::Start) && matches!(error.code().class(), Class::User | Class::Fatal);
-    if final_end {
+    let hopeless = matches!(error.code().class(), Class::User | Class::Fatal) || is_out_of_reach(&error);
+    if matches!(what, Act::Start) && hopeless {
         return give_up(core, hold, instance, &error).await;
     }
     let report = error.report();

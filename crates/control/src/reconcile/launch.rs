@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::core::Core;
 use crate::images::mark_of;
+use crate::instances::is_bare;
 use crate::keys::{GATEWAY_TOKEN, MODEL_KEY};
 use crate::secrets::{nearest, seen_by_instance};
 use crate::sharing::held::Hold;
@@ -62,7 +63,9 @@ impl Core {
             self.import(instance, files, progress).await?;
         }
         self.take_in(instance, runtime.as_ref(), progress).await?;
-        progress.step("prepare", "writing its configuration", None, "");
+        if !is_bare(spec) {
+            progress.step("prepare", "writing its configuration", None, "");
+        }
         let secrets = self.secret_values(instance, &spec.config).await?;
         let existing = match runtime.files() {
             Some(files) => existing(files, instance, &adapter.existing_files()).await?,

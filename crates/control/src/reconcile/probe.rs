@@ -57,6 +57,8 @@ pub(crate) enum Probed {
     Passed,
     /// It does not answer yet, and still has time.
     NotYet,
+    /// Its machine has booted, and what is in it is not ready: a claw starts, commands set it up.
+    Up,
     /// Its machine has booted, and the commands that set it up may be run.
     Booted,
     /// A command that set it up was begun, and nobody runs it any more.
@@ -81,8 +83,13 @@ impl Probed {
                     || instance.last_error.is_some()
             }
             Self::NotYet => instance.health == Health::Unknown,
+            Self::Up => instance.health == Health::Unknown || instance.phase == Phase::Booting,
             Self::Booted | Self::CutOff { .. } => true,
-            Self::Failed(_) => instance.health != Health::Failing,
+            // Another setup command may fail after the first.
+            Self::Failed(error) => {
+                instance.health != Health::Failing
+                    || instance.last_error.as_ref().is_none_or(|last| last.message != error.message())
+            }
         }
     }
 }
@@ -98,23 +105,27 @@ pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) 
         return told;
     }
     let was_ready = instance.health == Health::Passing;
+    let mut booted = false;
     let answer = match (reach::dial(core, instance), core.adapter(instance)) {
         (Ok(dial), Ok(adapter)) => {
             let ask = async {
                 if was_ready {
-                    return adapter.probe_liveness(&dial).await;
+                    return Ok(adapter.probe_liveness(&dial).await);
                 }
                 if instance.spec.vm.is_some() {
-                    let booted = setup::booted(core, instance).await;
-                    if booted != Probe::Passed {
-                        return booted;
+                    let answer = setup::booted(core, instance).await?;
+                    if answer != Probe::Passed {
+                        return Ok(answer);
                     }
+                    booted = true;
                 }
-                adapter.probe_startup(&dial).await
+                Ok(adapter.probe_startup(&dial).await)
             };
-            tokio::time::timeout(PROBE_LIMIT, ask).await.unwrap_or_else(|_| {
-                Probe::NoAnswer(format!("it does not answer within {} s", PROBE_LIMIT.as_secs()))
-            })
+            match tokio::time::timeout(PROBE_LIMIT, ask).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => return Probed::Failed(error),
+                Err(_) => Probe::NoAnswer(format!("it does not answer within {} s", PROBE_LIMIT.as_secs())),
+            }
         }
         (Err(error), _) | (_, Err(error)) => Probe::NoAnswer(error.to_string()),
     };
@@ -131,6 +142,8 @@ pub(crate) async fn probe(core: &Core, instance: &Instance, seen: &Observation) 
     let up = seen.started_at.map_or(Duration::ZERO, |t| Timestamp::now().since(t));
     if up >= limit || instance.health == Health::Failing {
         Probed::Failed(too_slow(instance, limit, &why))
+    } else if booted {
+        Probed::Up
     } else {
         Probed::NotYet
     }
@@ -166,10 +179,9 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
                 instance.health = Health::Starting;
             }
         }
+        Probed::Up => runs(instance, now, &mut events),
         Probed::Booted => {
-            if instance.health == Health::Unknown {
-                instance.health = Health::Starting;
-            }
+            runs(instance, now, &mut events);
             if let Some(setup) = &mut instance.setup {
                 setup.waiting_since = Some(now);
                 let left = setup.steps.iter().filter(|step| !step.state.is_over()).count();
@@ -215,6 +227,16 @@ pub(crate) fn absorb(instance: &mut Instance, probed: Probed, now: Timestamp) ->
     events
 }
 
+/// Its machine has booted.
+fn runs(instance: &mut Instance, now: Timestamp, events: &mut Vec<NewEvent>) {
+    if instance.health == Health::Unknown {
+        instance.health = Health::Starting;
+    }
+    if instance.phase == Phase::Booting {
+        moved(instance, Signal::Up, now, events);
+    }
+}
+
 /// The update whose new version is to pass its probe.
 fn trying(instance: &mut Instance) -> Option<&mut SoftwareUpdate> {
     instance.update.as_mut().filter(|update| update.stage == UpdateStage::Trying)
@@ -250,6 +272,38 @@ mod tests {
             (it.phase, it.health, it.attempts, it.last_error),
             (Phase::Ready, Health::Passing, 0, None)
         );
+    }
+
+    #[test]
+    fn a_machine_boots_until_something_in_it_answers() {
+        let now = Timestamp::now();
+        let up = || {
+            let mut it = instance();
+            it.spec.vm = Some(Box::new(clawfarm_model::vm::VmSpec::new("debian:12".parse().unwrap())));
+            it.phase = Phase::Booting;
+            let seen = crate::testing::observation(&it.id, clawfarm_model::ObservedState::Running, 1);
+            super::super::absorb::absorb(&mut it, &seen, now);
+            assert_eq!(
+                (it.phase, it.health),
+                (Phase::Booting, Health::Starting),
+                "QEMU runs, it does not yet"
+            );
+            absorb(&mut it, Probed::NotYet, now);
+            assert_eq!(it.phase, Phase::Booting);
+            it
+        };
+        let mut bare = up();
+        absorb(&mut bare, Probed::Passed, now);
+        assert_eq!(bare.phase, Phase::Ready);
+        for probed in [Probed::Booted, Probed::Up] {
+            let mut it = up();
+            assert!(probed.is_news(&it), "{probed:?}");
+            absorb(&mut it, probed, now);
+            assert_eq!(it.phase, Phase::Running, "its commands are run");
+        }
+        let mut broken = up();
+        absorb(&mut broken, Probed::Failed(Error::new(Code::ClawFailed, "its set-up failed")), now);
+        assert_eq!(broken.phase, Phase::Unhealthy);
     }
 
     #[test]

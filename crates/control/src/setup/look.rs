@@ -5,7 +5,7 @@ use std::time::Duration;
 use clawfarm_adapters::Probe;
 use clawfarm_model::setup::StepState;
 use clawfarm_model::target::RuntimeKind;
-use clawfarm_model::{Code, Error, Instance, Timestamp};
+use clawfarm_model::{Code, Error, Instance, Result, Timestamp};
 use tokio::io::AsyncReadExt;
 
 use crate::core::Core;
@@ -18,28 +18,32 @@ const SSH: u16 = 22;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Whether a machine has booted.
-pub(crate) async fn booted(core: &Core, instance: &Instance) -> Probe {
+///
+/// # Errors
+/// What went wrong in the set-up of its first boot: waiting does not mend it.
+pub(crate) async fn booted(core: &Core, instance: &Instance) -> Result<Probe> {
     let runtime = match core.runtime(&instance.spec.target) {
         Ok(runtime) => runtime,
-        Err(error) => return Probe::NoAnswer(error.to_string()),
+        Err(error) => return Ok(Probe::NoAnswer(error.to_string())),
     };
     // A simulated machine has its gateway only.
     let real = instance.spec.runtime == RuntimeKind::Vm;
     let port = if real { SSH } else { instance.port.unwrap_or(SSH) };
     let mut connection = match runtime.dial(&instance.id, port).await {
         Ok(connection) => connection,
-        Err(error) => return Probe::NoAnswer(format!("it has not booted yet: {}", error.message())),
+        Err(error) if error.code() == Code::ClawFailed => return Err(error),
+        Err(error) => return Ok(Probe::NoAnswer(format!("it has not booted yet: {}", error.message()))),
     };
     if !real {
-        return Probe::Passed;
+        return Ok(Probe::Passed);
     }
     // A forwarded port is accepted by QEMU, whoever listens behind it: so what is said counts.
     let mut greeting = [0; 4];
-    match connection.read_exact(&mut greeting).await {
+    Ok(match connection.read_exact(&mut greeting).await {
         Ok(_) if greeting == *b"SSH-" => Probe::Passed,
         Ok(_) => Probe::Failed("what listens on its port 22 is no SSH server".to_owned()),
         Err(_) => Probe::NoAnswer("it has not booted yet: its SSH server does not answer".to_owned()),
-    }
+    })
 }
 
 /// What is left of the commands, for one that answers otherwise; `None` when nothing is.
@@ -49,9 +53,9 @@ pub(crate) fn look(core: &Core, instance: &Instance) -> Option<Probed> {
     let step = setup.steps.get(at)?;
     let runs = core.setups.is_running(&instance.id);
     Some(match step.state {
-        StepState::Running if runs => Probed::NotYet,
+        StepState::Running if runs => Probed::Up,
         StepState::Running => Probed::CutOff { at, started_at: step.started_at },
-        StepState::Pending if runs => Probed::NotYet,
+        StepState::Pending if runs => Probed::Up,
         StepState::Pending => {
             if !setup.attended {
                 core.setups.wants(&instance.id);
@@ -61,7 +65,7 @@ pub(crate) fn look(core: &Core, instance: &Instance) -> Option<Probed> {
                 Some(since) if setup.attended && Timestamp::now().since(since) > PATIENCE => {
                     Probed::Failed(left(instance, at))
                 }
-                Some(_) => Probed::NotYet,
+                Some(_) => Probed::Up,
             }
         }
         StepState::Failed | StepState::CutOff => Probed::Failed(failed(instance, at)),

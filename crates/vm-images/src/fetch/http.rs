@@ -52,7 +52,7 @@ fn again(code: Code, message: String) -> Failure {
 }
 
 fn unreachable(error: Error) -> Error {
-    error.fix("look at the connection, or name a mirror that this machine reaches; without any, take in a file: clawfarm image import")
+    error.fix("look at the connection, or let the server have a mirror that it reaches (CLAWFARM_DEBIAN_IMAGES, CLAWFARM_UBUNTU_IMAGES); without any, take in a file (clawfarm image import) or build one (clawfarm image build debian:12)")
 }
 
 /// A client. It keeps no connection: what it asks for is large.

@@ -22,6 +22,10 @@ const SUMS_MAX: usize = 1 << 20;
 /// The longest signature, in bytes.
 const SIGNATURE_MAX: usize = 1 << 16;
 
+/// How often a list is asked for: of a site that does not answer people want to hear soon, and nothing
+/// has come yet that would be lost.
+const ASKED: u32 = 3;
+
 /// Fetches into a folder that is ours alone; what is there of an earlier attempt is gone on with.
 ///
 /// # Errors
@@ -121,7 +125,7 @@ impl Asking<'_> {
     async fn get(&self, file: &str, max: usize) -> Result<Vec<u8>> {
         let url = format!("{}{file}", self.base);
         let mut pause = self.config.limits.pause;
-        for _ in 1..self.config.limits.tries {
+        for _ in 1..self.config.limits.tries.min(ASKED) {
             match self.http.get_small(&url, max).await {
                 Err(failure) if failure.again => {
                     self.progress.say(&format!("{}; trying again", failure.error.message()));

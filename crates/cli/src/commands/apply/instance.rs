@@ -18,12 +18,13 @@ use crate::errors::Failure;
 use crate::manifest::{comparable, of_instance, of_view};
 
 /// What of an instance is for its whole life, and how it is changed all the same.
-const FIXED: [(&str, &str); 6] = [
+const FIXED: [(&str, &str); 7] = [
     ("type", "make a new instance of that type under another name"),
     ("version", "clawfarm update NAME --version VERSION"),
     ("runtime", "make a new one there: clawfarm backup, clawfarm restore"),
     ("target", "make a new one there: clawfarm backup, clawfarm restore"),
     ("image", "make a new one from it, under another name"),
+    ("vm", "make a new one with a name of its own: what a machine is made of stays"),
     ("project", "leave it out: an instance stays in its project"),
 ];
 /// What `PUT /instances/{id}` changes.
@@ -243,6 +244,7 @@ fn request(wanted: &InstanceManifest) -> Result<CreateInstance, Error> {
         runtime: spec.runtime,
         target: spec.target.clone(),
         image: spec.image.clone(),
+        vm: spec.vm.clone(),
         resources: spec.resources.as_ref().map(share),
         port: spec.port,
         overrides: config.patch()?,
@@ -312,7 +314,8 @@ fn of_document(error: Error) -> Error {
 fn fixed(wanted: &InstanceManifest, changes: &[Change]) -> Result<(), Error> {
     for change in changes {
         let part = change.path.parts().first().map_or("", String::as_str);
-        let Some((field, fix)) = FIXED.iter().find(|(field, _)| *field == part) else { continue };
+        let Some((_, fix)) = FIXED.iter().find(|(field, _)| *field == part) else { continue };
+        let field = change.path.to_string();
         let said = |value: &Option<Value>| match value {
             Some(Value::String(text)) => format!("'{text}'"),
             Some(Value::Null) | None => "none".to_owned(),

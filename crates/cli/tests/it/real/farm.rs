@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use clawfarm_runtime::NoProgress;
+use clawfarm_vm_images::{Images, ImagesConfig};
 use serde_json::Value;
 
 use crate::support::{Done, Home, pause};
@@ -17,6 +19,10 @@ const LIMIT: Duration = Duration::from_secs(240);
 pub(crate) struct Farm {
     home: Home,
     cache: PathBuf,
+    /// Whether it has what it needs of itself, as a person's has, instead of sharing the cache of the tests.
+    own_cache: bool,
+    /// How long a command may take.
+    limit: Duration,
 }
 
 impl Farm {
@@ -26,7 +32,34 @@ impl Farm {
             .expect("CLAWFARM_TEST_OPENCLAW names an installed OpenClaw; `make test` makes one and sets it");
         // The installation lies in <cache>/installs/<name>, as the product lays it out.
         let cache = install.ancestors().nth(2).expect("a cache around the installation").to_owned();
-        Self { home: Home::new(), cache }
+        Self { home: Home::new(), cache, own_cache: false, limit: LIMIT }
+    }
+
+    /// One for virtual machines: its images are in its home, and `image` is there already. It is the
+    /// one that tests keep; it is built first where there is none.
+    pub(crate) fn of_machines(image: &str) -> Self {
+        let mut farm = Self::new();
+        (farm.own_cache, farm.limit) = (true, LIMIT * 4);
+        let kept = farm.cache.join("images");
+        let built = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        built.block_on(async {
+            let images = Images::open(ImagesConfig::new(&kept)).expect("a folder of images");
+            images.build(&image.parse().expect("an image"), &NoProgress).await.expect("it is built");
+        });
+        let (from, to) = (kept.join(image), farm.folder().join("images").join(image));
+        fs::create_dir_all(to.join("pins")).expect("a folder");
+        for name in ["image.img", "image.json"] {
+            // Nobody writes to them.
+            if fs::hard_link(from.join(name), to.join(name)).is_err() {
+                fs::copy(from.join(name), to.join(name)).expect("copied");
+            }
+        }
+        farm
+    }
+
+    /// Where it is, with all that it made.
+    pub(crate) fn path(&self) -> &Path {
+        self.home.path()
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
@@ -51,6 +84,9 @@ impl Farm {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.home.command(arguments);
         command.env("CLAWFARM_CACHE_DIR", &self.cache).env_remove("CLAWFARM_SIM_WORLD");
+        if self.own_cache {
+            command.env_remove("CLAWFARM_CACHE_DIR");
+        }
         command
     }
 
@@ -59,7 +95,7 @@ impl Farm {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Done {
-        finish(self.start(arguments))
+        finish_within(self.start(arguments), self.limit)
     }
 
     pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Done {
@@ -67,7 +103,7 @@ impl Farm {
         let mut command = self.command(arguments);
         let mut child = command.stdin(std::process::Stdio::piped()).spawn().expect("the program starts");
         child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("written");
-        finish(child)
+        finish_within(child, self.limit)
     }
 
     /// A new claw that is ready; its id.
@@ -124,15 +160,19 @@ impl Drop for Farm {
 
 /// Waits for a program's end.
 pub(crate) fn finish(child: Child) -> Done {
+    finish_within(child, LIMIT)
+}
+
+fn finish_within(child: Child, limit: Duration) -> Done {
     use std::sync::mpsc;
     let pid = child.id();
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         let _ = tell.send(child.wait_with_output());
     });
-    let output = told.recv_timeout(LIMIT).unwrap_or_else(|_| {
+    let output = told.recv_timeout(limit).unwrap_or_else(|_| {
         kill(pid, nix::sys::signal::Signal::SIGKILL);
-        panic!("the program did not end within {LIMIT:?}");
+        panic!("the program did not end within {limit:?}");
     });
     let output = output.expect("waited");
     Done {
@@ -143,9 +183,14 @@ pub(crate) fn finish(child: Child) -> Done {
 }
 
 pub(crate) fn until(what: &str, is: impl Fn() -> bool) {
+    until_within(LIMIT, what, is, String::new);
+}
+
+/// The same with a limit of its own, and what there is to be seen when it is over.
+pub(crate) fn until_within(limit: Duration, what: &str, is: impl Fn() -> bool, seen: impl Fn() -> String) {
     let begun = Instant::now();
     while !is() {
-        assert!(begun.elapsed() < LIMIT, "waited {LIMIT:?} until {what}");
+        assert!(begun.elapsed() < limit, "waited {limit:?} until {what}\n{}", seen());
         pause();
     }
 }

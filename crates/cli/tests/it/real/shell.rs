@@ -1,62 +1,13 @@
 //! `shell` in a real terminal, driven as a person drives it: by tmux.
 
-use std::process::{Command, Output};
-
 use super::farm::{Farm, until};
-
-/// A terminal with the shell of a claw in it; gone at the end.
-struct Tmux {
-    socket: String,
-}
-
-impl Tmux {
-    /// A terminal that runs `command` and then shows its exit code.
-    fn open(farm: &Farm, id: &str) -> Self {
-        let tmux = Self { socket: format!("clawfarm-test-{}", std::process::id()) };
-        let shell = farm.command(&["shell", id]);
-        // Its own server, so that nothing of anybody's tmux is touched; the program and its
-        // environment go in as they are.
-        let mut command = Command::new("tmux");
-        command.args(["-L", &tmux.socket, "-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30"]);
-        for (name, value) in shell.get_envs().filter_map(|(n, v)| Some((n, v?))) {
-            command.arg("-e").arg(format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
-        }
-        let program = shell.get_program().to_string_lossy().into_owned();
-        command.args(["sh", "-c", "\"$0\" \"$@\"; echo \"ended with $?\"; read _", &program]);
-        command.args(shell.get_args());
-        assert!(command.status().expect("tmux starts; `make test` installs it").success());
-        tmux
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new("tmux").args(["-L", &self.socket]).args(arguments).output().expect("tmux runs")
-    }
-
-    fn types(&self, text: &str) {
-        self.run(&["send-keys", "-l", text]);
-        self.run(&["send-keys", "Enter"]);
-    }
-
-    fn screen(&self) -> String {
-        String::from_utf8_lossy(&self.run(&["capture-pane", "-p"]).stdout).into_owned()
-    }
-
-    fn shows(&self, text: &str) {
-        until(&format!("the terminal shows '{text}': {}", self.screen()), || self.screen().contains(text));
-    }
-}
-
-impl Drop for Tmux {
-    fn drop(&mut self) {
-        self.run(&["kill-server"]);
-    }
-}
+use super::tmux::Tmux;
 
 #[test]
 fn a_shell_in_a_real_terminal() {
     let farm = Farm::new();
     let id = farm.new_claw("alice", &[]);
-    let terminal = Tmux::open(&farm, &id);
+    let terminal = Tmux::open(&farm, &["shell", &id]);
     // The prompt names the instance, whose user has no name here.
     terminal.shows(&format!("{id}:"));
     assert!(!terminal.screen().contains("no name"), "{}", terminal.screen());
