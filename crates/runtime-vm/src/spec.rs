@@ -27,16 +27,16 @@ const TERM_GRACE_MS: u64 = 75_000;
 /// The shim's orders for a machine.
 pub(crate) fn spec(
     inner: &Inner,
+    dir: &Path,
     record: &MachineRecord,
     machine: &Machine,
     (qemu, virtiofsd): (&Qemu, Option<&VirtiofsdProgram>),
 ) -> Result<ShimSpec> {
-    let dir = inner.dir(&record.id);
     let helpers = match virtiofsd {
-        Some(program) => shares::helpers(&dir, record, program)?,
+        Some(program) => shares::helpers(dir, record, program)?,
         None => Vec::new(),
     };
-    let image = inner.images.path_of(&record.vm.image);
+    let below = below(inner, record);
     let programs = programs(qemu, virtiofsd);
     let spec = ShimSpec {
         version: SPEC_VERSION,
@@ -51,8 +51,8 @@ pub(crate) fn spec(
         cwd: "/".into(),
         exec_cwd: None,
         user: record.uid.map(|uid| User { uid, gid: uid }),
-        landlock: Some(landlock(&dir, record, &image, &programs, machine.accelerator)),
-        mounts: record.uid.map(|_| mounts(inner, &dir, record, &image, &programs)),
+        landlock: Some(landlock(dir, record, &below, &programs, machine.accelerator)),
+        mounts: record.uid.map(|_| mounts(inner, dir, record, &below, &programs)),
         cgroup: Some(CgroupSpec {
             name: Path::new("clawfarm").join(inner.home_hash()).join(record.id.as_str()),
             parent: None,
@@ -63,10 +63,20 @@ pub(crate) fn spec(
         token: keeper::token()?,
         term_grace_ms: TERM_GRACE_MS,
         helpers,
-        ask: Some(AskSpec { socket: power_socket(&dir), text: POWER.into() }),
+        ask: Some(AskSpec { socket: power_socket(dir), text: POWER.into() }),
     };
     spec.check()?;
     Ok(spec)
+}
+
+/// What the disk may lean on: the image, and a base snapshot's disk.
+fn below(inner: &Inner, record: &MachineRecord) -> Vec<PathBuf> {
+    let image = &record.vm.image;
+    let mut all = vec![inner.images.path_of(image)];
+    // A base that is being made leans on none.
+    let base = record.base.iter().filter(|base| !base.name.is_empty());
+    all.extend(base.map(|base| inner.images.base_disk_of(image, &base.name)));
+    all
 }
 
 /// The programs that are not the system's: one may be anywhere.
@@ -80,7 +90,7 @@ fn programs(qemu: &Qemu, virtiofsd: Option<&VirtiofsdProgram>) -> Vec<PathBuf> {
 fn landlock(
     dir: &Path,
     record: &MachineRecord,
-    image: &Path,
+    below: &[PathBuf],
     programs: &[PathBuf],
     accelerator: Accelerator,
 ) -> LandlockSpec {
@@ -90,7 +100,7 @@ fn landlock(
     if accelerator == Accelerator::Kvm {
         write.push("/dev/kvm".into());
     }
-    let mut read = vec![dir.join(SEED), image.to_owned()];
+    let mut read = [&[dir.join(SEED)], below].concat();
     read.extend(record.installed.clone());
     LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read, write, execute: programs.to_vec() })
 }
@@ -100,18 +110,17 @@ fn mounts(
     inner: &Inner,
     dir: &Path,
     record: &MachineRecord,
-    image: &Path,
+    below: &[PathBuf],
     programs: &[PathBuf],
 ) -> MountSpec {
-    let mut needed: Vec<&Path> = vec![image];
-    needed.extend(programs.iter().map(PathBuf::as_path));
+    let mut needed: Vec<&Path> = below.iter().chain(programs).map(PathBuf::as_path).collect();
     needed.extend(record.installed.as_deref());
     let hide = hidden(&inner.paths.home, &needed);
     let read_only = |path: &Path| Bind { path: path.to_owned(), read_only: true };
     let mut binds: Vec<Bind> =
         [VM, WORK, VOLUMES, DISK].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
     binds.push(read_only(&dir.join(SEED)));
-    binds.push(read_only(image));
+    binds.extend(below.iter().map(|path| read_only(path)));
     if let Some(software) = &record.installed {
         binds.push(read_only(software));
         binds.push(Bind { path: dir.join(STATE), read_only: false });
