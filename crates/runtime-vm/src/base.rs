@@ -226,6 +226,8 @@ pub(crate) async fn first_start(inner: &Arc<Inner>, record: &MachineRecord) -> R
     end::kill(inner, id).await?;
     remove(&inner.dir(id).join(DISK))?;
     inner.images.unpin(&record.vm.image, id.as_str()).await?;
+    // Its seed says all of it.
+    identify::forget(inner, record).await;
     let record = noted(inner, id, |record| {
         (record.disk, record.base, record.started) = (None, None, None);
         record.base_lost = Some(why);

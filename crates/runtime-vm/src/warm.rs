@@ -40,6 +40,9 @@ const GREETING: Duration = Duration::from_secs(90);
 /// where it is emulated on a busy machine.
 const BOOT: Duration = Duration::from_secs(30 * 60);
 const REST: Duration = Duration::from_secs(30 * 60);
+/// How long the agent is greeted over one line, and how long until it is over the next.
+const ASKED: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_millis(200);
 /// How long a shim may take to end.
 const ENDING: Duration = Duration::from_secs(30);
 /// What its memory is called while it is made; a name for [`Snapshot::at`].
@@ -287,13 +290,12 @@ fn prepare(inner: &Inner, dir: &Path, record: MachineRecord) -> Result<MachineRe
 
 /// Waits for the agent, and has it bring the machine to rest.
 async fn at_rest(dir: &Path, progress: &dyn Progress) -> Result<()> {
-    let line = connect_own(&agent::socket(dir)).and_then(UnixStream::from_std);
-    let line = line.map_err(|e| io_error("connect to the machine's agent", e))?;
     let failed = |why: String| {
         Error::new(Code::ClawFailed, format!("the machine that was to be saved did not come to rest: {why}"))
             .fix("try again; or make a machine of the image without a snapshot, and look what is wrong in it")
     };
-    let client = Client::connect(line, BOOT).await.map_err(|why| failed(why.to_string()))?;
+    let client = tokio::time::timeout(BOOT, greeted(dir)).await;
+    let client = client.map_err(|_| failed(format!("no agent answered within {} s", BOOT.as_secs())))??;
     progress.step("rest", "it runs; waiting until it is idle", None, "");
     let exec = Exec { argv: ["sh", "-c", AT_REST].map(str::to_owned).to_vec(), ..Exec::default() };
     let running = client.exec(&exec, BOOT).await.map_err(|why| failed(why.to_string()))?;
@@ -320,6 +322,20 @@ async fn at_rest(dir: &Path, progress: &dyn Progress) -> Result<()> {
     let said = String::from_utf8_lossy(&told);
     let said: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID).collect();
     Err(failed(said.trim().to_owned()))
+}
+
+/// The agent, once there is one. Asked anew now and then: what is said to a guest that does not
+/// listen yet piles up in the line.
+async fn greeted(dir: &Path) -> Result<Client> {
+    loop {
+        let line = connect_own(&agent::socket(dir)).and_then(UnixStream::from_std);
+        let line = line.map_err(|e| io_error("connect to the machine's agent", e))?;
+        match Client::connect(line, ASKED).await {
+            Ok(client) => return Ok(client),
+            Err(why) => tracing::debug!(%why, "the agent of a base snapshot does not answer yet"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Waits until its shim has ended.
