@@ -212,7 +212,7 @@ pub(crate) enum First {
     /// It runs, and is a machine of its own.
     Runs,
     /// It has a disk of its image instead, to be booted from.
-    Boots(MachineRecord),
+    Boots(Box<MachineRecord>),
 }
 
 /// Starts it from its base.
@@ -233,7 +233,7 @@ pub(crate) async fn first_start(inner: &Arc<Inner>, record: &MachineRecord) -> R
         record.base_lost = Some(why);
     })
     .await?;
-    Ok(First::Boots(disk_of_image(inner, record, &NoProgress).await?))
+    Ok(First::Boots(Box::new(disk_of_image(inner, record, &NoProgress).await?)))
 }
 
 /// The outer error is of a start that any machine could have had, and is tried again.

@@ -72,7 +72,7 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
     if base::is_half(&record) {
         record = match Box::pin(base::first_start(inner, &record)).await? {
             base::First::Runs => return came_up(inner, id, run, false).await,
-            base::First::Boots(record) => record,
+            base::First::Boots(record) => *record,
         };
     }
     let digest = claw.map(claw::digest).transpose()?;

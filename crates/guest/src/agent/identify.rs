@@ -39,16 +39,17 @@ pub(super) async fn become_one(identity: Identity) -> io::Result<()> {
     reseed(&identity.entropy.0)?;
     power::set_time(identity.unix_nanos)?;
     nix::unistd::sethostname(&identity.hostname)?;
+    let mounts = identity.mounts.clone();
     let units = tokio::task::spawn_blocking(move || -> io::Result<Vec<String>> {
         let root = Path::new("/");
         on_disk(root, &identity)?;
         nix::unistd::sync();
-        for mount in &identity.mounts {
-            mounted(mount)?;
-        }
         Ok(units(root))
     });
     let units = units.await.map_err(io::Error::other)??;
+    for mount in &mounts {
+        mounted(mount).await?;
+    }
     // Nobody waits for a service to be up: whoever wants it asks for it. The journal takes up its
     // new name, and the mounts become units.
     tokio::spawn(async move {
@@ -224,7 +225,7 @@ fn units(root: &Path) -> Vec<String> {
 }
 
 /// Mounts a folder of the host, which may have been plugged in a moment ago.
-fn mounted(mount: &Mount) -> io::Result<()> {
+async fn mounted(mount: &Mount) -> io::Result<()> {
     fs::create_dir_all(&mount.path)?;
     let begun = Instant::now();
     loop {
@@ -236,7 +237,7 @@ fn mounted(mount: &Mount) -> io::Result<()> {
             Ok(()) => return Ok(()),
             // Its device is not there yet, or the file system's module.
             Err(Errno::EINVAL | Errno::ENOENT | Errno::ENODEV) if begun.elapsed() < PLUGGED => {
-                std::thread::sleep(LOOK);
+                tokio::time::sleep(LOOK).await;
             }
             Err(error) => {
                 let why = format!("'{}' can't be mounted at {}: {error}", mount.tag, mount.path);
