@@ -48,7 +48,7 @@ pub use stored::{
 };
 pub use stream::{EndReason, SendEvent, StreamEnd};
 pub use target::{AddTarget, DockerSettings};
-pub use vm_image::{AddVmImage, ImageSource, VmImageEvent, VmImageList, VmImageQuery};
+pub use vm_image::{AddVmImage, ImageSource, VmImageEvent, VmImageList, VmImageQuery, WarmVmImage};
 
 /// The type of an archive of an instance.
 pub const ARCHIVE_TYPE: &str = "application/zstd";

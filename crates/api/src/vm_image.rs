@@ -4,6 +4,8 @@ use clawfarm_model::vm_image::{VmImage, VmImageReference};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::instance::ResourcesInput;
+
 /// `POST /vm-images`: an image of virtual machines that is to be here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +33,17 @@ pub enum ImageSource {
     Packages,
     /// A file.
     File,
+}
+
+/// `POST /vm-images/warm`: a base snapshot that is to be there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WarmVmImage {
+    /// The image that it is of.
+    pub image: VmImageReference,
+    /// The size of the machines that are made from it; what a machine has by itself when absent.
+    #[serde(default)]
+    pub resources: ResourcesInput,
 }
 
 /// Which image: `DELETE /vm-images`.

@@ -20,8 +20,8 @@ use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind
 use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ClawId, Code, Error, Observation, Result, Software};
 use clawfarm_runtime::{
-    Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData, LogQuery,
-    LogStream, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
+    Backup, Bases, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData,
+    LogQuery, LogStream, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
 };
 use futures::StreamExt;
 use secrecy::SecretString;
@@ -166,6 +166,11 @@ impl Runtime for Bounded {
 
     async fn host_route(&self, claw_port: u16) -> Result<String> {
         within(LOOK, "say how claws reach the server", self.0.host_route(claw_port)).await
+    }
+
+    // What takes as long as a boot, or looks.
+    fn bases(&self) -> Option<&dyn Bases> {
+        self.0.bases()
     }
 
     fn freeze(&self) -> Option<&dyn Freeze> {

@@ -69,6 +69,8 @@ pub use support::SupportLeave;
 pub use targets::{NewTarget, OpenTarget};
 pub use vm_images::{HowImage, VmImageNews};
 
+pub use clawfarm_runtime::WantedSize;
+
 use crate::core::Core;
 
 /// How long turns may take to break off when the server ends; they do so at their next wait.

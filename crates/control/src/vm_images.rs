@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clawfarm_model::name::TenantName;
+use clawfarm_adapters::machine::MACHINE;
+use clawfarm_model::name::{ClawType, TargetName, TenantName};
 use clawfarm_model::target::RuntimeKind;
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::vm_image::{VmImage, VmImageReference};
 use clawfarm_model::{Action, Code, Context, Error, InstanceSpec, Resource, Result, authorize};
-use clawfarm_runtime::{Progress, VmImages};
+use clawfarm_runtime::{Bases, Progress, VmImages, WantedSize};
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
@@ -85,19 +88,41 @@ impl Control {
         if how == HowImage::Fetch {
             images.check(&reference).await?;
         }
-        let (sender, receiver) = mpsc::channel(DEPTH);
-        tokio::spawn(async move {
-            let teller = Teller { to: sender.clone(), told: std::sync::Mutex::new(None) };
-            let done = match how {
-                HowImage::Fetch => images.fetch(&reference, &teller).await,
-                HowImage::Build => images.build(&reference, &teller).await,
-                HowImage::Import(file) => images.import(&file, &reference, &teller).await,
-            };
-            // Whoever asked may have gone.
-            let _ = sender.send(done.map(|image| VmImageNews::Done(Box::new(image)))).await;
-        });
-        Ok(futures::stream::unfold(receiver, |mut news| async move { Some((news.recv().await?, news)) })
-            .boxed())
+        Ok(told(move |teller| {
+            Box::pin(async move {
+                match how {
+                    HowImage::Fetch => images.fetch(&reference, teller).await,
+                    HowImage::Build => images.build(&reference, teller).await,
+                    HowImage::Import(file) => images.import(&file, &reference, teller).await,
+                }
+            })
+        }))
+    }
+
+    /// Has a base snapshot of an image made, and tells how that goes. It goes on when nobody listens
+    /// any more.
+    ///
+    /// # Errors
+    /// `Forbidden`, `NotFound` for what is neither here nor can be fetched, and `Unsupported` where no
+    /// virtual machines run. How it ends is the stream's last item.
+    pub async fn warm_vm_image(
+        &self,
+        context: &Context,
+        reference: VmImageReference,
+        wanted: WantedSize,
+    ) -> Result<BoxStream<'static, Result<VmImageNews>>> {
+        let images = self.changeable(context)?;
+        images.check(&reference).await?;
+        let (_, runtime) = self.core.choose_target(Some(RuntimeKind::Vm), None)?;
+        offered(runtime.bases())?;
+        Ok(told(move |teller| {
+            Box::pin(async move {
+                offered(runtime.bases())?.warm(&reference, wanted, teller).await?;
+                let all = images.list().await?;
+                let image = all.into_iter().find(|image| image.reference == reference);
+                image.ok_or_else(|| Error::not_found("image", &reference))
+            })
+        }))
     }
 
     /// Removes an image that no disk is made on.
@@ -119,7 +144,51 @@ impl Control {
     }
 }
 
+/// Does it in the background, and gives what is told of it.
+fn told<F>(work: F) -> BoxStream<'static, Result<VmImageNews>>
+where
+    F: for<'a> FnOnce(&'a Teller) -> BoxFuture<'a, Result<VmImage>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(DEPTH);
+    tokio::spawn(async move {
+        let teller = Teller { to: sender.clone(), told: std::sync::Mutex::new(None) };
+        let done = work(&teller).await;
+        // Whoever asked may have gone.
+        let _ = sender.send(done.map(|image| VmImageNews::Done(Box::new(image)))).await;
+    });
+    futures::stream::unfold(receiver, |mut news| async move { Some((news.recv().await?, news)) }).boxed()
+}
+
+fn offered(bases: Option<&dyn Bases>) -> Result<&dyn Bases> {
+    bases.ok_or_else(|| {
+        Error::new(Code::Unsupported, "there are no base snapshots on this target")
+            .field("vm.from_snapshot")
+            .fix("leave --from-snapshot out")
+    })
+}
+
 impl Core {
+    /// The size of a new machine as far as it is said: a base snapshot's where it is made from one.
+    pub(crate) async fn size_of_vm(
+        &self,
+        vm: Option<&VmSpec>,
+        claw_type: &ClawType,
+        target: &TargetName,
+        wanted: WantedSize,
+    ) -> Result<WantedSize> {
+        let Some(vm) = vm.filter(|vm| vm.from_snapshot) else { return Ok(wanted) };
+        if claw_type.as_str() != MACHINE {
+            return Err(Error::invalid(
+                "vm.from_snapshot",
+                format!("{claw_type} in a machine is not made from a base snapshot"),
+            )
+            .fix("leave --from-snapshot out; or make a machine of the image without a claw"));
+        }
+        let runtime = self.runtime(target)?;
+        let size = offered(runtime.bases())?.size(&vm.image, wanted).await?;
+        Ok(WantedSize { cpus: Some(size.cpus), memory_mib: Some(size.memory_mib) })
+    }
+
     /// Whether there is the image that an instance is to be made of, as far as this server keeps
     /// the images of its target.
     pub(crate) async fn check_vm_image(&self, spec: &InstanceSpec) -> Result<()> {

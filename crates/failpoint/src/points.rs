@@ -130,6 +130,11 @@ points! {
     SnapshotWhole Machine "failpoint.machine.snapshot-whole"
     MemoryRestored Machine "failpoint.machine.memory-restored"
     SnapshotUsed Machine "failpoint.machine.snapshot-used"
+    BasePrepared Machine "failpoint.machine.base-prepared"
+    BaseStarted Machine "failpoint.machine.base-started"
+    BasePublished Machine "failpoint.machine.base-published"
+    BaseRestored Machine "failpoint.machine.base-restored"
+    BaseIdentified Machine "failpoint.machine.base-identified"
 
     HomeLocked Server "failpoint.server.home-locked"
     StoreOpened Server "failpoint.server.store-opened"

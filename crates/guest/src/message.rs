@@ -51,6 +51,54 @@ pub enum Request {
         /// Nanoseconds since 1970-01-01 UTC.
         unix_nanos: i64,
     },
+    /// That it is this machine from now on: it was copied from one that waited.
+    Identify(Box<Identity>),
+}
+
+/// Who a machine is that was copied from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// What tells it from others for cloud-init.
+    pub instance_id: String,
+    /// What it is called.
+    pub hostname: String,
+    /// Its `/etc/machine-id`: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// At least 64 random bytes that nobody else was given.
+    pub entropy: Hidden<Vec<u8>>,
+    /// Its clock: nanoseconds since 1970-01-01 UTC.
+    pub unix_nanos: i64,
+    /// Its own key for SSH, of the kind Ed25519, in OpenSSH's format.
+    pub host_key: Hidden<String>,
+    /// The public half, as a line of a `.pub` file.
+    pub host_key_public: String,
+    /// The key that may log in as root, as a line of `authorized_keys`.
+    pub authorized_key: String,
+    /// The host's folders that it mounts, in this order.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+}
+
+/// A folder of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The name of its device.
+    pub tag: String,
+    /// Where it is mounted.
+    pub path: String,
+    /// Its line of `/etc/fstab`, for later boots.
+    pub fstab: String,
+}
+
+/// What is said and not shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden<T>(pub T);
+
+impl<T> std::fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// How a machine ends.

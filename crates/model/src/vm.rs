@@ -41,6 +41,10 @@ pub struct VmSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 64, schema_with = setup_schema)]
     pub setup: Vec<String>,
+    /// It is restored from a base snapshot of its image (`clawfarm image warm`) instead of booted. Its
+    /// processors and its memory are the snapshot's then, and so is the size of its disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_snapshot: bool,
 }
 
 impl VmSpec {
@@ -70,6 +74,7 @@ impl VmSpec {
             workspace: None,
             publish: Vec::new(),
             setup: Vec::new(),
+            from_snapshot: false,
         }
     }
 
@@ -82,6 +87,13 @@ impl VmSpec {
         if let Some(size) = self.disk_gib.filter(|size| !(least..=most).contains(size)) {
             return Err(Error::invalid("vm.disk_gib", format!("a disk can't have {size} GiB"))
                 .fix(format!("give {least} to {most} GiB, or leave it out for what the image needs")));
+        }
+        if self.from_snapshot && self.disk_gib.is_some() {
+            return Err(Error::invalid(
+                "vm.disk_gib",
+                "a machine from a base snapshot has the snapshot's disk",
+            )
+            .fix("leave the size out, or make the machine without a snapshot"));
         }
         self.check_workspace()?;
         self.check_volumes()?;

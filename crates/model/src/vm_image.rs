@@ -193,6 +193,24 @@ pub struct VmImage {
     pub made_at: Option<Timestamp>,
     /// Instances and datasets whose disks are made on it, so that it can't be removed.
     pub used_by: Vec<String>,
+    /// Its base snapshots: machines that are booted and wait, for `new --from-snapshot`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<VmBase>,
+}
+
+/// A base snapshot of an image: a machine of one size that is booted and waits to be copied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmBase {
+    /// Its processors.
+    pub cpus: u32,
+    /// Its memory, in MiB.
+    pub memory_mib: u32,
+    /// What its disk and its memory take up on the server's disk, in bytes.
+    pub size_bytes: u64,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// Instances whose disks lean on it.
+    pub used_by: Vec<String>,
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub(crate) enum Known {
 }
 
 /// Where QEMU listens for us.
-fn socket(dir: &Path) -> PathBuf {
+pub(crate) fn socket(dir: &Path) -> PathBuf {
     dir.join(VM).join("agent")
 }
 

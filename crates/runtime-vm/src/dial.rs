@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::inner::Inner;
 use crate::machine::{SSH, forwards};
 use crate::record::MachineRecord;
-use crate::{boot, ports};
+use crate::{base, boot, ports};
 
 /// How long a connection over the loopback device may take: only a full backlog delays it.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -50,6 +50,7 @@ fn look(inner: &Inner, id: &ClawId, up: bool, port: u16) -> Result<(u16, Vec<Lis
             .fix(format!("start it with `clawfarm start {id}`")));
     };
     let record = inner.record(id)?;
+    base::check(&record)?;
     if port == SSH {
         boot::check(&record)?;
     }

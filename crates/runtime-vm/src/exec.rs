@@ -18,7 +18,7 @@ use crate::inner::Inner;
 use crate::pty::{self, Terminal};
 use crate::record::MachineRecord;
 use crate::seed::Messages;
-use crate::{agent, claw, observe, seed};
+use crate::{agent, base, claw, observe, seed};
 
 /// How many pieces wait for a slow reader before the command has to.
 const PIECES: usize = 16;
@@ -41,6 +41,7 @@ pub(crate) async fn exec(inner: &Arc<Inner>, id: &ClawId, request: ExecRequest) 
         }
     }
     let record = inner.record(id)?;
+    base::check(&record)?;
     let request = match record.installed {
         Some(_) => ExecRequest { argv: claw::beside(&record, shell(request.argv)), ..request },
         None => request,

@@ -14,6 +14,7 @@
 //! `docs/design/0029-vm-runtime.md` has the decisions.
 
 mod agent;
+mod base;
 mod boot;
 mod claw;
 mod config;
@@ -24,6 +25,7 @@ mod end;
 mod exec;
 mod files;
 mod freeze;
+mod identify;
 mod inner;
 mod machine;
 mod observe;
@@ -41,6 +43,7 @@ mod start;
 mod suspend;
 mod talks;
 mod trouble;
+mod warm;
 
 pub use clawfarm_qemu::{Accelerator, SERVES_FOLDERS, serve_folder};
 pub use config::{HostPorts, VmConfig};

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::paths::{DISK, SEED, VM};
 use crate::record::{DiskRecord, MachineRecord};
-use crate::{agent, claw, shares};
+use crate::{agent, base, claw, shares};
 
 /// Where user-mode networking has the host, from inside.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -46,7 +46,7 @@ pub(crate) fn power_socket(dir: &Path) -> PathBuf {
 
 /// How many processors a share of the machine is: a part of one is one, which gets no more time
 /// than that part.
-fn cpus(resources: &Resources) -> u32 {
+pub(crate) fn cpus(resources: &Resources) -> u32 {
     // Checked to be between 0.05 and 1024.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
     let whole = resources.cpus.ceil() as u32;
@@ -92,10 +92,14 @@ pub(crate) fn machine(
     ];
     machine.disks.extend(claw::disk(record));
     machine.network = Some(Network { mac: mac(&record.id), forwards: forwards(record), closed: false });
-    machine.shares = shares::devices(dir, record);
+    let plugged = record.started.as_ref().is_some_and(|started| started.plugged);
+    machine.shares = shares::devices(dir, record, plugged);
     machine.channels = vec![agent::channel(dir)];
     machine.serial = Serial::Output;
     machine.incoming = incoming;
+    if record.base.is_some() {
+        base::fit_out(&mut machine, qemu);
+    }
     machine
 }
 

@@ -15,6 +15,7 @@ use clawfarm_shim::protocol::ShimStatus;
 use crate::inner::{Inner, guard};
 use crate::record::{self, MachineRecord};
 use crate::trouble::{self, Doing};
+use crate::{base, end};
 
 /// [`clawfarm_runtime::Runtime::observe`].
 pub(crate) async fn observe(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
@@ -117,6 +118,11 @@ pub(crate) async fn settle(inner: &Arc<Inner>, id: &ClawId) -> Result<bool> {
     let dir = inner.dir(id);
     if !keeper::is_up(&dir).await? {
         inner.hang_up(id).await;
+        return Ok(false);
+    }
+    if MachineRecord::read(&dir)?.as_ref().is_some_and(base::is_half) {
+        tracing::info!(%id, "a machine that was not told yet who it is does not go on");
+        Box::pin(end::kill(inner, id)).await?;
         return Ok(false);
     }
     let qmp = inner.qmp(id).await?;

@@ -18,7 +18,7 @@ use crate::inner::{Inner, guard};
 use crate::machine::server_addresses;
 use crate::paths::{DISK, SHARED, STATE, VM, VOLUMES, WORKSPACE};
 use crate::record::{self, DiskRecord, MachineRecord};
-use crate::{claw, dataset, ports, seed, shares};
+use crate::{base, claw, dataset, ports, seed, shares};
 
 /// [`clawfarm_runtime::Runtime::ensure`].
 pub(crate) async fn ensure(
@@ -141,6 +141,8 @@ fn write_record(
             started: None,
             frozen: false,
             booted: None,
+            base: None,
+            base_lost: None,
             memory_lost: None,
             launched: None,
             created_at: Timestamp::now(),
@@ -248,6 +250,19 @@ async fn disk(inner: &Arc<Inner>, record: MachineRecord, progress: &dyn Progress
         _ => {}
     }
     progress.step("disk", &format!("making its disk of {}", record.vm.image), None, "");
+    if record.vm.from_snapshot && record.run == 0 {
+        return base::first_disk(inner, record).await;
+    }
+    disk_of_image(inner, record, progress).await
+}
+
+/// Makes the disk of the image itself.
+pub(crate) async fn disk_of_image(
+    inner: &Arc<Inner>,
+    record: MachineRecord,
+    progress: &dyn Progress,
+) -> Result<MachineRecord> {
+    let path = inner.dir(&record.id).join(DISK);
     let wanted = Disk {
         path: path.clone(),
         size_bytes: Some(size(inner, &record.vm).await?),
@@ -255,28 +270,34 @@ async fn disk(inner: &Arc<Inner>, record: MachineRecord, progress: &dyn Progress
         how: None,
     };
     let made = inner.images.make_disk(&record.vm.image, &wanted, progress).await?;
-    let (this, id, own) = (Arc::clone(inner), record.id.clone(), owner(&record));
+    let (this, own) = (Arc::clone(inner), owner(&record));
     blocking(move || {
-        let failed = |e| io_error(format!("give the disk to '{id}'"), e);
-        if let Some(own) = own {
-            std::os::unix::fs::chown(&path, Some(own.uid), Some(own.gid)).map_err(failed)?;
-        }
-        // QEMU's user reads what an overlay leans on; no one else gets into the folder it is in.
-        let image = this.images.path_of(&record.vm.image);
-        let mode = std::fs::metadata(&image).map_err(failed)?.mode();
-        if own.is_some() && mode & 0o044 != 0o044 {
-            std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o444)).map_err(failed)?;
-        }
-        this.change(&id, |record| record.disk = Some(DiskRecord { how: made.how, format: made.format }))
+        give_disk(&this, &path, &record.vm, own)?;
+        this.change(&record.id, |record| {
+            record.disk = Some(DiskRecord { how: made.how, format: made.format });
+        })
     })
     .await
+}
+
+/// Gives a disk to QEMU's user, who reads what an overlay leans on, too; no one else gets into the
+/// folder that the image is in.
+pub(crate) fn give_disk(inner: &Inner, path: &Path, vm: &VmSpec, own: Option<Owner>) -> Result<()> {
+    let Some(own) = own else { return Ok(()) };
+    let failed = |e| io_error(format!("give '{}' to its machine", path.display()), e);
+    std::os::unix::fs::chown(path, Some(own.uid), Some(own.gid)).map_err(failed)?;
+    let image = inner.images.path_of(&vm.image);
+    if std::fs::metadata(&image).map_err(failed)?.mode() & 0o044 != 0o044 {
+        std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o444)).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// The least size of a disk whose size nobody said: an image's own is as large as what is in it.
 const DISK_MIN: u64 = 10 << 30;
 
 /// How large its disk is: a file with holes, so what is not written to takes no room.
-async fn size(inner: &Inner, vm: &VmSpec) -> Result<u64> {
+pub(crate) async fn size(inner: &Inner, vm: &VmSpec) -> Result<u64> {
     if let Some(gib) = vm.disk_gib {
         return Ok(u64::from(gib) << 30);
     }

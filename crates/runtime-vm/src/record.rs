@@ -64,6 +64,12 @@ pub(crate) struct MachineRecord {
     /// How the last boot went, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) booted: Option<Booted>,
+    /// The base snapshot that its disk leans on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<OnBase>,
+    /// Why it could not be made from a base snapshot, and was booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base_lost: Option<String>,
     /// Why its saved memory could not be used at the last start, and it began anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory_lost: Option<String>,
@@ -89,6 +95,19 @@ pub(crate) struct DiskRecord {
     pub(crate) format: Format,
 }
 
+/// A base snapshot that a machine is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OnBase {
+    /// Which of its image's.
+    pub(crate) name: String,
+    /// Its disk may have been written to by a start that was cut off.
+    #[serde(default)]
+    pub(crate) tried: bool,
+    /// It is a machine of its own. Until then nothing of it is worth keeping.
+    #[serde(default)]
+    pub(crate) identified: bool,
+}
+
 /// How a machine was started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Started {
@@ -98,6 +117,9 @@ pub(crate) struct Started {
     pub(crate) accelerator: Accelerator,
     /// Its share of the machine.
     pub(crate) resources: Resources,
+    /// Its folders were plugged in while it ran, as those of one that came from a base snapshot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) plugged: bool,
 }
 
 /// How a boot went.
@@ -185,7 +207,7 @@ mod tests {
 
     #[test]
     fn fuzz_instance_json() {
-        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"claw_type":"machine","version":"1","npm":null,"image":null},"vm":{"image":"debian:12","volumes":[{"name":"a","guest":"/srv/a"}]},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"ssh_port":20002,"uid":100000,"disk":{"how":"overlay","format":"qcow2"},"run":3,"started":{"machine":"pc-q35-10.0","accelerator":"tcg","resources":{"cpus":1.0,"memory_mib":2048}},"frozen":true,"booted":{"run":3,"failed":"x"},"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","record":{"a":[1]}}"#;
+        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"claw_type":"machine","version":"1","npm":null,"image":null},"vm":{"image":"debian:12","volumes":[{"name":"a","guest":"/srv/a"}]},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"ssh_port":20002,"uid":100000,"disk":{"how":"overlay","format":"qcow2"},"run":3,"started":{"machine":"pc-q35-10.0","accelerator":"tcg","resources":{"cpus":1.0,"memory_mib":2048},"plugged":true},"frozen":true,"base":{"name":"1x2048-0a1b2c3d","tried":true,"identified":true},"base_lost":"y","booted":{"run":3,"failed":"x"},"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","record":{"a":[1]}}"#;
         let path = Path::new("instance.json");
         let read = MachineRecord::parse(whole.as_bytes(), path).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap()[FROZEN], true);

@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use clawfarm_files::{blocking, io_error, make_private};
 use clawfarm_local::client::LIMIT;
 use clawfarm_local::{host, keeper, logs};
-use clawfarm_model::resources::Usage;
+use clawfarm_model::resources::{Resources, Usage};
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::vm::VmSpec;
+use clawfarm_model::vm_image::VmImageReference;
 use clawfarm_model::{ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, StopOptions};
 use clawfarm_runtime::{
-    Backup, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery, LogStream,
-    Logs, PORTS, Progress, Recover, Runtime, Stats, Suspend, pick_port,
+    Backup, Bases, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery,
+    LogStream, Logs, PORTS, Progress, Recover, Runtime, Stats, Suspend, WantedSize, pick_port,
 };
 use clawfarm_shim::protocol::Request;
 use clawfarm_vm_images::Images;
@@ -27,8 +28,8 @@ use crate::inner::Inner;
 use crate::machine::host_url;
 use crate::record::{self, MachineRecord};
 use crate::{
-    boot, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover, shares, start,
-    suspend,
+    base, boot, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover, shares,
+    start, suspend, warm,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
@@ -73,6 +74,8 @@ impl VmRuntime {
         let inner = Arc::new(Inner::new(config, images));
         inner.watch.begin().await?;
         take_up(&inner).await?;
+        let sweeping = Arc::clone(&inner);
+        tokio::spawn(async move { warm::sweep_abandoned(&sweeping).await });
         let removing = Arc::clone(&inner);
         // A machine's disk is large, and nobody waits for its end.
         tokio::task::spawn_blocking(move || {
@@ -163,6 +166,9 @@ impl Runtime for VmRuntime {
     async fn start_note(&self, id: &ClawId) -> Option<String> {
         let (inner, id) = (Arc::clone(&self.inner), id.clone());
         let record = blocking(move || MachineRecord::read(&inner.dir(&id))).await.ok().flatten()?;
+        if let Some(why) = record.base_lost {
+            return Some(format!("it could not be made from the base snapshot, so it was booted: {why}"));
+        }
         let why = record.memory_lost?;
         Some(format!("its saved memory could not be used, so it was started from its disk: {why}"))
     }
@@ -224,6 +230,10 @@ impl Runtime for VmRuntime {
         Ok(host_url(claw_port))
     }
 
+    fn bases(&self) -> Option<&dyn Bases> {
+        Some(self)
+    }
+
     fn freeze(&self) -> Option<&dyn Freeze> {
         Some(self)
     }
@@ -269,6 +279,22 @@ impl Files for VmRuntime {
 
     async fn import(&self, id: &ClawId, from: &Path, progress: &dyn Progress) -> Result<u64> {
         files::import(&self.inner, id, from, progress).await
+    }
+}
+
+#[async_trait]
+impl Bases for VmRuntime {
+    async fn warm(
+        &self,
+        image: &VmImageReference,
+        wanted: WantedSize,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        warm::warm(&self.inner, image, wanted, progress).await
+    }
+
+    async fn size(&self, image: &VmImageReference, wanted: WantedSize) -> Result<Resources> {
+        base::size(&self.inner, image, wanted).await
     }
 }
 

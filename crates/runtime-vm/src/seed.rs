@@ -9,13 +9,17 @@ use clawfarm_vm::claw::add_service as add_claw;
 use clawfarm_vm::{HostKey, Seed, agent};
 use secrecy::SecretString;
 
+use crate::claw;
+use crate::identify;
 use crate::inner::Inner;
 use crate::paths::{KEYS, SEED};
 use crate::record::MachineRecord;
-use crate::{claw, shares};
+use crate::shares::{self, Shared};
 
 /// The key to log in with.
 const IDENTITY: &str = "id_ed25519";
+/// What the size of a seed's disk is a multiple of, in bytes: more than a seed has beside the agent.
+const PADDED: usize = 4 << 20;
 /// The guest's key, pinned.
 const KNOWN_HOSTS: &str = "known_hosts";
 
@@ -50,6 +54,9 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
     let host = Key::make(&format!("root@{}", record.id))?;
     let keys = folder.make_folder(Path::new(KEYS), None).map_err(failed)?;
     let private = NewFile { mode: 0o600, owner: None, folder_owner: None };
+    if record.vm.from_snapshot {
+        identify::keep(&keys, &host, &login)?;
+    }
     let known = known_host(record.id.as_str(), &host.public)?;
     keys.write(Path::new(IDENTITY), login.private.as_bytes(), private).map_err(failed)?;
     keys.write(Path::new(KNOWN_HOSTS), known.as_bytes(), private).map_err(failed)?;
@@ -68,24 +75,36 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
     if inner.config.agent.is_some() {
         agent::add_service(&mut seed);
     }
+    // Last: where it is, the keys are.
+    let new = NewFile { mode: 0o600, owner, folder_owner: None };
+    folder.write(Path::new(SEED), &bytes(inner, &seed)?, new).map_err(failed)
+}
+
+/// The bytes of a seed's disk. Padded, so that those of all machines have one size: one that was
+/// restored has the size that its base snapshot had.
+pub(crate) fn bytes(inner: &Inner, seed: &Seed) -> Result<Vec<u8>> {
     let mut disk = seed.iso()?;
     if let Some(program) = &inner.config.agent {
         agent::add_program(&mut disk, program.to_vec())?;
     }
-    // Last: where it is, the keys are.
-    let new = NewFile { mode: 0o600, owner, folder_owner: None };
-    folder.write(Path::new(SEED), &disk.to_bytes(), new).map_err(failed)
+    let mut bytes = disk.to_bytes();
+    bytes.resize(bytes.len().next_multiple_of(PADDED), 0);
+    Ok(bytes)
 }
 
-fn set_up(dir: &Path, record: &MachineRecord) -> Vec<String> {
+pub(crate) fn set_up(dir: &Path, record: &MachineRecord) -> Vec<String> {
     let mut command = ["sh", "-c", SET_UP, "sh"].map(str::to_owned).to_vec();
     command.extend(claw::mount(record).into_iter().flatten());
     for share in shares::all(dir, record) {
-        // Neither has a letter that means something in a line of fstab.
-        let line = format!("{} {} virtiofs rw,nofail 0 0", share.tag, share.guest);
+        let line = fstab(&share);
         command.extend([share.guest, line]);
     }
     command
+}
+
+/// A folder's line of the guest's fstab. Neither name has a letter that means something there.
+pub(crate) fn fstab(share: &Shared) -> String {
+    format!("{} {} virtiofs rw,nofail 0 0", share.tag, share.guest)
 }
 
 /// The way into a machine.

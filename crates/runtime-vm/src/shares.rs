@@ -93,9 +93,11 @@ pub(crate) fn count(record: &MachineRecord) -> usize {
         + usize::from(record.vm.workspace.is_some())
 }
 
-/// As devices of the machine.
-pub(crate) fn devices(dir: &Path, record: &MachineRecord) -> Vec<Share> {
-    all(dir, record).into_iter().map(|it| Share { tag: it.tag, socket: it.socket, slot: None }).collect()
+/// As devices of the machine: there from the start, or each in the slot it was plugged into.
+pub(crate) fn devices(dir: &Path, record: &MachineRecord, plugged: bool) -> Vec<Share> {
+    let slot = |number| plugged.then_some(number);
+    let all = all(dir, record).into_iter().zip(0..);
+    all.map(|(it, number)| Share { tag: it.tag, socket: it.socket, slot: slot(number) }).collect()
 }
 
 /// The virtiofsds as what runs beside QEMU.

@@ -31,16 +31,16 @@ const TERM_GRACE_MS: u64 = 75_000;
 /// The shim's orders for a machine.
 pub(crate) fn spec(
     inner: &Inner,
+    dir: &Path,
     record: &MachineRecord,
     machine: &Machine,
     (qemu, virtiofsd): (&Qemu, Option<&VirtiofsdProgram>),
 ) -> Result<ShimSpec> {
-    let dir = inner.dir(&record.id);
     let helpers = match virtiofsd {
-        Some(program) => shares::helpers(&dir, record, program)?,
+        Some(program) => shares::helpers(dir, record, program)?,
         None => Vec::new(),
     };
-    let image = inner.images.path_of(&record.vm.image);
+    let below = below(inner, record);
     let programs = programs(qemu, virtiofsd);
     let spec = ShimSpec {
         version: SPEC_VERSION,
@@ -55,9 +55,9 @@ pub(crate) fn spec(
         cwd: "/".into(),
         exec_cwd: None,
         user: record.uid.map(|uid| User { uid, gid: uid }),
-        landlock: Some(landlock(&dir, record, &image, &programs, machine.accelerator)),
-        claw_landlock: Some(qemus(&dir, record, &image, qemu, machine.accelerator)),
-        mounts: record.uid.map(|_| mounts(inner, &dir, record, &image, &programs)),
+        landlock: Some(landlock(dir, record, &below, &programs, machine.accelerator)),
+        claw_landlock: Some(qemus(dir, record, &below, qemu, machine.accelerator)),
+        mounts: record.uid.map(|_| mounts(inner, dir, record, &below, &programs)),
         cgroup: Some(CgroupSpec {
             name: Path::new("clawfarm").join(inner.home_hash()).join(record.id.as_str()),
             parent: None,
@@ -70,7 +70,7 @@ pub(crate) fn spec(
         term_grace_ms: TERM_GRACE_MS,
         helpers,
         ask: Some(AskSpec {
-            socket: power_socket(&dir),
+            socket: power_socket(dir),
             text: POWER.into(),
             wake: Some(WakeSpec {
                 file: dir.join(record::FILE),
@@ -91,6 +91,16 @@ fn open_ports(inner: &Inner) -> Option<Vec<u16>> {
     Some(chosen.iter().copied().chain([own]).filter(|port| *port != 0).collect())
 }
 
+/// What the disk may lean on: the image, and a base snapshot's disk.
+fn below(inner: &Inner, record: &MachineRecord) -> Vec<PathBuf> {
+    let image = &record.vm.image;
+    let mut all = vec![inner.images.path_of(image)];
+    // A base that is being made leans on none.
+    let base = record.base.iter().filter(|base| !base.name.is_empty());
+    all.extend(base.map(|base| inner.images.base_disk_of(image, &base.name)));
+    all
+}
+
 /// The programs that are not the system's: one may be anywhere.
 fn programs(qemu: &Qemu, virtiofsd: Option<&VirtiofsdProgram>) -> Vec<PathBuf> {
     let mut all = vec![qemu.path.clone()];
@@ -102,7 +112,7 @@ fn programs(qemu: &Qemu, virtiofsd: Option<&VirtiofsdProgram>) -> Vec<PathBuf> {
 fn landlock(
     dir: &Path,
     record: &MachineRecord,
-    image: &Path,
+    below: &[PathBuf],
     programs: &[PathBuf],
     accelerator: Accelerator,
 ) -> LandlockSpec {
@@ -110,27 +120,32 @@ fn landlock(
     write.extend(record.vm.workspace.iter().map(PathBuf::from));
     write.extend(record.installed.iter().map(|_| dir.join(STATE)));
     let all = LandlockSpec { read: Vec::new(), write, execute: programs.to_vec() };
-    own_files(dir, record, image, accelerator).with(all)
+    own_files(dir, record, below, accelerator).with(all)
 }
 
 /// What QEMU may use of that: connecting to a virtiofsd needs no right to its files.
 fn qemus(
     dir: &Path,
     record: &MachineRecord,
-    image: &Path,
+    below: &[PathBuf],
     qemu: &Qemu,
     accelerator: Accelerator,
 ) -> LandlockSpec {
     let program = LandlockSpec { execute: vec![qemu.path.clone()], ..LandlockSpec::default() };
-    own_files(dir, record, image, accelerator).with(program)
+    own_files(dir, record, below, accelerator).with(program)
 }
 
-fn own_files(dir: &Path, record: &MachineRecord, image: &Path, accelerator: Accelerator) -> LandlockSpec {
+fn own_files(
+    dir: &Path,
+    record: &MachineRecord,
+    below: &[PathBuf],
+    accelerator: Accelerator,
+) -> LandlockSpec {
     let mut write: Vec<PathBuf> = [VM, DISK].map(|name| dir.join(name)).to_vec();
     if accelerator == Accelerator::Kvm {
         write.push("/dev/kvm".into());
     }
-    let mut read = vec![dir.join(SEED), image.to_owned()];
+    let mut read = [&[dir.join(SEED)], below].concat();
     // The disk of a claw's software.
     read.extend(record.installed.clone());
     LandlockSpec::system(record.uid.is_some()).with(LandlockSpec { read, write, execute: Vec::new() })
@@ -141,18 +156,17 @@ fn mounts(
     inner: &Inner,
     dir: &Path,
     record: &MachineRecord,
-    image: &Path,
+    below: &[PathBuf],
     programs: &[PathBuf],
 ) -> MountSpec {
-    let mut needed: Vec<&Path> = vec![image];
-    needed.extend(programs.iter().map(PathBuf::as_path));
+    let mut needed: Vec<&Path> = below.iter().chain(programs).map(PathBuf::as_path).collect();
     needed.extend(record.installed.as_deref());
     let hide = hidden(&inner.paths.home, &needed);
     let read_only = |path: &Path| Bind { path: path.to_owned(), read_only: true };
     let mut binds: Vec<Bind> =
         [VM, SHARED, VOLUMES, DISK].map(|name| Bind { path: dir.join(name), read_only: false }).to_vec();
     binds.push(read_only(&dir.join(SEED)));
-    binds.push(read_only(image));
+    binds.extend(below.iter().map(|path| read_only(path)));
     if let Some(software) = &record.installed {
         binds.push(read_only(software));
         binds.push(Bind { path: dir.join(STATE), read_only: false });

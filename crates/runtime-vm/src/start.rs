@@ -18,7 +18,7 @@ use crate::paths::{LAUNCH, VM};
 use crate::prepare::make_folders;
 use crate::record::{Booted, DiskRecord, MachineRecord, Started};
 use crate::spec::spec;
-use crate::{boot, claw, end, freeze, observe, ports, shares};
+use crate::{base, boot, claw, end, freeze, observe, ports, shares};
 
 /// What a guest's kernel starts: what a bare machine's launch may say, and no other program.
 const INIT: &str = "/sbin/init";
@@ -68,7 +68,13 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
         watch(inner, id, run);
         return Ok(running);
     }
-    let record = prepared(inner, id, run).await?;
+    let mut record = prepared(inner, id, run).await?;
+    if base::is_half(&record) {
+        record = match Box::pin(base::first_start(inner, &record)).await? {
+            base::First::Runs => return came_up(inner, id, run, false).await,
+            base::First::Boots(record) => *record,
+        };
+    }
     let digest = claw.map(claw::digest).transpose()?;
     if let Some(launch) = claw {
         claw::write_files(inner, &record, launch).await?;
@@ -158,7 +164,7 @@ async fn prepared(inner: &Arc<Inner>, id: &ClawId, run: i64) -> Result<MachineRe
     .await
 }
 
-async fn noted(
+pub(crate) async fn noted(
     inner: &Arc<Inner>,
     id: &ClawId,
     change: impl FnOnce(&mut MachineRecord) + Send + 'static,
@@ -205,7 +211,7 @@ pub(crate) fn as_started(record: &MachineRecord) -> MachineRecord {
     MachineRecord { resources, ..record.clone() }
 }
 
-fn disk(record: &MachineRecord) -> Result<DiskRecord> {
+pub(crate) fn disk(record: &MachineRecord) -> Result<DiskRecord> {
     record
         .disk
         .ok_or_else(|| Error::new(Code::NotFound, format!("'{}' has no disk", record.id)).field("disk"))
@@ -245,10 +251,11 @@ async fn from_disk(inner: &Arc<Inner>, record: &MachineRecord, claw: Option<&Lau
     let qemu = inner.qemu().await?;
     let accelerator = inner.accelerator(&qemu).await?;
     let dir = inner.dir(&record.id);
-    let mut machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);
-    let started = Started { machine: qemu.machine.clone(), accelerator, resources: record.resources };
+    let started =
+        Started { machine: qemu.machine.clone(), accelerator, resources: record.resources, plugged: false };
     // Before it runs: who saves its memory needs to know what it is.
-    noted(inner, &record.id, |record| record.started = Some(started)).await?;
+    let record = &noted(inner, &record.id, |record| record.started = Some(started)).await?;
+    let mut machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);
     let Some(claw) = claw else { return launch(inner, record, &machine, &qemu).await.map(drop) };
     machine.launch = Some(dir.join(VM).join(LAUNCH));
     claw::lay(inner, record, claw).await?;
@@ -259,7 +266,7 @@ async fn from_disk(inner: &Arc<Inner>, record: &MachineRecord, claw: Option<&Lau
 }
 
 /// Starts QEMU, and what it needs beside it, under a shim; returns when QEMU has greeted.
-async fn launch(
+pub(crate) async fn launch(
     inner: &Arc<Inner>,
     record: &MachineRecord,
     machine: &Machine,
@@ -273,7 +280,11 @@ async fn launch(
     let spec = {
         let (this, record, machine, qemu) =
             (Arc::clone(inner), record.clone(), machine.clone(), qemu.clone());
-        blocking(move || spec(&this, &record, &machine, (&qemu, virtiofsd.as_ref()))).await?
+        blocking(move || {
+            let dir = this.dir(&record.id);
+            spec(&this, &dir, &record, &machine, (&qemu, virtiofsd.as_ref()))
+        })
+        .await?
     };
     inner.hang_up(id).await;
     let dir = inner.dir(id);

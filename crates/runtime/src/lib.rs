@@ -11,6 +11,7 @@
 //! implement each verb.
 
 mod backup;
+mod bases;
 mod exec;
 mod images;
 mod logs;
@@ -35,6 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
 pub use backup::Backup;
+pub use bases::{Bases, WantedSize};
 pub use exec::{ExecInput, ExecOutput, ExecRequest, ExecSession, TermSize};
 pub use images::Images;
 pub use logs::{LogLine, LogQuery, LogStream, OutputStream};
@@ -196,6 +198,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// `Unsupported` when instances have no way to the server here.
     async fn host_route(&self, claw_port: u16) -> Result<String>;
+
+    /// Machines that wait to be copied, where the runtime can make some.
+    fn bases(&self) -> Option<&dyn Bases> {
+        None
+    }
 
     /// Freezing in memory, where the runtime can.
     fn freeze(&self) -> Option<&dyn Freeze> {

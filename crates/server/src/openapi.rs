@@ -141,7 +141,9 @@ fn add_problems(path: &str, operation: &mut Operation) {
         "401" => path != "/healthz" && path != "/readyz",
         // A new configuration of a project that there is not, an instance of such a template.
         "404" => {
-            let of_something = ["/configs", "/instances", "/vm-images"].iter().any(|end| path.ends_with(end));
+            let of_something = ["/configs", "/instances", "/vm-images", "/vm-images/warm"]
+                .iter()
+                .any(|end| path.ends_with(end));
             named || path.ends_with("/operations") || (body && of_something)
         }
         "410" => named || body || path.ends_with("/events"),

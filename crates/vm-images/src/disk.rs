@@ -95,28 +95,8 @@ impl Images {
                 .fix(format!("fetch it first: clawfarm image fetch {reference}"))
         })?;
         let size = size(&record, disk.size_bytes, self.config.limits.image_max)?;
-        if disk.path.symlink_metadata().is_ok() {
-            return Err(Error::new(
-                Code::Conflict,
-                format!("there is a file '{}' already", disk.path.display()),
-            )
-            .field("disk"));
-        }
-        let part = part_of(&disk.path);
-        remove(&part)?;
-        let made = self.make(&record, disk, &part, size, progress).await;
-        let placed = made.and_then(|made| {
-            File::open(&part)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| io_error("write a disk", error))?;
-            renameat_with(CWD, &part, CWD, &disk.path, RenameFlags::NOREPLACE)
-                .map_err(|error| io_error(format!("make '{}'", disk.path.display()), error.into()))?;
-            sync(disk.path.parent().unwrap_or(Path::new("/")))?;
-            Ok(made)
-        });
-        if placed.is_err() {
-            remove(&part)?;
-        }
+        let placed =
+            make_whole(&disk.path, async |part| self.make(&record, disk, part, size, progress).await).await;
         drop(lock);
         placed
     }
@@ -159,6 +139,32 @@ impl Images {
         grow(part, record, size).await?;
         Ok(same(How::Copy))
     }
+}
+
+/// Makes a file beside its place, and moves it there when it is whole.
+pub(crate) async fn make_whole(path: &Path, make: impl AsyncFnOnce(&Path) -> Result<Made>) -> Result<Made> {
+    is_absolute(path)?;
+    if path.symlink_metadata().is_ok() {
+        return Err(
+            Error::new(Code::Conflict, format!("there is a file '{}' already", path.display())).field("disk")
+        );
+    }
+    let part = part_of(path);
+    remove(&part)?;
+    let made = make(&part).await;
+    let placed = made.and_then(|made| {
+        File::open(&part)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| io_error("write a disk", error))?;
+        renameat_with(CWD, &part, CWD, path, RenameFlags::NOREPLACE)
+            .map_err(|error| io_error(format!("make '{}'", path.display()), error.into()))?;
+        sync(path.parent().unwrap_or(Path::new("/")))?;
+        Ok(made)
+    });
+    if placed.is_err() {
+        remove(&part)?;
+    }
+    placed
 }
 
 /// The size of a disk: what was asked for, in whole sectors.
@@ -228,7 +234,7 @@ fn reflink(image: &Path, disk: &Path) -> Result<()> {
     }
 }
 
-async fn overlay_of(image: &Path, format: Format, disk: &Path, size: u64) -> Result<()> {
+pub(crate) async fn overlay_of(image: &Path, format: Format, disk: &Path, size: u64) -> Result<()> {
     Program::new("qemu-img", "qemu-utils", LIMIT)
         .args(["create", "-q", "-f", "qcow2", "-F", format.as_str(), "-b"])
         .arg(is_absolute(image)?)

@@ -7,6 +7,8 @@
 //!     image.json                 what it is: format, size, digest, where it came from
 //!     pins/<name>                one file a disk that is an overlay of it
 //!   .work/ubuntu:24.04/          what is on its way: a download that goes on where it ended
+//!   ubuntu:24.04/warm/           its base snapshots: machines that wait to be copied
+//!   .warm/                       those that are being made
 //!   .gone/                       what is being removed
 //!   .locks/ubuntu:24.04          held by whoever makes or removes it, shared by who reads it
 //! ```
@@ -32,6 +34,7 @@ mod record;
 mod run;
 mod store;
 mod supported;
+mod warm;
 
 pub use build::{RECIPE, recipe_digest};
 pub use config::{DEBIAN_SITE, ImagesConfig, Limits, UBUNTU_SITE};
@@ -41,3 +44,4 @@ pub use format::{Format, Shape, shape_of};
 pub use record::{Origin, Record, Signature};
 pub use store::{Images, Listed};
 pub use supported::{Distribution, Supported, supported};
+pub use warm::{Abandoned, BASE_DISK, BASE_MEMORY, Base, BaseMaking, BaseRecord};

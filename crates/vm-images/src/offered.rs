@@ -4,12 +4,13 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use clawfarm_model::Result;
-use clawfarm_model::vm_image::{VmImage, VmImageReference};
+use clawfarm_model::vm_image::{VmBase, VmImage, VmImageReference};
 use clawfarm_runtime::{Progress, VmImages};
 
 use crate::record::{Origin, Record, Signature};
 use crate::store::{Images, Listed};
 use crate::supported::find;
+use crate::warm::Base;
 
 #[async_trait]
 impl VmImages for Images {
@@ -49,13 +50,7 @@ impl VmImages for Images {
 impl Images {
     fn here(&self, record: Record) -> VmImage {
         let reference = record.reference.clone();
-        shown(Listed {
-            supported: find(&reference).is_ok(),
-            partial_bytes: None,
-            pinned_by: self.pins(&reference).unwrap_or_default(),
-            record: Some(record),
-            reference,
-        })
+        shown(Listed { record: Some(record), ..self.one(reference) })
     }
 }
 
@@ -71,7 +66,18 @@ fn shown(listed: Listed) -> VmImage {
         origin: record.map(|it| origin(&it.origin)),
         made_at: record.map(|it| it.made_at),
         used_by: listed.pinned_by,
+        snapshots: listed.bases.into_iter().map(base).collect(),
         reference: listed.reference,
+    }
+}
+
+fn base(base: Base) -> VmBase {
+    VmBase {
+        cpus: base.record.cpus,
+        memory_mib: base.record.memory_mib,
+        size_bytes: base.size_bytes,
+        made_at: base.record.made_at,
+        used_by: base.used_by,
     }
 }
 

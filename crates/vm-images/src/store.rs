@@ -19,6 +19,7 @@ use crate::fetch::Part;
 use crate::lock::{For, Lock};
 use crate::record::{Origin, Record};
 use crate::supported::{find, supported};
+use crate::warm::{Base, MAKING};
 
 /// The image, in its folder.
 pub(crate) const IMAGE: &str = "image.img";
@@ -29,7 +30,7 @@ pub(crate) const PART: &str = "part.json";
 /// Who has overlays of it, a file each, in its folder.
 const PINS: &str = "pins";
 const WORK: &str = ".work";
-const GONE: &str = ".gone";
+pub(crate) const GONE: &str = ".gone";
 const LOCKS: &str = ".locks";
 
 /// The images of this machine: cheap to clone, and any number of processes may use one folder.
@@ -51,6 +52,8 @@ pub struct Listed {
     pub partial_bytes: Option<u64>,
     /// Whose disks are overlays of it, so that it can't be removed.
     pub pinned_by: Vec<String>,
+    /// Its base snapshots, the newest first.
+    pub bases: Vec<Base>,
 }
 
 /// A disk that is an overlay of an image, as the image's pin tells it.
@@ -58,6 +61,9 @@ pub struct Listed {
 struct Pin {
     /// Where the disk was made.
     disk: PathBuf,
+    /// The base snapshot that it leans on, when it does on one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base: Option<String>,
 }
 
 /// What is to be made was there, or is ours to make now.
@@ -112,7 +118,9 @@ impl Images {
         config.check()?;
         let folder = std::path::absolute(&config.folder)
             .map_err(|error| io_error(format!("find '{}'", config.folder.display()), error))?;
-        for one in [folder.clone(), folder.join(WORK), folder.join(GONE), folder.join(LOCKS)] {
+        for one in
+            [folder.clone(), folder.join(WORK), folder.join(GONE), folder.join(LOCKS), folder.join(MAKING)]
+        {
             make_private(&one)?;
         }
         // What a removal that was cut off left; whoever else takes it away meanwhile is welcome.
@@ -137,7 +145,11 @@ impl Images {
     }
 
     pub(crate) fn lock_of(&self, reference: &VmImageReference) -> PathBuf {
-        self.config.folder.join(LOCKS).join(reference.as_str())
+        self.lock_folder().join(reference.as_str())
+    }
+
+    pub(crate) fn lock_folder(&self) -> PathBuf {
+        self.config.folder.join(LOCKS)
     }
 
     /// What an image is; `None` when it is not here.
@@ -210,7 +222,7 @@ impl Images {
         .await
     }
 
-    fn one(&self, reference: VmImageReference) -> Listed {
+    pub(crate) fn one(&self, reference: VmImageReference) -> Listed {
         let work = self.work_of(&reference);
         Listed {
             supported: find(&reference).is_ok(),
@@ -220,6 +232,10 @@ impl Images {
             }),
             partial_bytes: Part::read(&work).and_then(|_| Some(work.join(IMAGE).metadata().ok()?.len())),
             pinned_by: self.pins(&reference).unwrap_or_default(),
+            bases: self.bases_now(&reference).unwrap_or_else(|error| {
+                tracing::warn!(%reference, %error, "an image's base snapshots can't be told");
+                Vec::new()
+            }),
             reference,
         }
     }
@@ -416,7 +432,18 @@ impl Images {
     /// Writes down that the disk at `disk` is an overlay of the image, which is not removed
     /// until [`Self::unpin`]. Whoever calls holds the image's lock.
     pub(crate) fn pin(&self, reference: &VmImageReference, name: &str, disk: &Path) -> Result<()> {
-        let text = serde_json::to_vec(&Pin { disk: disk.to_owned() })
+        self.pin_to(reference, name, disk, None)
+    }
+
+    /// The same for a disk that leans on a base snapshot of the image.
+    pub(crate) fn pin_to(
+        &self,
+        reference: &VmImageReference,
+        name: &str,
+        disk: &Path,
+        base: Option<&str>,
+    ) -> Result<()> {
+        let text = serde_json::to_vec(&Pin { disk: disk.to_owned(), base: base.map(str::to_owned) })
             .map_err(|error| Error::internal("a pin can't be described", error))?;
         let pins = self.folder_of(reference).join(PINS);
         write_synced(&pins.join(pin_name(name)?), &text)?;
@@ -436,6 +463,24 @@ impl Images {
             _ => Ok(()),
         })
         .await
+    }
+
+    /// The base snapshots that disks lean on, each with whose disk it is. A pin that can't be read
+    /// might be of any of them, so it is an error.
+    pub(crate) fn pinned_bases(&self, reference: &VmImageReference) -> Result<Vec<(String, String)>> {
+        let pins = self.folder_of(reference).join(PINS);
+        let mut all = Vec::new();
+        for owner in self.pins(reference)? {
+            let text = match std::fs::read(pins.join(&owner)) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io_error(format!("read '{}'", pins.join(&owner).display()), error)),
+            };
+            let pin: Pin = serde_json::from_slice(&text)
+                .map_err(|error| Error::internal(format!("the pin of '{owner}' can't be read"), error))?;
+            all.extend(pin.base.map(|base| (base, owner)));
+        }
+        Ok(all)
     }
 
     /// Who has overlays of the image, sorted.
@@ -478,7 +523,7 @@ pub(crate) fn make_private(path: &Path) -> Result<()> {
 }
 
 /// Writes a small file that is there, whole, also after a power cut.
-fn write_synced(path: &Path, contents: &[u8]) -> Result<()> {
+pub(crate) fn write_synced(path: &Path, contents: &[u8]) -> Result<()> {
     let told = |error| io_error(format!("write '{}'", path.display()), error);
     let mut file = File::create(path).map_err(told)?;
     file.write_all(contents).map_err(told)?;

@@ -41,6 +41,9 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
     let image = farm.image(IMAGE).join("image.img");
     // So does a server start with the first command.
     farm.run(&["ps"])?;
+    let (cpus, memory) = (CPUS.to_string(), MEMORY_MIB.to_string());
+    farm.run(&["image", "warm", IMAGE, "--cpus", &cpus, "--memory-mib", &memory])?;
+    let mut from_base = Vec::new();
     let (mut new, mut suspend, mut resume, mut exec) =
         (Both::default(), Both::default(), Both::default(), Both::default());
     for round in 0..rounds {
@@ -57,6 +60,9 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
             farm.run(&["exec", &name, "--", "true"])
         })?);
         farm.run(&["rm", "--purge", "--force", &name])?;
+        let made = ["new", IMAGE, "--name", &name, "--from-snapshot", "--run", "true"];
+        from_base.push(timed(|| farm.run(&made))?);
+        farm.run(&["rm", "--purge", "--force", &name])?;
 
         let folder = TempDir::with_prefix("cfb")?;
         let begun = Instant::now();
@@ -69,7 +75,15 @@ pub(crate) fn run(rounds: usize) -> Result<()> {
         suspend.by_hand.push(timed(|| machine.suspend())?);
         resume.by_hand.push(timed(|| machine.resume())?);
     }
+    let (restored, booted) = (median(from_base), median(new.ours.clone()));
     new.tell("a virtual machine, until a command was run", " (aim 1.05)", seconds);
+    let ratio = booted.as_secs_f64() / restored.as_secs_f64();
+    row(
+        "from a base snapshot",
+        &seconds(restored),
+        &format!("booted {}", seconds(booted)),
+        &format!("{ratio:.1} times faster (aim 10)"),
+    );
     suspend.tell("suspended", "", seconds);
     resume.tell("resumed, until a command was run", " (aim 1.20)", seconds);
     exec.tell("a command, by the agent; by hand over SSH", "", millis);

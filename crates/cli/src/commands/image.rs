@@ -52,6 +52,12 @@ pub(crate) enum ImageCommand {
         after_help = "Examples:\n  clawfarm image import ./disk.qcow2 --name lab:3"
     )]
     Import(vm_image::ImportArgs),
+    /// Make a base snapshot of an image, that machines are restored from
+    #[command(
+        long_about = "Makes a base snapshot of an image for virtual machines: boots a machine of it, waits until it is idle, and saves it. With `new IMAGE --from-snapshot` others are made from it in seconds, because they need not boot; each gets its own name, keys and random numbers before anything else runs in it. A snapshot is of one size: its processors and its memory are those of the machines. One that is there and fits is left as it is; one that does not fit any more, because of another QEMU or another clawfarm, is made again.",
+        after_help = "Examples:\n  clawfarm image warm debian:12\n  clawfarm image warm ubuntu:24.04 --cpus 2 --memory-mib 4096\n  clawfarm new ubuntu:24.04 --from-snapshot"
+    )]
+    Warm(vm_image::WarmArgs),
     /// List the images of all targets, and those for virtual machines
     #[command(
         long_about = "Lists the container images of all targets, and the images for virtual machines: those that can be fetched, whether they are downloaded or not, and those that were taken in.",
@@ -134,6 +140,7 @@ pub(crate) async fn run(app: &App, command: &ImageCommand) -> Outcome {
         ImageCommand::Pull(args) => pull(app, args).await,
         ImageCommand::Fetch(args) => vm_image::fetch(app, args).await,
         ImageCommand::Import(args) => vm_image::import(app, args).await,
+        ImageCommand::Warm(args) => vm_image::warm(app, args).await,
         ImageCommand::Ls => list(app).await,
         ImageCommand::Logs(args) => logs(app, args).await,
         ImageCommand::Rm(args) => remove(app, args).await,
@@ -235,6 +242,7 @@ async fn list(app: &App) -> Outcome {
         "TARGET",
         "USED BY",
         "SIZE(MIB)",
+        "SNAPSHOTS(MIB)",
         "CREATED(UTC)",
         "DIGEST",
     ]
@@ -252,6 +260,7 @@ async fn list(app: &App) -> Outcome {
             table.text("-"),
             table.text(&image.used_by.len().to_string()),
             table.text(&or_dash(image.size_bytes.map(|bytes| (bytes >> 20).to_string()))),
+            table.text(&or_dash(snapshots(image))),
             table.text(&or_dash(image.made_at.map(clock))),
             table.text(&short(&or_dash(image.digest.clone()))),
         ]);
@@ -267,6 +276,7 @@ async fn list(app: &App) -> Outcome {
             table.text(target.as_str()),
             table.text(&used_by.to_string()),
             table.text(&(size_bytes >> 20).to_string()),
+            table.text("-"),
             table.text(&clock(*created_at)),
             table.text(&short(digest)),
         ]);
@@ -276,6 +286,13 @@ async fn list(app: &App) -> Outcome {
         app.ui.note(format_args!("Without those of target {target}, which is not reached from this server."));
     }
     Ok(OK)
+}
+
+/// The base snapshots of an image, each with what it takes up.
+fn snapshots(image: &VmImage) -> Option<String> {
+    let one = |it| format!("{}: {}", vm_image::size(it), it.size_bytes >> 20);
+    let all: Vec<String> = image.snapshots.iter().map(one).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// Enough of a digest to tell it from others.

@@ -31,6 +31,9 @@ pub(crate) struct MachineArgs {
     /// The size of its disk [default: what its image has, or more]
     #[arg(long, value_name = "GIB", allow_negative_numbers = true)]
     disk_gib: Option<u32>,
+    /// Restore it from a base snapshot of its image (see 'image warm') instead of booting it
+    #[arg(long)]
+    from_snapshot: bool,
 }
 
 impl MachineArgs {
@@ -43,6 +46,7 @@ impl MachineArgs {
             workspace: self.workspace()?,
             publish: self.publish.clone(),
             setup: self.run.clone(),
+            from_snapshot: self.from_snapshot,
         };
         spec.check()?;
         Ok(spec)
@@ -56,6 +60,7 @@ impl MachineArgs {
             ("--workspace", self.workspace.is_some()),
             ("--publish", !self.publish.is_empty()),
             ("--disk-gib", self.disk_gib.is_some()),
+            ("--from-snapshot", self.from_snapshot),
         ];
         match said.into_iter().find(|(_, said)| *said) {
             None => Ok(()),
@@ -131,6 +136,9 @@ mod tests {
         let twice = MachineArgs { publish: vec![args.publish[0]; 2], ..MachineArgs::default() };
         assert_eq!(twice.spec("debian:12").expect_err("twice").field_name(), Some("vm.publish[1].host"));
         assert!(MachineArgs::default().none().is_ok());
+        let snapshot = MachineArgs { from_snapshot: true, ..MachineArgs::default() };
+        assert!(snapshot.spec("debian:12").expect("fine").from_snapshot);
+        assert_eq!(snapshot.none().expect_err("said").field_name(), Some("--from-snapshot"));
         let relative = MachineArgs { workspace: Some(".".into()), ..MachineArgs::default() };
         assert!(
             relative.spec("debian:12").expect("fine").workspace.is_some_and(|path| path.starts_with('/'))

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clawfarm_api::{AddVmImage, ImageSource, VmImageEvent, VmImageQuery};
-use clawfarm_client::Client;
-use clawfarm_model::vm_image::{VmImage, VmImageReference};
+use clawfarm_api::{AddVmImage, ImageSource, ResourcesInput, VmImageEvent, VmImageQuery, WarmVmImage};
+use clawfarm_client::{Client, ItemStream};
+use clawfarm_model::vm_image::{VmBase, VmImage, VmImageReference};
 use clawfarm_model::{Code, Error};
 use futures::StreamExt;
 
@@ -30,6 +30,46 @@ pub(crate) struct ImportArgs {
     /// What it is to be called: a name and a tag
     #[arg(long, value_name = "IMAGE")]
     name: VmImageReference,
+}
+
+/// `clawfarm image warm`.
+#[derive(Debug, Args)]
+pub(crate) struct WarmArgs {
+    /// The image, such as debian:12
+    #[arg(value_name = "IMAGE")]
+    image: VmImageReference,
+    /// How many processors machines from it have [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    cpus: Option<u32>,
+    /// How much memory machines from it have [default: 2048]
+    #[arg(long, value_name = "MIB", allow_negative_numbers = true)]
+    memory_mib: Option<u32>,
+}
+
+/// `clawfarm image warm`.
+pub(super) async fn warm(app: &App, args: &WarmArgs) -> Outcome {
+    let resources = ResourcesInput { cpus: args.cpus.map(f64::from), memory_mib: args.memory_mib };
+    let news =
+        app.client().await?.warm_vm_image(&WarmVmImage { image: args.image.clone(), resources }).await?;
+    let image = follow(app, news).await?;
+    if app.ui.json {
+        app.ui.document(&image)?;
+        return Ok(OK);
+    }
+    for snapshot in &image.snapshots {
+        app.ui.line(format_args!(
+            "{} {} ({} MiB on the disk)",
+            image.reference,
+            size(snapshot),
+            snapshot.size_bytes >> 20
+        ))?;
+    }
+    Ok(OK)
+}
+
+/// A base snapshot's size, as the table has it.
+pub(super) fn size(snapshot: &VmBase) -> String {
+    format!("{}x{}", snapshot.cpus, snapshot.memory_mib)
 }
 
 /// `clawfarm image fetch`.
@@ -80,9 +120,21 @@ fn whole_path(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// Shows what is told until the image is there.
+/// Has an image come to be there.
 async fn add(app: &App, client: &Client, request: &AddVmImage) -> Result<(), Failure> {
-    let mut news = client.add_vm_image(request).await?;
+    let image = follow(app, client.add_vm_image(request).await?).await?;
+    if app.ui.json {
+        return Ok(app.ui.document(&image)?);
+    }
+    app.ui.line(format_args!("{} {}", image.reference, image.digest.unwrap_or_default()))?;
+    if let Some(origin) = image.origin {
+        app.ui.note(clean_line(&origin));
+    }
+    Ok(())
+}
+
+/// Shows what is told until the image is there.
+async fn follow(app: &App, mut news: ItemStream<VmImageEvent>) -> Result<VmImage, Failure> {
     let mut meter: Option<Meter> = None;
     while let Some(piece) = news.next().await {
         match piece? {
@@ -107,15 +159,7 @@ async fn add(app: &App, client: &Client, request: &AddVmImage) -> Result<(), Fai
             VmImageEvent::Line { .. } => {}
             VmImageEvent::Done { image } => {
                 drop(meter);
-                if app.ui.json {
-                    app.ui.document(&image)?;
-                } else {
-                    app.ui.line(format_args!("{} {}", image.reference, image.digest.unwrap_or_default()))?;
-                    if let Some(origin) = image.origin {
-                        app.ui.note(clean_line(&origin));
-                    }
-                }
-                return Ok(());
+                return Ok(*image);
             }
         }
     }

@@ -230,6 +230,7 @@ fn what_can_t_be_a_machine_is_refused_before_anything_is_made() {
         (&["--publish", "28081:80", "--publish", "28081:81"], "vm.publish[1].host"),
         (&["--publish", "28081:80", "--port", "28081"], "vm.publish[0].host"),
         (&["--disk-gib", "0"], "vm.disk_gib"),
+        (&["--from-snapshot"], "vm.from_snapshot"),
         (&["--memory-mib", "128"], "resources.memory_mib"),
         (&["--run", " "], "vm.setup[0]"),
         (&["--workspace", &file], "vm.workspace"),

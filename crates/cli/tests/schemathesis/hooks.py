@@ -38,10 +38,10 @@ def before_call(ctx, case, **kwargs):
         # Never a real claw. A name of the wrong form is left for the server to refuse.
         if body.get("target") is None or positive(case):
             body["target"] = "sim"
-    if case.path == "/api/v1/vm-images" and isinstance(body, dict):
+    if case.path.startswith("/api/v1/vm-images") and isinstance(body, dict):
         image = body.get("image")
         if isinstance(image, str) and image.startswith(("ubuntu:", "debian:")):
-            # Nothing is fetched, and nothing built.
+            # Nothing is fetched, nothing built, and nothing booted.
             body["image"] = "nobody:1"
     if not positive(case):
         return
@@ -51,6 +51,8 @@ def before_call(ctx, case, **kwargs):
             body.update(image="nobody:1")
             body["from"] = "site"
             body.pop("file", None)
+        if case.path == "/api/v1/vm-images/warm":
+            body.update(image="nobody:1")
         if case.path == "/api/v1/instances":
             # Its rules are more than a schema can say: folders of the host, ports that are free.
             body.pop("vm", None)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clawfarm_api::{
     AddTarget, AddVmImage, BuildEvent, BuildImage, BuildLog, CertificateList, Doctor, ImageList, ImageQuery,
     PullImage, ServerInfo, ServerList, Shutdown, SupportRequest, TargetList, VmImageEvent, VmImageList,
-    VmImageQuery,
+    VmImageQuery, WarmVmImage,
 };
 use clawfarm_model::certificate::{Certificate, CertificateName};
 use clawfarm_model::name::TargetName;
@@ -159,6 +159,15 @@ impl Client {
     /// See [`Client`]. What fails ends the stream with its error.
     pub async fn add_vm_image(&self, request: &AddVmImage) -> Result<ItemStream<VmImageEvent>> {
         let call = Call::post(&["vm-images"]).json(request)?.limit(DOCTOR_LIMIT);
+        Ok(items(self.open(call.header("accept", "text/event-stream")?).await?))
+    }
+
+    /// Has a base snapshot of an image made, and streams how that goes.
+    ///
+    /// # Errors
+    /// See [`Client`]. What fails ends the stream with its error.
+    pub async fn warm_vm_image(&self, request: &WarmVmImage) -> Result<ItemStream<VmImageEvent>> {
+        let call = Call::post(&["vm-images", "warm"]).json(request)?.limit(DOCTOR_LIMIT);
         Ok(items(self.open(call.header("accept", "text/event-stream")?).await?))
     }
 

@@ -18,7 +18,7 @@ use clawfarm_model::{
     Action, Cause, ClawId, Code, ConfigName, Context, Desired, Error, Health, Instance, InstanceSpec,
     Layered, OperationKind, Phase, Resource, Result, RuntimePolicy, Timestamp, Urgency, authorize,
 };
-use clawfarm_runtime::Runtime;
+use clawfarm_runtime::{Runtime, WantedSize};
 use clawfarm_store::{Created, Idempotency, NewOperation};
 use secrecy::SecretString;
 
@@ -217,7 +217,9 @@ impl Core {
         let binding = Binding { template: new.template, variables: new.variables, overrides: new.overrides };
         let whose = Whose { tenant, claw_type: &claw_type, demo };
         let (layers, config, locked) = self.first_layers(&whose, binding, config).await?;
-        let resources = resources(adapter.as_ref(), runtime, new.cpus, new.memory_mib, &mut warnings);
+        let wanted = WantedSize { cpus: new.cpus, memory_mib: new.memory_mib };
+        let wanted = self.size_of_vm(new.vm.as_ref(), &claw_type, target, wanted).await?;
+        let resources = resources(adapter.as_ref(), runtime, wanted.cpus, wanted.memory_mib, &mut warnings);
         let name = match new.name {
             Some(name) => name,
             None => vm::name(new.vm.as_ref(), &claw_type)?,

@@ -3,6 +3,7 @@
 mod command;
 mod fd;
 mod frozen;
+mod identify;
 mod line;
 mod power;
 mod stats;
@@ -270,6 +271,9 @@ impl Work {
             }
             Request::Thaw => frozen.thaw().await.map(|()| serde_json::Value::Null),
             Request::Power { how } => power::end(how).await.map(|()| serde_json::Value::Null),
+            Request::Identify(identity) => {
+                identify::become_one(*identity).await.map(|()| serde_json::Value::Null)
+            }
             Request::SetTime { unix_nanos } => power::set_time(unix_nanos).map(|()| serde_json::Value::Null),
         };
         match done {

@@ -136,6 +136,9 @@ fn sizes_numbers_and_commands_have_limits() {
     for size in [0, 2049, u32::MAX] {
         assert_eq!(refused(|spec| spec.disk_gib = Some(size)).0, "vm.disk_gib");
     }
+    // A base snapshot has a disk of its own size.
+    let of_base = refused(|spec| (spec.from_snapshot, spec.disk_gib) = (true, Some(20)));
+    assert_eq!(of_base.0, "vm.disk_gib");
     for folder in ["", "x", "../x", "~/x", "/a\0b"] {
         assert_eq!(refused(|spec| spec.workspace = Some(folder.into())).0, "vm.workspace");
     }

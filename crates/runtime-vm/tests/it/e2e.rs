@@ -15,13 +15,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::farm::{Farm, id, is_root, launch, placement, volume};
 
 /// How long a boot or a shutdown may take, on a machine that does much else.
-const LONG: Duration = Duration::from_mins(25);
+pub(crate) const LONG: Duration = Duration::from_mins(25);
 
 /// How long it sleeps.
 const ASLEEP: Duration = Duration::from_secs(30);
 
 /// The folder of what tests keep.
-fn kept() -> PathBuf {
+pub(crate) fn kept() -> PathBuf {
     if let Some(install) = std::env::var_os("CLAWFARM_TEST_OPENCLAW") {
         // <kept>/installs/<name>
         if let Some(kept) = Path::new(&install).ancestors().nth(2) {
@@ -36,14 +36,14 @@ fn kept() -> PathBuf {
 }
 
 /// How a command in the machine ended, and what it printed.
-async fn run(farm: &Farm, id: &ClawId, argv: &[&str]) -> (i32, String) {
+pub(crate) async fn run(farm: &Farm, id: &ClawId, argv: &[&str]) -> (i32, String) {
     let argv = argv.iter().map(|&word| word.to_owned()).collect();
     let session = Exec::exec(&farm.rt, id, ExecRequest { argv, tty: None, term: None }).await.unwrap();
     drop(session.input);
     all(session.output).await
 }
 
-async fn all(mut output: tokio::sync::mpsc::Receiver<ExecOutput>) -> (i32, String) {
+pub(crate) async fn all(mut output: tokio::sync::mpsc::Receiver<ExecOutput>) -> (i32, String) {
     let mut text = Vec::new();
     let told = async {
         while let Some(piece) = output.recv().await {
@@ -59,14 +59,14 @@ async fn all(mut output: tokio::sync::mpsc::Receiver<ExecOutput>) -> (i32, Strin
 }
 
 /// A line of the guest's shell, which must succeed.
-async fn sh(farm: &Farm, id: &ClawId, line: &str) -> String {
+pub(crate) async fn sh(farm: &Farm, id: &ClawId, line: &str) -> String {
     let (code, said) = run(farm, id, &["bash", "-lc", line]).await;
     assert_eq!(code, 0, "{line}: {said}");
     said
 }
 
 /// Waits until it has booted and its set-up is done.
-async fn booted(farm: &Farm, id: &ClawId) {
+pub(crate) async fn booted(farm: &Farm, id: &ClawId) {
     let begun = std::time::Instant::now();
     loop {
         match farm.rt.dial(id, 22).await {
@@ -81,7 +81,7 @@ async fn booted(farm: &Farm, id: &ClawId) {
 }
 
 /// What it told on its serial port.
-fn said(farm: &Farm, id: &ClawId) -> String {
+pub(crate) fn said(farm: &Farm, id: &ClawId) -> String {
     std::fs::read_to_string(farm.claw(id).join("serial.log")).unwrap_or_default()
 }
 
@@ -249,7 +249,7 @@ async fn refuses_setuid(farm: &Farm, id: &ClawId, volume: &Path, workspace: &Pat
 }
 
 /// The agent, which `scripts/guest` builds and `scripts/test` names.
-fn agent() -> Option<bytes::Bytes> {
+pub(crate) fn agent() -> Option<bytes::Bytes> {
     let path = std::env::var_os("CLAWFARM_GUEST_AGENT")?;
     Some(std::fs::read(path).expect("the agent was built").into())
 }

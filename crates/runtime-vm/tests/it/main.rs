@@ -1,6 +1,7 @@
 //! Virtual machines by their runtime: QEMU is real, and the guest is as small as can be, except
 //! in one test that boots a real one.
 
+mod base;
 mod claw;
 mod cut;
 mod e2e;

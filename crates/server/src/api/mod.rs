@@ -137,6 +137,7 @@ fn waiting() -> OpenApiRouter<ServerState> {
         .routes(routes!(images::build))
         .routes(routes!(images::pull))
         .routes(routes!(vm_images::add))
+        .routes(routes!(vm_images::warm))
         .routes(routes!(send::send))
         .routes(routes!(logs::instance))
         .routes(routes!(events::all))

@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::response::Response;
 use clawfarm_api::stream::BUILD;
-use clawfarm_api::{AddVmImage, ImageSource, VmImageEvent, VmImageList, VmImageQuery};
-use clawfarm_control::{HowImage, VmImageNews};
+use clawfarm_api::{AddVmImage, ImageSource, VmImageEvent, VmImageList, VmImageQuery, WarmVmImage};
+use clawfarm_control::{HowImage, VmImageNews, WantedSize};
 use clawfarm_model::{Error, Result};
 use futures::StreamExt;
 use http::StatusCode;
@@ -42,6 +42,27 @@ pub(super) async fn add(
 ) -> ApiResult<Response> {
     let AddVmImage { image, from, file } = request;
     let news = state.control().add_vm_image(&context, image, how(from, file, local)?).await?;
+    let pieces = news.map(|piece| piece.map(|piece| Item::from(view(piece)))).boxed();
+    Ok(answer(BUILD, pieces, state.shutdown().clone(), context.request_id()))
+}
+
+/// Has a base snapshot of an image made: a machine of it is booted, made idle and saved, so that
+/// others can be made from it (`from_snapshot`). Streams how that goes, as for an image. One that is
+/// there is told at once.
+#[utoipa::path(
+    post, path = "/api/v1/vm-images/warm", tag = "images",
+    request_body(content = WarmVmImage, example = json!({"image": "debian:12", "resources": {"cpus": 2.0, "memory_mib": 1024}})),
+    responses((status = 200, description = "How it goes, as an event stream", body = VmImageEvent,
+        content_type = "text/event-stream"))
+)]
+pub(super) async fn warm(
+    State(state): State<ServerState>,
+    Ctx(context): Ctx,
+    Json { value: request, .. }: Json<WarmVmImage>,
+) -> ApiResult<Response> {
+    let WarmVmImage { image, resources } = request;
+    let wanted = WantedSize { cpus: resources.cpus, memory_mib: resources.memory_mib };
+    let news = state.control().warm_vm_image(&context, image, wanted).await?;
     let pieces = news.map(|piece| piece.map(|piece| Item::from(view(piece)))).boxed();
     Ok(answer(BUILD, pieces, state.shutdown().clone(), context.request_id()))
 }

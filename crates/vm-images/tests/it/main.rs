@@ -10,3 +10,4 @@ mod signed;
 mod site;
 mod store;
 mod support;
+mod warm;
