@@ -37,7 +37,7 @@ const STAND_IN: &str = r#"#!/usr/bin/python3
 import hashlib, http.server, json, os, sys
 state = os.environ["OPENCLAW_STATE_DIR"]
 with open(state + "/given", "a") as given:
-    token = hashlib.sha256(os.environ["OPENCLAW_GATEWAY_TOKEN"].encode()).hexdigest()
+    token = hashlib.sha256(os.environ["OPENCLAW_GATEWAY_PASSWORD"].encode()).hexdigest()
     print(json.dumps({"args": sys.argv[1:], "token": token, "home": os.environ["HOME"],
                       "folder": os.getcwd(), "plain": os.environ.get("PLAIN")}), file=given)
 class Gateway(http.server.BaseHTTPRequestHandler):
