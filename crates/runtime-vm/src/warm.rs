@@ -28,7 +28,7 @@ use tokio::net::UnixStream;
 
 use crate::inner::{Inner, guard};
 use crate::machine::{cpus, machine, qmp_socket};
-use crate::paths::{DISK, SEED, STATE, VM, VOLUMES, WORK};
+use crate::paths::{DISK, SEED, SHARED, STATE, VM, VOLUMES};
 use crate::prepare::{give_disk, owner, size};
 use crate::record::{self, DiskRecord, MachineRecord, OnBase};
 use crate::spec::spec;
@@ -265,7 +265,7 @@ fn prepare(inner: &Inner, dir: &Path, record: MachineRecord) -> Result<MachineRe
     let record = MachineRecord { uid, ..record };
     let own = owner(&record);
     let folder = Folder::open(dir).map_err(failed)?;
-    for (name, own) in [(VM, own), (VOLUMES, own), (WORK, None), (STATE, None), (LOG_DIR, None)] {
+    for (name, own) in [(VM, own), (VOLUMES, own), (SHARED, None), (STATE, None), (LOG_DIR, None)] {
         folder.make_folder(Path::new(name), own).map_err(failed)?;
     }
     // Keys that nobody keeps: what is made of them here is removed before it is saved.
