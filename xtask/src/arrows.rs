@@ -46,12 +46,14 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     // The process runtime starts shims and speaks their protocol, so it knows them.
-    ("clawfarm-runtime-process", &["clawfarm-local"]),
+    ("clawfarm-runtime-process", &["clawfarm-install"]),
     // Virtual machines run under shims too.
     (
         "clawfarm-runtime-vm",
-        &["clawfarm-local", "clawfarm-qemu", "clawfarm-guest", "clawfarm-vm", "clawfarm-vm-images"],
+        &["clawfarm-install", "clawfarm-qemu", "clawfarm-guest", "clawfarm-vm", "clawfarm-vm-images"],
     ),
+    // Software of claws on this machine, for both.
+    ("clawfarm-install", &["clawfarm-local"]),
     // What the two share: it knows shims, and no instance.
     ("clawfarm-local", &["clawfarm-runtime", "clawfarm-shim", "clawfarm-files"]),
     ("clawfarm-runtime-docker", &["clawfarm-runtime", "clawfarm-files"]),

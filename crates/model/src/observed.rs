@@ -40,7 +40,7 @@ pub struct Observation {
     /// Why it does nothing although it is up, and what to do: its processors are stopped because
     /// the disk is full, or what serves its folders has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<ErrorReport>,
+    pub trouble: Option<Box<ErrorReport>>,
 }
 
 impl Observation {

@@ -33,6 +33,9 @@ const DISKS: &str = "vm-software";
 /// The claw type of what is nobody's but its owner's.
 const BARE: &str = "machine";
 
+/// Root's own folder, in the guest.
+const ROOTS: &str = "/root";
+
 /// Whether some software is that of a claw, and not of a bare machine.
 pub(crate) fn is_claw(software: &Software) -> bool {
     software.claw_type.as_str() != BARE
@@ -40,7 +43,7 @@ pub(crate) fn is_claw(software: &Software) -> bool {
 
 /// Where a claw has its home, in its machine: as if its own installer had put it there.
 pub(crate) fn home(record: &MachineRecord) -> String {
-    format!("/root/.{}", record.software.claw_type)
+    format!("{ROOTS}/.{}", record.software.claw_type)
 }
 
 /// Where it works for its user: where a folder of theirs is, or in its home.

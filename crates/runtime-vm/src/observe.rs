@@ -57,7 +57,7 @@ async fn running(inner: &Arc<Inner>, id: &ClawId, status: ShimStatus) -> Result<
         confinement: status.confinement,
         port: record.as_ref().map(|record| record.port),
         image: record.map(|record| record.vm.image.to_string()),
-        trouble: trouble.map(|error| error.report()),
+        trouble: trouble.map(|error| Box::new(error.report())),
     })
 }
 

@@ -242,7 +242,6 @@ async fn list(app: &App) -> Outcome {
         "TARGET",
         "USED BY",
         "SIZE(MIB)",
-        "SNAPSHOTS(MIB)",
         "CREATED(UTC)",
         "DIGEST",
     ]
@@ -260,7 +259,6 @@ async fn list(app: &App) -> Outcome {
             table.text("-"),
             table.text(&image.used_by.len().to_string()),
             table.text(&or_dash(image.size_bytes.map(|bytes| (bytes >> 20).to_string()))),
-            table.text(&or_dash(snapshots(image))),
             table.text(&or_dash(image.made_at.map(clock))),
             table.text(&short(&or_dash(image.digest.clone()))),
         ]);
@@ -276,12 +274,16 @@ async fn list(app: &App) -> Outcome {
             table.text(target.as_str()),
             table.text(&used_by.to_string()),
             table.text(&(size_bytes >> 20).to_string()),
-            table.text("-"),
             table.text(&clock(*created_at)),
             table.text(&short(digest)),
         ]);
     }
     app.ui.line(table.render())?;
+    for image in &all.machines {
+        if let Some(snapshots) = snapshots(image) {
+            app.ui.note(format_args!("Base snapshots of {}: {snapshots}", image.reference));
+        }
+    }
     for target in &all.containers.unseen {
         app.ui.note(format_args!("Without those of target {target}, which is not reached from this server."));
     }
@@ -290,7 +292,7 @@ async fn list(app: &App) -> Outcome {
 
 /// The base snapshots of an image, each with what it takes up.
 fn snapshots(image: &VmImage) -> Option<String> {
-    let one = |it| format!("{}: {}", vm_image::size(it), it.size_bytes >> 20);
+    let one = |it| format!("{} ({} MiB)", vm_image::size(it), it.size_bytes >> 20);
     let all: Vec<String> = image.snapshots.iter().map(one).collect();
     (!all.is_empty()).then(|| all.join(", "))
 }

@@ -326,7 +326,7 @@ fn apply(mut config: ClawConfig, settings: &[(String, String)]) -> Result<ClawCo
 /// `clawfarm new`.
 pub(crate) async fn run(app: &App, args: NewArgs) -> Outcome {
     let request = args.request()?;
-    make(app, request, &args.options).await
+    Box::pin(make(app, request, &args.options)).await
 }
 
 /// Makes an instance, and waits for what there is to wait for.

@@ -58,7 +58,7 @@ impl RunArgs {
 /// `clawfarm run`.
 pub(crate) async fn run(app: &App, args: RunArgs) -> Outcome {
     let request = args.request()?;
-    new::make(app, request, &args.options).await
+    Box::pin(new::make(app, request, &args.options)).await
 }
 
 #[cfg(test)]

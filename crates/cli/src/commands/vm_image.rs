@@ -124,7 +124,7 @@ fn whole_path(path: &Path) -> Result<String, Error> {
 async fn add(app: &App, client: &Client, request: &AddVmImage) -> Result<(), Failure> {
     let image = follow(app, client.add_vm_image(request).await?).await?;
     if app.ui.json {
-        return Ok(app.ui.document(&image)?);
+        return app.ui.document(&image);
     }
     app.ui.line(format_args!("{} {}", image.reference, image.digest.unwrap_or_default()))?;
     if let Some(origin) = image.origin {

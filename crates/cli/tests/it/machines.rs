@@ -230,7 +230,6 @@ fn what_can_t_be_a_machine_is_refused_before_anything_is_made() {
         (&["--publish", "28081:80", "--publish", "28081:81"], "vm.publish[1].host"),
         (&["--publish", "28081:80", "--port", "28081"], "vm.publish[0].host"),
         (&["--disk-gib", "0"], "vm.disk_gib"),
-        (&["--from-snapshot"], "vm.from_snapshot"),
         (&["--memory-mib", "128"], "resources.memory_mib"),
         (&["--run", " "], "vm.setup[0]"),
         (&["--workspace", &file], "vm.workspace"),
@@ -242,6 +241,8 @@ fn what_can_t_be_a_machine_is_refused_before_anything_is_made() {
         let refused = new(&home, arguments).ends(2);
         assert!(refused.err.contains(names), "{arguments:?}: {refused:?}");
     }
+    let none = new(&home, &["--from-snapshot"]).ends(1);
+    assert!(none.err.contains("field: vm.from_snapshot") && none.err.contains("fix:"), "{none:?}");
     let refused = home.run(&["new", "Ubuntu:24.04", "--runtime", "sim"]).ends(2);
     assert!(refused.err.contains("'Ubuntu:24.04' has no name"), "{refused:?}");
     let refused = home.run(&["new", "openclaw", "--runtime", "sim", "--volume", "a:/x"]).ends(2);

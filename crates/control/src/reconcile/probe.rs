@@ -96,7 +96,7 @@ impl Probed {
 
 /// What its runtime tells already: nothing can answer in it then, and the runtime knows why.
 fn told(seen: &Observation) -> Option<Probed> {
-    seen.trouble.clone().map(|report| Probed::Failed(report.into()))
+    seen.trouble.clone().map(|report| Probed::Failed((*report).into()))
 }
 
 /// Asks once.
@@ -255,7 +255,7 @@ mod tests {
         let mut seen = observation(&it.id, clawfarm_model::ObservedState::Running, 1);
         assert!(told(&seen).is_none());
         let full = Error::new(Code::Insufficient, "its disk is full").fix("make room");
-        seen.trouble = Some(full.report());
+        seen.trouble = Some(Box::new(full.report()));
         absorb(&mut it, told(&seen).unwrap(), Timestamp::now());
         assert_eq!((it.phase, it.health), (Phase::Unhealthy, Health::Failing));
         assert_eq!(it.last_error, Some(full.report()));

@@ -180,7 +180,7 @@ pub(super) async fn written(
             Ok((applied, Some(accepted)))
         }
         Some(id) => {
-            changed(app, client, wanted, &id, args, ctrl_c).await?;
+            Box::pin(changed(app, client, wanted, &id, args, ctrl_c)).await?;
             Ok((applied, None))
         }
     }

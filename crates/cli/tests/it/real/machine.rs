@@ -68,11 +68,11 @@ fn made_at_a_terminal(farm: &Farm, project: &Path, port: u16) -> String {
             "--name",
             "lab",
             "--run",
-            "echo ok > /root/new-ok",
+            "echo ok > ~/new-ok",
             "--run",
             "read -r -p 'Who are you? ' who; echo \"Good evening, $who.\"; tty; id -un",
             "--run",
-            "ls /root/mended",
+            "ls ~/mended",
             "--run",
             "exit 7",
             "--volume",
@@ -110,7 +110,7 @@ fn made_at_a_terminal(farm: &Farm, project: &Path, port: u16) -> String {
     assert!(seen.contains("No such file or directory"), "what it said: {seen}");
     terminal.types("s");
     terminal.shows_within(LONG, &format!("root@{id}:"));
-    terminal.types("touch /root/mended; exit");
+    terminal.types("touch ~/mended; exit");
     terminal.shows_times(LONG, "What now? [e/s/i/r]", 2);
     terminal.types("r");
     // The next fails, too, and it is left so.
@@ -193,7 +193,7 @@ fn sh(farm: &Farm, id: &str, line: &str) -> String {
 }
 
 fn shares_its_folders(farm: &Farm, id: &str, volume: &Path, project: &Path) {
-    assert_eq!(sh(farm, id, "cat /root/new-ok"), "ok\n");
+    assert_eq!(sh(farm, id, "cat ~/new-ok"), "ok\n");
     std::fs::write(volume.join("from-host"), "hello").expect("written");
     assert_eq!(sh(farm, id, "cat ~/.openclaw/from-host; pwd"), "hello/workspace\n");
     sh(farm, id, "echo made > ~/.openclaw/from-guest; cp README copy");
@@ -254,7 +254,7 @@ fn outlives_the_server(farm: &Farm, id: &str) {
     assert!(runs(pid));
     farm.until_phase(id, "ready");
     assert_eq!(farm.pid(id), pid, "adopted, not started again");
-    assert_eq!(sh(farm, id, "cat /root/new-ok"), "ok\n");
+    assert_eq!(sh(farm, id, "cat ~/new-ok"), "ok\n");
 }
 
 fn numbers(file: &Path) -> Vec<u64> {
