@@ -70,7 +70,7 @@ async fn once(server: &Server, scenario: Scenario) {
 async fn once_at_every_point(name: &str) {
     let scenario = scenario::by_name(name);
     let template = scenario::prepared(scenario).await;
-    for point in reached(template.path(), scenario).await {
+    for point in Box::pin(reached(template.path(), scenario)).await {
         let home = copy(template.path());
         let plan = Plan::once(point, 1, Action::Fail(Code::Unavailable));
         let server = begin(home.path(), scenario, &[plan]).await;
@@ -88,7 +88,7 @@ async fn once_at_every_point(name: &str) {
 async fn undone_from_every_point(name: &str) {
     let scenario = scenario::by_name(name);
     let template = scenario::prepared(scenario).await;
-    for point in reached(template.path(), scenario).await {
+    for point in Box::pin(reached(template.path(), scenario)).await {
         let home = copy(template.path());
         let plan = Plan::always(point, Action::Fail(Code::Unsupported));
         let server = begin(home.path(), scenario, &[plan]).await;
@@ -149,7 +149,7 @@ async fn no_point_is_dead() {
     let mut seen = Vec::new();
     for scenario in scenario::ALL {
         let template = scenario::prepared(*scenario).await;
-        seen.extend(reached(template.path(), *scenario).await);
+        seen.extend(Box::pin(reached(template.path(), *scenario)).await);
     }
     let ours =
         |p: &&Point| matches!(p.layer(), Layer::Store | Layer::Runtime | Layer::Adapter | Layer::Reconcile);
