@@ -132,7 +132,6 @@ points! {
     SnapshotUsed Machine "failpoint.machine.snapshot-used"
     BasePrepared Machine "failpoint.machine.base-prepared"
     BaseStarted Machine "failpoint.machine.base-started"
-    BasePublished Machine "failpoint.machine.base-published"
     BaseRestored Machine "failpoint.machine.base-restored"
     BaseIdentified Machine "failpoint.machine.base-identified"
 

@@ -247,7 +247,6 @@ async fn make(
         made_at: Timestamp::now(),
     };
     let base = inner.images.publish_base(making, (&dir.join(DISK), &dir.join(MEMORY)), about).await?;
-    clawfarm_failpoint::point!(BasePublished);
     Ok(base.name)
 }
 

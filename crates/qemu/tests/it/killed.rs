@@ -155,7 +155,12 @@ fn every_point_is_tried() {
         Point::MemoryRestored,
         Point::SnapshotUsed,
     ];
-    let ours: Vec<Point> =
-        Point::ALL.iter().copied().filter(|p| p.layer() == clawfarm_failpoint::Layer::Machine).collect();
+    // Base snapshots are made and used a layer above, and killed there (`clawfarm-runtime-vm`).
+    let above = [Point::BasePrepared, Point::BaseStarted, Point::BaseRestored, Point::BaseIdentified];
+    let ours: Vec<Point> = Point::ALL
+        .iter()
+        .copied()
+        .filter(|p| p.layer() == clawfarm_failpoint::Layer::Machine && !above.contains(p))
+        .collect();
     assert_eq!(ours, tried);
 }
