@@ -28,8 +28,8 @@ use crate::inner::Inner;
 use crate::machine::host_url;
 use crate::record::{self, MachineRecord};
 use crate::{
-    base, boot, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover, shares,
-    start, suspend, warm,
+    base, boot, claw, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover,
+    shares, start, suspend, warm,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
@@ -97,6 +97,8 @@ async fn take_up(inner: &Arc<Inner>) -> Result<()> {
     let paths = inner.paths.clone();
     for id in blocking(move || record::ids(&paths)).await? {
         if !keeper::is_up(&inner.dir(&id)).await? {
+            // Laid for a start that was cut off: the next one lays its own.
+            claw::take_away(inner, &id).await;
             continue;
         }
         let (weak, ending) = (Arc::downgrade(inner), inner.watch.ending().clone());
@@ -115,6 +117,8 @@ async fn adopt(inner: &Arc<Inner>, id: &ClawId) {
     let _verb = inner.lock(id).await;
     match observe::settle(inner, id).await {
         Ok(true) => {
+            // QEMU has answered, so it has read what it was started with.
+            claw::take_away(inner, id).await;
             if let Ok(Some(record)) = MachineRecord::read(&inner.dir(id)) {
                 boot::follow(inner, id, record.run);
             }

@@ -80,7 +80,7 @@ fn with_secret(folder: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn it_is_handed_in_what_it_runs_with_and_its_memory_belongs_to_that() {
-    let farm = Farm::new().await;
+    let mut farm = Farm::new().await;
     installed(&farm);
     let id = id("alice-x7k2");
     let place = farm.rt.ensure(&wanted(&id), &NoProgress).await.unwrap();
@@ -106,6 +106,13 @@ async fn it_is_handed_in_what_it_runs_with_and_its_memory_belongs_to_that() {
     let outside = Files::write(&farm.rt, &id, Path::new("../instance.json"), b"", false).await.unwrap_err();
     assert_eq!(outside.code(), Code::InvalidInput);
 
+    // What a server laid that was killed right then is taken away by the next, whether it runs or not.
+    let laid = farm.claw(&id).join("vm/launch");
+    std::fs::write(&laid, SECRET).unwrap();
+    farm.reopen().await;
+    wait_for("the keys to be taken away", || async { if laid.exists() { Err("there") } else { Ok(()) } })
+        .await;
+
     // The same launch goes on with its memory, another one does not.
     farm.suspended(&id).await;
     farm.rt.start(&launch(&id, 2, SECRET)).await.unwrap();
@@ -113,6 +120,9 @@ async fn it_is_handed_in_what_it_runs_with_and_its_memory_belongs_to_that() {
     farm.counts_beyond(&id, at).await;
     farm.counted_without_a_gap(&id);
     farm.suspended(&id).await;
+    std::fs::write(&laid, SECRET).unwrap();
+    farm.reopen().await;
+    assert!(!laid.exists(), "of a machine that is down");
     farm.rt.start(&launch(&id, 3, "another")).await.unwrap();
     begins(&farm, &id, 2).await;
     assert!(farm.rt.start_note(&id).await.unwrap().contains("was changed while it slept"));
