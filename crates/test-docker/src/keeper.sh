@@ -3,11 +3,13 @@
 # With PID a Docker is put beside that one, into its network.
 folder=$1 idle_for=$2 remove=$3 kind=$4 beside=${5:-}
 
-daemon='' net='' holder=''
+daemon='' net='' holder='' bridge=''
 ended() {
   # Podman's containers are nobody's children.
   [ "$kind" != podman ] || podman rm --all --force --time 0 >>"$folder/log" 2>&1 </dev/null
   [ -z "$daemon" ] || { kill "$daemon" 2>/dev/null; wait "$daemon" 2>/dev/null; }
+  # The network may be needed by others for longer.
+  [ -z "$bridge" ] || nsenter --net --target "$beside" ip link delete "$bridge" 2>/dev/null
   for pid in $net $holder; do kill "$pid" 2>/dev/null; done
   # A daemon that was killed leaves its containers running.
   for task in "$folder"/exec/containerd/daemon/io.containerd.runtime.v2.task/moby/*/init.pid; do
@@ -34,8 +36,14 @@ if [ -z "$beside" ]; then
   # A default network of the machine's, and addresses for others.
   network='--bip 10.213.0.1/24 --default-address-pool base=10.214.0.0/16,size=24'
 else
-  # Two daemons would take each other's rules for their own.
-  network='--bridge none --iptables=false --ip6tables=false --default-address-pool base=10.215.0.0/16,size=24'
+  # A bridge of its own: a daemon that is told to have none removes docker0, which is the
+  # other's (removeDefaultBridgeInterface in moby's daemon/daemon_unix.go). And two daemons would
+  # take each other's rules for their own.
+  bridge=beside$$
+  nsenter --net --target "$beside" ip link add name "$bridge" type bridge
+  nsenter --net --target "$beside" ip address add "10.216.$(($$ % 250)).1/24" dev "$bridge"
+  nsenter --net --target "$beside" ip link set "$bridge" up
+  network="--bridge $bridge --iptables=false --ip6tables=false --default-address-pool base=10.215.0.0/16,size=24"
 fi
 podman() {
   inside env CONTAINERS_CONF="$folder/containers.conf" timeout 60 \

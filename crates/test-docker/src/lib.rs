@@ -318,10 +318,10 @@ impl Engine {
             .stdin(packed.stdout.take().expect("a pipe"))
             .output()
             .expect("docker can be run");
+        let _ = fs::remove_dir_all(recipe);
         let said = String::from_utf8_lossy(&built.stderr);
         assert!(built.status.success(), "the image {name} can't be made: {said}");
         assert!(packed.wait().is_ok_and(|status| status.success()), "tar failed");
-        let _ = fs::remove_dir_all(recipe);
     }
 
     /// The daemon's process.

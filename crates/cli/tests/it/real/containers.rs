@@ -1,6 +1,6 @@
 //! Targets and images by the command line, with claws of busybox: what needs no real OpenClaw.
 
-use clawfarm_test_docker::{Engine, TINY_CLAW, TINY_CLAW_VERSION};
+use clawfarm_test_docker::{Engine, TINY, TINY_CLAW, TINY_CLAW_VERSION};
 use serde_json::Value;
 
 use crate::support::Home;
@@ -23,6 +23,9 @@ fn e2e_two_engines_are_two_targets_and_an_image_is_chosen() {
     engine.enter();
     let other = engine.beside();
     other.with_tiny_claw();
+    // The first has kept its network: images that others make on it are built there.
+    engine.with_tiny();
+    assert_eq!(engine.docker(&["run", "--rm", "--network", "bridge", TINY, "busybox", "echo", "there"]), "there");
     let home = Home::new();
     for (name, engine) in [("one", &engine), ("two", &other)] {
         let socket = engine.socket().to_str().expect("UTF-8").to_owned();
