@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt};
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::end::not_running;
 use crate::fault::failed;
@@ -25,6 +26,10 @@ const PIECES: usize = 16;
 /// The best shell that there is: bash, else sh. Nothing of a person's is in it.
 const SHELL: [&str; 3] =
     ["/bin/sh", "-c", "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi"];
+/// When a terminal's size is told once more, from when it was wanted. Podman 4.3 answers well and
+/// loses one that comes while it still makes the terminal. The size that is in force does nothing.
+const RESIZE_AGAIN: [Duration; 3] =
+    [Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(4)];
 /// How often the engine is asked for the code of a command whose output has ended.
 const POLL: Duration = Duration::from_millis(20);
 /// How long the engine may take to know it.
@@ -66,7 +71,7 @@ pub(crate) async fn exec(inner: &Arc<Inner>, id: &ClawId, request: ExecRequest) 
     if let Some(size) = request.tty {
         resize(&client, &command, size).await;
     }
-    Ok(session(Running { client, command }, output, input))
+    Ok(session(Running { client, command }, request.tty, output, input))
 }
 
 /// An engine says in its own words that there is no such command.
@@ -91,12 +96,25 @@ struct Running {
 type Output = Pin<Box<dyn Stream<Item = std::result::Result<LogOutput, bollard::errors::Error>> + Send>>;
 type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
-fn session(running: Running, mut from: Output, mut to: Input) -> ExecSession {
+fn session(running: Running, size: Option<TermSize>, mut from: Output, mut to: Input) -> ExecSession {
     let (input, mut from_caller) = mpsc::channel(PIECES);
     let (to_caller, output) = mpsc::channel(PIECES);
     tokio::spawn(async move {
         let writing = async {
-            while let Some(piece) = from_caller.recv().await {
+            let (mut wanted, mut listens) = (Wanted::new(size), true);
+            loop {
+                let piece = tokio::select! {
+                    piece = from_caller.recv(), if listens => piece,
+                    size = wanted.again() => {
+                        resize(&running.client, &running.command, size).await;
+                        continue;
+                    }
+                };
+                let Some(piece) = piece else {
+                    // The caller only listens from here on.
+                    listens = false;
+                    continue;
+                };
                 let written = match piece {
                     ExecInput::Stdin(bytes) => match to.write_all(&bytes).await {
                         Ok(()) => to.flush().await,
@@ -104,6 +122,7 @@ fn session(running: Running, mut from: Output, mut to: Input) -> ExecSession {
                     },
                     ExecInput::Eof => to.shutdown().await,
                     ExecInput::Resize(size) => {
+                        wanted = Wanted::new(Some(size));
                         resize(&running.client, &running.command, size).await;
                         Ok(())
                     }
@@ -112,8 +131,6 @@ fn session(running: Running, mut from: Output, mut to: Input) -> ExecSession {
                     tracing::debug!(%error, "a command takes no more input");
                 }
             }
-            // The caller only listens from here on.
-            std::future::pending::<()>().await;
         };
         let reading = async {
             while let Some(piece) = from.next().await {
@@ -140,6 +157,29 @@ fn session(running: Running, mut from: Output, mut to: Input) -> ExecSession {
         }
     });
     ExecSession { input, output }
+}
+
+/// The size that a terminal is to have.
+struct Wanted {
+    size: Option<TermSize>,
+    since: Instant,
+    told: usize,
+}
+
+impl Wanted {
+    fn new(size: Option<TermSize>) -> Self {
+        Self { size, since: Instant::now(), told: 0 }
+    }
+
+    /// Comes when the size is to be told once more; never, where it was often enough.
+    async fn again(&mut self) -> TermSize {
+        let (Some(size), Some(after)) = (self.size, RESIZE_AGAIN.get(self.told)) else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until(self.since + *after).await;
+        self.told += 1;
+        size
+    }
 }
 
 async fn resize(client: &Docker, command: &str, size: TermSize) {

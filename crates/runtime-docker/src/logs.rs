@@ -16,7 +16,7 @@ use crate::observe;
 /// How many of a claw's last lines are told with its end.
 const TAIL: usize = 20;
 /// How often they are asked for, and the pause before the next time.
-const TAIL_TRIES: usize = 6;
+const TAIL_TRIES: usize = 20;
 const TAIL_PAUSE: Duration = Duration::from_millis(100);
 /// The longest line that is passed on whole, in bytes: more of it is cut off.
 const LINE: usize = 64 * 1024;
@@ -109,7 +109,9 @@ async fn last_lines(inner: &Inner, id: &ClawId) -> String {
         }
     };
     let lines: Vec<String> = lines
-        .filter_map(|line| async { line.ok() })
+        .filter_map(|line| async {
+            line.inspect_err(|error| tracing::debug!(%id, ?error, "what it said last can't be read")).ok()
+        })
         .map(|line| line.text.chars().filter(|c| !c.is_control() || *c == '\t').collect())
         .collect()
         .await;

@@ -210,6 +210,24 @@ impl Engine {
         self.try_docker(args, None).unwrap_or_else(|error| panic!("docker {args:?}: {error}"))
     }
 
+    /// Removes an image. Another test's server may look into it just now, which it does by a
+    /// container of its own: it is waited for.
+    ///
+    /// # Panics
+    /// When it can't be removed.
+    pub fn remove_image(&self, name: &str) {
+        let begun = Instant::now();
+        while let Err(error) = self.try_docker(&["rmi", name], None) {
+            // Podman takes the name away before it says so.
+            if ["image not known", "No such image"].iter().any(|words| error.contains(words)) {
+                return;
+            }
+            let used = ["in use", "being used", "is using"].iter().any(|words| error.contains(words));
+            assert!(used && begun.elapsed() < LIMIT, "the image {name} can't be removed: {error}");
+            pause();
+        }
+    }
+
     fn try_docker(&self, args: &[&str], input: Option<&[u8]>) -> Result<String, String> {
         let mut child = Command::new("docker")
             .arg("--host")

@@ -218,7 +218,7 @@ async fn refuses(farm: &Farm, registry: Registry) {
     std::fs::write(&archive, image_for(elsewhere, &foreign)).unwrap();
     let _ = engine.docker(&["load", "--input", archive.to_str().unwrap()]);
     registry.take(engine, &foreign, &foreign);
-    let _ = engine.docker(&["rmi", &foreign]);
+    engine.remove_image(&foreign);
     let wrong = refused(registry.name(&foreign)).await;
     assert!(wrong.0 == Code::InvalidInput && wrong.1.contains(elsewhere), "{wrong:?}");
     let gone = registry.name("team/openclaw:1");

@@ -45,7 +45,7 @@ async fn what_is_in_memory_is_its_own_at_every_start(farm: Farm) {
         farm.runtime.stop(&id, GRACE).await.unwrap();
     }
     farm.runtime.destroy(&id, DataFate::Purge).await.unwrap();
-    let _ = farm.engine.docker(&["rmi", &bare]);
+    farm.engine.remove_image(&bare);
     farm.clear().await;
 }
 

@@ -62,7 +62,7 @@ impl Registry {
         let name = self.name(name);
         let _ = engine.docker(&["tag", image, &name]);
         let pushed = engine.docker(&["push", &name]);
-        let _ = engine.docker(&["rmi", &name]);
+        engine.remove_image(&name);
         let (_, rest) = pushed.split_once("digest: ").unwrap_or_else(|| panic!("no digest: {pushed}"));
         rest.split_whitespace().next().unwrap().to_owned()
     }

@@ -95,7 +95,7 @@ async fn an_image_is_made_once_for_all_that_ask_and_looked_into(farm: Farm) {
     // What it was looked into by is gone.
     let filter = format!("label=io.clawfarm.server={}", farm.server());
     assert_eq!(farm.engine.docker(&["ps", "-aq", "--filter", &filter]), "");
-    let _ = farm.engine.docker(&["rmi", &recipe.reference]);
+    farm.engine.remove_image(&recipe.reference);
     farm.clear().await;
 }
 
@@ -127,7 +127,7 @@ async fn what_runs_and_is_recorded_is_the_new_image(farm: Farm) {
         farm.runtime.stop(&id, GRACE).await.unwrap();
     }
     farm.runtime.destroy(&id, DataFate::Purge).await.unwrap();
-    let _ = farm.engine.docker(&["rmi", &recipe.reference]);
+    farm.engine.remove_image(&recipe.reference);
     farm.clear().await;
 }
 

@@ -25,7 +25,10 @@ fn e2e_two_engines_are_two_targets_and_an_image_is_chosen() {
     other.with_tiny_claw();
     // The first has kept its network: images that others make on it are built there.
     engine.with_tiny();
-    assert_eq!(engine.docker(&["run", "--rm", "--network", "bridge", TINY, "busybox", "echo", "there"]), "there");
+    assert_eq!(
+        engine.docker(&["run", "--rm", "--network", "bridge", TINY, "busybox", "echo", "there"]),
+        "there"
+    );
     let home = Home::new();
     for (name, engine) in [("one", &engine), ("two", &other)] {
         let socket = engine.socket().to_str().expect("UTF-8").to_owned();
