@@ -25,7 +25,7 @@ use clawfarm_model::{Code, Error, NpmInstall, Result, Software, Timestamp};
 use clawfarm_runtime::Progress;
 use serde::{Deserialize, Serialize};
 
-use clawfarm_files::{blocking, io_error};
+use clawfarm_files::{Folder, blocking, io_error};
 
 pub use npm::{Npm, npm_version};
 pub use pip::{Venv, python_version};
@@ -142,6 +142,23 @@ impl Installation {
             Self::Pip(venv) => venv.is_ready(),
             Self::Own(_) => Ok(true),
         }
+    }
+
+    /// A file of the claw's own package, by its path in there; `None` when it has none.
+    ///
+    /// # Errors
+    /// `NotFound` when the software is not here; `Insufficient` above `limit` bytes.
+    pub async fn file(&self, software: &Software, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        if !self.is_ready()? {
+            let name = format!("{} {}", software.claw_type, software.version);
+            return Err(Error::not_found("installation", name).field("version").fix("install it first"));
+        }
+        let (package, path) = (self.package_dir(), path.to_owned());
+        blocking(move || {
+            let failed = |e| io_error(format!("read '{}' of '{}'", path.display(), package.display()), e);
+            Folder::open(&package).and_then(|folder| folder.read(&path, limit)).map_err(failed)
+        })
+        .await
     }
 
     /// Makes sure that it is there.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clawfarm_files::{Folder, KeptCopy, blocking, give_to, io_error, told};
+use clawfarm_files::{Folder, KeptCopy, give_to, told};
 use clawfarm_model::{ClawId, Code, Error, Result, Software};
 use clawfarm_runtime::Progress;
 use clawfarm_shim::lock;
@@ -22,23 +22,12 @@ pub(crate) async fn install(inner: &Inner, software: &Software, progress: &dyn P
 
 /// [`clawfarm_runtime::Upgrade::software_file`].
 pub(crate) async fn software_file(
-    inner: &Arc<Inner>,
+    inner: &Inner,
     software: &Software,
     path: &Path,
     limit: u64,
 ) -> Result<Option<Vec<u8>>> {
-    let install = inner.install(software)?;
-    if !install.is_ready()? {
-        let name = format!("{} {}", software.claw_type, software.version);
-        return Err(Error::not_found("installation", name).field("version").fix("install it first"));
-    }
-    let path = path.to_owned();
-    blocking(move || {
-        let package = install.package_dir();
-        let failed = |e| io_error(format!("read '{}' of '{}'", path.display(), package.display()), e);
-        Folder::open(&package).and_then(|folder| folder.read(&path, limit)).map_err(failed)
-    })
-    .await
+    inner.install(software)?.file(software, path, limit).await
 }
 
 /// [`clawfarm_runtime::Upgrade::copy_data`].

@@ -257,6 +257,7 @@ async fn restored(inner: &Arc<Inner>, record: &MachineRecord) -> Result<Result<(
         machine: about.shape.machine.clone(),
         accelerator: about.shape.accelerator,
         resources: record.resources,
+        installed: record.installed.clone(),
         plugged: true,
     };
     let record = noted(inner, id, move |record| {

@@ -33,7 +33,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Waits for the end of the first boot's set-up, and tells what cloud-init tells. Its 2 is a warning (a
 /// word of the image's own settings that is out of use, say), and newer than the others.
 const STATUS: &str = "command -v cloud-init >/dev/null || exit 0; cloud-init status --wait >/dev/null 2>&1; \
-    case $? in 0 | 2) ;; *) cloud-init status --long 2>&1 | tail -n 20; exit 1 ;; esac";
+    case $? in 0 | 2) ;; *) cloud-init status --long 2>&1 | tail -n 20; exit 10 ;; esac";
+/// What that ends with when the set-up failed: nothing else in there does.
+const FAILED: i32 = 10;
 
 /// Follows the boot of a launch, if nobody does yet and it is not over.
 pub(crate) fn follow(inner: &Arc<Inner>, id: &ClawId, run: i64) {
@@ -124,20 +126,36 @@ async fn look(inner: &Inner, id: &ClawId) -> Result<Option<String>> {
     let messages = seed::messages(inner, id)?;
     greets(ssh.port, ROUND).await?;
     let asked = tokio::time::timeout(SET_UP, ssh.output(STATUS, messages.path())).await;
-    match asked
-        .map_err(|_| Error::new(Code::Timeout, "its first boot's set-up does not come to an end"))??
-    {
-        (Ended::Code(0), _) => Ok(None),
-        (Ended::Code(_), said) => {
-            let said: String = String::from_utf8_lossy(&said)
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(500)
-                .collect();
-            Ok(Some(said.trim().to_owned()))
+    let (ended, said) =
+        asked.map_err(|_| Error::new(Code::Timeout, "its first boot's set-up does not come to an end"))??;
+    verdict(ended, &said)
+}
+
+/// What is to be made of the answer: `Some` with what went wrong in the set-up; an error when there
+/// was none, and it is asked again.
+fn verdict(ended: Ended, said: &[u8]) -> Result<Option<String>> {
+    let code = match ended {
+        Ended::Code(0) => return Ok(None),
+        Ended::Lost(why) => return Err(Error::new(Code::Unavailable, why)),
+        // ssh has 255 for itself, and says nothing when the guest ends the connection or the shell: a
+        // guest that boots does both. 128 and more are signals.
+        Ended::Code(code @ 128..) => {
+            return Err(Error::new(Code::Unavailable, format!("ssh ended with code {code}")));
         }
-        (Ended::Lost(why), _) => Err(Error::new(Code::Unavailable, why)),
-    }
+        Ended::Code(code) => code,
+    };
+    let said: String = String::from_utf8_lossy(said)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(500)
+        .collect();
+    Ok(Some(match (code, said.trim()) {
+        (FAILED, "") => "cloud-init does not say why".to_owned(),
+        (FAILED, said) => said.to_owned(),
+        (code, said) => {
+            format!("the shell that was to ask cloud-init ended with code {code} {said}").trim().to_owned()
+        }
+    }))
 }
 
 /// Refuses as long as it boots, and when its set-up failed.
@@ -186,7 +204,31 @@ mod tests {
 
     #[test]
     fn the_question_how_the_boot_went_is_one_that_a_shell_takes() {
-        let checked = std::process::Command::new("/bin/sh").args(["-n", "-c", STATUS]).status().unwrap();
-        assert!(checked.success());
+        let folder = tempfile::TempDir::new().unwrap();
+        let asked = |status: &str| {
+            let program = folder.path().join("cloud-init");
+            let script =
+                format!("#!/bin/sh\n[ \"$2\" = --wait ] || {{ echo 'status: error'; exit 1; }}\n{status}\n");
+            std::fs::write(&program, script).unwrap();
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            let path = format!("{}:/usr/bin:/bin", folder.path().display());
+            let mut shell = std::process::Command::new("/bin/sh");
+            let output = shell.args(["-c", STATUS]).env("PATH", path).output().unwrap();
+            verdict(Ended::Code(output.status.code().unwrap()), &output.stdout)
+        };
+        assert_eq!(asked("exit 0").unwrap(), None);
+        assert_eq!(asked("exit 2").unwrap(), None);
+        assert_eq!(asked("exit 1").unwrap(), Some("status: error".to_owned()));
+        assert_eq!(asked("kill -9 $$").unwrap(), Some("status: error".to_owned()));
+    }
+
+    #[test]
+    fn a_guest_that_hangs_up_while_it_boots_has_not_failed() {
+        for ended in [Ended::Code(255), Ended::Code(137), Ended::Lost("reset".into())] {
+            assert_eq!(verdict(ended, b"").unwrap_err().code(), Code::Unavailable);
+        }
+        assert_eq!(verdict(Ended::Code(10), b"").unwrap().unwrap(), "cloud-init does not say why");
+        let why = verdict(Ended::Code(127), b"\x1b[1mno\n").unwrap().unwrap();
+        assert_eq!(why, "the shell that was to ask cloud-init ended with code 127  [1mno");
     }
 }

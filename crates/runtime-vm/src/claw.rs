@@ -1,6 +1,7 @@
 //! A claw in a machine: its software, which this machine has and shares, its home, which is a
 //! folder here, and what it is started with.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -79,15 +80,20 @@ pub(crate) async fn install(
         .field("runtime")
         .fix("use --runtime process, or docker; or make a bare machine and set it up there with --run"));
     }
-    let places = Places { home: inner.paths.home.clone(), cache: inner.config.cache_dir.clone() };
     let npm = Npm { program: inner.config.npm.clone(), time_limit: inner.config.npm_time_limit };
-    let folder = Installation::of(software, &places)?.ensure(&npm, progress).await?;
+    let folder = installation(inner, software)?.ensure(&npm, progress).await?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let disk = inner.config.cache_dir.join(DISKS).join(format!("{name}.ext4"));
     disk_of_folder(&folder, SOFTWARE_LABEL, &disk, progress).await?;
     // Confinement names files to the kernel: without links on the way.
     let failed = |e| io_error(format!("look at the software in '{}'", disk.display()), e);
     disk.canonicalize().map_err(failed).map(Some)
+}
+
+/// Where a claw's software is on this machine.
+pub(crate) fn installation(inner: &Inner, software: &Software) -> Result<Installation> {
+    let places = Places { home: inner.paths.home.clone(), cache: inner.config.cache_dir.clone() };
+    Installation::of(software, &places)
 }
 
 /// The disk with a claw's software, which nobody writes to.
@@ -154,11 +160,13 @@ fn handed_in(launch: &Launch) -> Result<HandedIn> {
     })
 }
 
-/// What tells a launch from others that would run something else. A token is in it, so nobody finds
-/// out by it what else there is.
-pub(crate) fn digest(launch: &Launch) -> Result<String> {
+/// What tells a launch from others that would run something else: other words, or another version
+/// of the software under the same path. A token is in it, so nobody finds out by it what else there is.
+pub(crate) fn digest(launch: &Launch, installed: Option<&Path>) -> Result<String> {
     let text = handed_in(launch)?;
-    Ok(Sha256::digest(text.0.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+    let mut hash = Sha256::new_with_prefix(text.0.as_bytes());
+    hash.update(installed.map_or(&[][..], |disk| disk.as_os_str().as_bytes()));
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Lays what is handed in where QEMU reads it when it starts.
@@ -222,11 +230,13 @@ mod tests {
     #[test]
     fn a_launch_is_told_from_another_by_what_it_runs_with() {
         let one = launch(&[("A", "1")]);
-        assert_eq!(digest(&one).unwrap(), digest(&Launch { run: 7, ..one.clone() }).unwrap());
-        assert_ne!(digest(&one).unwrap(), digest(&launch(&[("A", "2")])).unwrap());
-        let error = digest(&launch(&[("A", "\0")])).unwrap_err();
+        let of = |launch: &Launch| digest(launch, Some(Path::new("/disk")));
+        assert_eq!(of(&one).unwrap(), of(&Launch { run: 7, ..one.clone() }).unwrap());
+        assert_ne!(of(&one).unwrap(), of(&launch(&[("A", "2")])).unwrap());
+        assert_ne!(of(&one).unwrap(), digest(&one, Some(Path::new("/another"))).unwrap());
+        let error = of(&launch(&[("A", "\0")])).unwrap_err();
         assert_eq!(error.field_name(), Some("env.A"));
-        let error = digest(&launch(&[("A", "x\n#clawfarm-launch\ny")])).unwrap_err();
+        let error = of(&launch(&[("A", "x\n#clawfarm-launch\ny")])).unwrap_err();
         assert_eq!(error.field_name(), Some("config.env"));
     }
 }

@@ -43,6 +43,7 @@ mod start;
 mod suspend;
 mod talks;
 mod trouble;
+mod upgrade;
 mod warm;
 
 pub use clawfarm_qemu::{Accelerator, SERVES_FOLDERS, serve_folder};

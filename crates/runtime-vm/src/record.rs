@@ -117,6 +117,9 @@ pub(crate) struct Started {
     pub(crate) accelerator: Accelerator,
     /// Its share of the machine.
     pub(crate) resources: Resources,
+    /// The disk with its claw's software, which its memory goes with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) installed: Option<PathBuf>,
     /// Its folders were plugged in while it ran, as those of one that came from a base snapshot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) plugged: bool,

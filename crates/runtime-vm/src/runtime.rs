@@ -9,14 +9,17 @@ use async_trait::async_trait;
 use clawfarm_files::{blocking, io_error, make_private};
 use clawfarm_local::client::LIMIT;
 use clawfarm_local::{host, keeper, logs};
+use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::resources::{Resources, Usage};
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
 use clawfarm_model::vm::VmSpec;
 use clawfarm_model::vm_image::VmImageReference;
-use clawfarm_model::{ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, StopOptions};
+use clawfarm_model::{
+    ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, Software, StopOptions,
+};
 use clawfarm_runtime::{
     Backup, Bases, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery,
-    LogStream, Logs, PORTS, Progress, Recover, Runtime, Stats, Suspend, WantedSize, pick_port,
+    LogStream, Logs, PORTS, Progress, Recover, Runtime, Stats, Suspend, Upgrade, WantedSize, pick_port,
 };
 use clawfarm_shim::protocol::Request;
 use clawfarm_vm_images::Images;
@@ -29,7 +32,7 @@ use crate::machine::host_url;
 use crate::record::{self, MachineRecord};
 use crate::{
     base, boot, claw, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover,
-    shares, start, suspend, warm,
+    shares, start, suspend, upgrade, warm,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
@@ -269,6 +272,10 @@ impl Runtime for VmRuntime {
     fn recover(&self) -> Option<&dyn Recover> {
         Some(self)
     }
+
+    fn upgrade(&self) -> Option<&dyn Upgrade> {
+        Some(self)
+    }
 }
 
 #[async_trait]
@@ -359,6 +366,34 @@ impl Backup for VmRuntime {
 
     async fn take_in(&self, id: &ClawId, from: &Path) -> Result<()> {
         files::take_in(&self.inner, id, from).await
+    }
+}
+
+#[async_trait]
+impl Upgrade for VmRuntime {
+    async fn install(
+        &self,
+        software: &Software,
+        _: Option<&ImageRecipe>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        claw::install(&self.inner, software, progress).await.map(drop)
+    }
+
+    async fn software_file(&self, software: &Software, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+        claw::installation(&self.inner, software)?.file(software, path, limit).await
+    }
+
+    async fn copy_data(&self, id: &ClawId, copy: i64, progress: &dyn Progress) -> Result<u64> {
+        upgrade::copy_data(&self.inner, id, copy, progress).await
+    }
+
+    async fn put_back(&self, id: &ClawId, copy: i64) -> Result<()> {
+        upgrade::put_back(&self.inner, id, copy).await
+    }
+
+    async fn remove_copy(&self, id: &ClawId) -> Result<()> {
+        upgrade::remove_copy(&self.inner, id).await
     }
 }
 

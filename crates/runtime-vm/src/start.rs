@@ -75,7 +75,7 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
             base::First::Boots(record) => *record,
         };
     }
-    let digest = claw.map(claw::digest).transpose()?;
+    let digest = claw.map(|launch| claw::digest(launch, record.installed.as_deref())).transpose()?;
     if let Some(launch) = claw {
         claw::write_files(inner, &record, launch).await?;
     }
@@ -204,11 +204,12 @@ async fn memory(inner: &Arc<Inner>, record: &MachineRecord) -> Result<Memory> {
     }
 }
 
-/// The machine with the resources that it was started with, which a memory of it has: those that it
-/// was given since are for when it begins anew.
+/// The machine with the resources and the software that it was started with, which a memory of it
+/// has: what it was given since is for when it begins anew.
 pub(crate) fn as_started(record: &MachineRecord) -> MachineRecord {
-    let resources = record.started.as_ref().map_or(record.resources, |started| started.resources);
-    MachineRecord { resources, ..record.clone() }
+    let Some(started) = &record.started else { return record.clone() };
+    let (resources, installed) = (started.resources, started.installed.clone());
+    MachineRecord { resources, installed, ..record.clone() }
 }
 
 pub(crate) fn disk(record: &MachineRecord) -> Result<DiskRecord> {
@@ -251,8 +252,13 @@ async fn from_disk(inner: &Arc<Inner>, record: &MachineRecord, claw: Option<&Lau
     let qemu = inner.qemu().await?;
     let accelerator = inner.accelerator(&qemu).await?;
     let dir = inner.dir(&record.id);
-    let started =
-        Started { machine: qemu.machine.clone(), accelerator, resources: record.resources, plugged: false };
+    let started = Started {
+        machine: qemu.machine.clone(),
+        accelerator,
+        resources: record.resources,
+        installed: record.installed.clone(),
+        plugged: false,
+    };
     // Before it runs: who saves its memory needs to know what it is.
     let record = &noted(inner, &record.id, |record| record.started = Some(started)).await?;
     let mut machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);

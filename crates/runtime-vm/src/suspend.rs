@@ -10,6 +10,7 @@ use clawfarm_qemu::snapshot::Limits;
 use crate::inner::Inner;
 use crate::machine::machine;
 use crate::record::MachineRecord;
+use crate::start::as_started;
 use crate::{freeze, observe, shares, trouble};
 
 /// [`clawfarm_runtime::Suspend::suspend`].
@@ -55,10 +56,10 @@ async fn save(inner: &Arc<Inner>, record: &MachineRecord) -> Result<()> {
     };
     shares::check_saves(record, qmp.version(), saves)?;
     // As it was started: what it is to be from its next start on may be another thing by now.
-    let as_started = MachineRecord { resources: started.resources, ..record.clone() };
+    let was = as_started(record);
     let qemu = inner.qemu().await?;
     let of = (&qemu, started.machine.as_str(), started.accelerator);
-    let shape = machine(&inner.dir(id), &as_started, disk, of, false).shape();
+    let shape = machine(&inner.dir(id), &was, disk, of, false).shape();
     let limits = Limits::of(started.resources.memory_mib);
     let snapshot = inner.snapshot(id)?;
     // There was none: it was settled.

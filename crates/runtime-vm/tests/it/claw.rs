@@ -13,13 +13,17 @@ use crate::farm::{self, Farm, id, placement, wait_for};
 const SECRET: &str = "a-secret-that-nobody-else-has";
 
 fn software() -> Software {
+    version("1.0.0")
+}
+
+fn version(version: &str) -> Software {
     Software {
         claw_type: ClawType::new("openclaw").unwrap(),
-        version: "1.0.0".into(),
+        version: version.into(),
         npm: Some(NpmInstall {
             node: "24.0.0".into(),
             package: "small-claw".into(),
-            version: "1.0.0".into(),
+            version: version.into(),
             about_packages: 1,
         }),
         pip: None,
@@ -30,11 +34,19 @@ fn software() -> Software {
 
 /// Its software is there, as npm would have left it.
 fn installed(farm: &Farm) {
-    let folder = farm.config.cache_dir.join("installs").join(software().npm.unwrap().folder_name());
-    std::fs::create_dir_all(&folder).unwrap();
-    let marker =
-        r#"{"package":"small-claw","version":"1.0.0","node":"24.0.0","made_at":"2026-11-22T00:00:00Z"}"#;
-    std::fs::write(folder.join("clawfarm-install.json"), marker).unwrap();
+    installed_as(farm, &software());
+}
+
+fn installed_as(farm: &Farm, software: &Software) {
+    let npm = software.npm.clone().unwrap();
+    let folder = farm.config.cache_dir.join("installs").join(npm.folder_name());
+    let package = folder.join("node_modules/small-claw");
+    std::fs::create_dir_all(&package).unwrap();
+    std::fs::write(package.join("package.json"), &npm.version).unwrap();
+    let marker = serde_json::json!({
+        "package": npm.package, "version": npm.version, "node": npm.node, "made_at": "2026-11-22T00:00:00Z",
+    });
+    std::fs::write(folder.join("clawfarm-install.json"), marker.to_string()).unwrap();
 }
 
 fn wanted(id: &ClawId) -> Placement {
@@ -161,6 +173,61 @@ async fn its_home_outlives_it() {
     farm.rt.start(&launch(&dora, 1, SECRET)).await.unwrap();
     farm.counts_beyond(&dora, 0).await;
     assert_eq!(farm.rt.observe(&dora).await.unwrap().state, ObservedState::Running);
+}
+
+/// The disks that its QEMU was given.
+async fn arguments(farm: &Farm, id: &ClawId) -> String {
+    let pid = farm.rt.observe(id).await.unwrap().pid.unwrap();
+    String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/cmdline")).unwrap()).into_owned()
+}
+
+#[tokio::test]
+async fn another_version_is_another_disk_and_its_data_comes_back() {
+    let farm = Farm::new().await;
+    let (id, file) = (id("ute-x7k2"), Path::new("openclaw.json"));
+    let (old, new) = (software(), version("2.0.0"));
+    installed_as(&farm, &old);
+    farm.rt.ensure(&wanted(&id), &NoProgress).await.unwrap();
+    farm.rt.start(&launch(&id, 1, SECRET)).await.unwrap();
+    farm.counts_beyond(&id, 0).await;
+    let upgrade = farm.rt.upgrade().unwrap();
+    let package = Path::new("package.json");
+    assert_eq!(upgrade.software_file(&old, package, 9).await.unwrap().unwrap(), b"1.0.0");
+    assert_eq!(upgrade.software_file(&new, package, 9).await.unwrap_err().code(), Code::NotFound);
+    installed_as(&farm, &new);
+    upgrade.install(&new, None, &NoProgress).await.unwrap();
+    assert_eq!(upgrade.software_file(&new, package, 9).await.unwrap().unwrap(), b"2.0.0");
+    let up = upgrade.copy_data(&id, 7, &NoProgress).await.unwrap_err();
+    assert_eq!((up.code(), up.field_name()), (Code::Conflict, Some("id")), "{up}");
+
+    // Asleep meanwhile: its memory goes with the software that it began with.
+    farm.suspended(&id).await;
+    let upgrade = farm.rt.upgrade().unwrap();
+    assert!(upgrade.copy_data(&id, 7, &NoProgress).await.unwrap() > 0);
+    let wanted = placement(&id, |it| it.software = new.clone());
+    farm.rt.ensure(&wanted, &NoProgress).await.unwrap();
+    farm.rt.suspend().unwrap().resume(&id).await.unwrap();
+    assert!(arguments(&farm, &id).await.contains("small-claw-1.0.0"));
+    farm.suspended(&id).await;
+    farm.rt.start(&launch(&id, 2, SECRET)).await.unwrap();
+    begins(&farm, &id, 2).await;
+    assert!(arguments(&farm, &id).await.contains("small-claw-2.0.0"));
+    assert!(farm.rt.start_note(&id).await.unwrap().contains("was changed while it slept"));
+
+    // Back to the data from before, which a memory of later does not know.
+    Files::write(&farm.rt, &id, file, b"{ \"of\": 2 }", false).await.unwrap();
+    farm.suspended(&id).await;
+    let upgrade = farm.rt.upgrade().unwrap();
+    upgrade.put_back(&id, 7).await.unwrap();
+    assert_eq!(Files::read(&farm.rt, &id, file, 99).await.unwrap().unwrap(), b"{}");
+    assert!(farm.halves(&id).is_empty());
+    assert_eq!(farm.rt.observe(&id).await.unwrap().state, ObservedState::Exited);
+    upgrade.remove_copy(&id).await.unwrap();
+    assert_eq!(upgrade.put_back(&id, 7).await.unwrap_err().code(), Code::NotFound);
+    farm.rt.ensure(&self::wanted(&id), &NoProgress).await.unwrap();
+    farm.rt.start(&launch(&id, 3, SECRET)).await.unwrap();
+    begins(&farm, &id, 3).await;
+    assert!(arguments(&farm, &id).await.contains("small-claw-1.0.0"));
 }
 
 #[tokio::test]

