@@ -17,8 +17,7 @@ use clawfarm_failpoint::point;
 use clawfarm_model::launch::{DataFate, ImageRecipe, Launch, Place, Placement, StopOptions};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Check, CheckLevel, Diagnosis, RuntimeKind};
-use clawfarm_model::vm::VmSpec;
-use clawfarm_model::{ClawId, Code, Error, Observation, Result, Software};
+use clawfarm_model::{ClawId, Code, Error, InstanceSpec, Observation, Result, Software};
 use clawfarm_runtime::{
     Backup, Bases, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Images, Kept, KeptData,
     LogQuery, LogStream, Logs, Progress, Recover, Runtime, Stats, Suspend, Upgrade,
@@ -72,8 +71,8 @@ impl Runtime for Bounded {
         within(LOOK, "say what it has", self.0.capacity()).await
     }
 
-    async fn check_vm(&self, vm: &VmSpec) -> Result<()> {
-        within(LOOK, "look at what a machine is to be", self.0.check_vm(vm)).await
+    async fn check_vm(&self, spec: &InstanceSpec) -> Result<()> {
+        within(LOOK, "look at what a machine is to be", self.0.check_vm(spec)).await
     }
 
     async fn ensure(&self, placement: &Placement, progress: &dyn Progress) -> Result<Place> {

@@ -9,6 +9,7 @@ use clawfarm_files::{NewFile, blocking, io_error};
 use clawfarm_install::{Installation, Npm, Places};
 use clawfarm_local::state::{self, new_file};
 use clawfarm_model::launch::{Layout, Software};
+use clawfarm_model::name::ClawType;
 use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{ClawId, Code, Error, Launch, Place, Result};
 use clawfarm_qemu::machine::{Disk, Format};
@@ -39,12 +40,22 @@ const ROOTS: &str = "/root";
 
 /// Whether some software is that of a claw, and not of a bare machine.
 pub(crate) fn is_claw(software: &Software) -> bool {
-    software.claw_type.as_str() != BARE
+    is_claw_type(&software.claw_type)
+}
+
+/// The same, by its type.
+pub(crate) fn is_claw_type(claw_type: &ClawType) -> bool {
+    claw_type.as_str() != BARE
 }
 
 /// Where a claw has its home, in its machine: as if its own installer had put it there.
 pub(crate) fn home(record: &MachineRecord) -> String {
-    format!("{ROOTS}/.{}", record.software.claw_type)
+    home_of(&record.software.claw_type)
+}
+
+/// The same, by its type.
+pub(crate) fn home_of(claw_type: &ClawType) -> String {
+    format!("{ROOTS}/.{claw_type}")
 }
 
 /// Where it works for its user: where a folder of theirs is, or in its home.

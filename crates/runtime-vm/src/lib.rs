@@ -16,6 +16,7 @@
 mod agent;
 mod base;
 mod boot;
+mod check;
 mod claw;
 mod config;
 mod dataset;

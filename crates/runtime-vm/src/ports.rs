@@ -48,13 +48,13 @@ pub(crate) fn chosen(vm: &VmSpec, gateway: u16) -> Vec<u16> {
 /// Refuses the ports of a new machine that it could never have: those that only root may listen
 /// on, which no QEMU is, and those of other machines, also while these are down. To be called by
 /// whoever holds what ports are chosen under.
-pub(crate) fn check_new(inner: &Inner, id: &ClawId, vm: &VmSpec, gateway: u16) -> Result<()> {
+pub(crate) fn check_new(inner: &Inner, id: Option<&ClawId>, vm: &VmSpec, gateway: Option<u16>) -> Result<()> {
     let first = std::fs::read_to_string(FIRST).ok();
     let first = first.and_then(|text| text.trim().parse().ok()).unwrap_or(UNPRIVILEGED);
-    let others = of_others(inner, Some(id))?;
+    let others = of_others(inner, id)?;
     let published = vm.publish.iter().enumerate();
     let published = published.map(|(number, port)| (port.host, format!("vm.publish[{number}].host")));
-    for (port, field) in published.chain([(gateway, "port".to_owned())]) {
+    for (port, field) in published.chain(gateway.map(|port| (port, "port".to_owned()))) {
         if port < first {
             return Err(Error::invalid(&field, format!("port {port} of this machine is for root's programs, and QEMU is none"))
                 .fix(format!(

@@ -18,7 +18,7 @@ use crate::inner::{Inner, guard};
 use crate::machine::server_addresses;
 use crate::paths::{DISK, SHARED, STATE, VM, VOLUMES, WORKSPACE};
 use crate::record::{self, DiskRecord, MachineRecord};
-use crate::{base, claw, dataset, ports, seed, shares};
+use crate::{base, check, claw, dataset, ports, seed, shares};
 
 /// [`clawfarm_runtime::Runtime::ensure`].
 pub(crate) async fn ensure(
@@ -68,6 +68,9 @@ fn prepare(inner: &Inner, placement: &Placement, installed: Option<PathBuf>) -> 
     dataset::finish_removal(inner, &placement.id)?;
     let vm = placement.vm.as_ref().ok_or_else(|| Error::new(Code::Internal, "no machine is described"))?;
     shares::check_workspace(&inner.paths.home, vm)?;
+    if claw::is_claw(&placement.software) {
+        check::check_volumes(vm, &claw::home_of(&placement.software.claw_type))?;
+    }
     let failed = |e| io_error(format!("make '{}'", dir.display()), e);
     let folder = Folder::open_or_make(&dir).map_err(failed)?;
     // The mark of a virtual machine comes first, so that no other runtime takes the folder for its
@@ -107,7 +110,7 @@ fn write_record(
     }
     // Not of one that exists: what it was made with is no news.
     if old.as_ref().is_none_or(|old| old.disk.is_none()) {
-        ports::check_new(inner, &placement.id, vm, placement.port)?;
+        ports::check_new(inner, Some(&placement.id), vm, Some(placement.port))?;
     }
     let fresh = match old.clone() {
         Some(old) => MachineRecord {

@@ -12,10 +12,10 @@ use clawfarm_local::{host, keeper, logs};
 use clawfarm_model::launch::ImageRecipe;
 use clawfarm_model::resources::{Resources, Usage};
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
-use clawfarm_model::vm::VmSpec;
 use clawfarm_model::vm_image::VmImageReference;
 use clawfarm_model::{
-    ClawId, DataFate, Error, Launch, Observation, Place, Placement, Result, Software, StopOptions,
+    ClawId, DataFate, Error, InstanceSpec, Launch, Observation, Place, Placement, Result, Software,
+    StopOptions,
 };
 use clawfarm_runtime::{
     Backup, Bases, Connection, Exec, ExecRequest, ExecSession, Files, Freeze, Kept, KeptData, LogQuery,
@@ -31,8 +31,8 @@ use crate::inner::Inner;
 use crate::machine::host_url;
 use crate::record::{self, MachineRecord};
 use crate::{
-    base, boot, claw, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare, recover,
-    shares, start, suspend, upgrade, warm,
+    base, boot, check, claw, dataset, diagnose, dial, end, exec, files, freeze, observe, ports, prepare,
+    recover, start, suspend, upgrade, warm,
 };
 
 /// Instances as virtual machines. Dropping it ends its watching, and no machine.
@@ -151,9 +151,8 @@ impl Runtime for VmRuntime {
         blocking(host::capacity).await
     }
 
-    async fn check_vm(&self, vm: &VmSpec) -> Result<()> {
-        let (inner, vm) = (Arc::clone(&self.inner), vm.clone());
-        blocking(move || shares::check_workspace(&inner.paths.home, &vm)).await
+    async fn check_vm(&self, spec: &InstanceSpec) -> Result<()> {
+        check::check(&self.inner, spec).await
     }
 
     async fn ensure(&self, placement: &Placement, progress: &dyn Progress) -> Result<Place> {

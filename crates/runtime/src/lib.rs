@@ -30,8 +30,7 @@ use async_trait::async_trait;
 use clawfarm_model::launch::{DataFate, Launch, Place, Placement, StopOptions};
 use clawfarm_model::resources::Usage;
 use clawfarm_model::target::{Capacity, Diagnosis, RuntimeKind};
-use clawfarm_model::vm::VmSpec;
-use clawfarm_model::{ClawId, Fence, Observation, Result};
+use clawfarm_model::{ClawId, Fence, InstanceSpec, Observation, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::broadcast;
 
@@ -79,8 +78,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// host may be another one by the time that it is: so [`Runtime::ensure`] looks again.
     ///
     /// # Errors
-    /// `InvalidInput` with the field of [`VmSpec`].
-    async fn check_vm(&self, _vm: &VmSpec) -> Result<()> {
+    /// `InvalidInput` or `Conflict` with the field, of the machine (`vm.…`) or `port`; `Unsupported` when
+    /// something is missing on the host.
+    async fn check_vm(&self, _spec: &InstanceSpec) -> Result<()> {
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use clap::{Args, Subcommand};
 use clawfarm_api::{BuildEvent, BuildImage, ImageList, ImageQuery, PullImage};
-use clawfarm_client::ItemStream;
+use clawfarm_client::{Client, ItemStream};
 use clawfarm_model::image::{Image, ImageKind, ImageReference};
 use clawfarm_model::name::TargetName;
 use clawfarm_model::vm_image::VmImage;
@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::vm_image;
 use crate::app::App;
-use crate::errors::{OK, Outcome};
+use crate::errors::{Failure, OK, Outcome, exit_code, tell_error};
 use crate::output::{Column, Table, clean_line, clock};
 
 /// The help's examples.
@@ -317,23 +317,36 @@ async fn logs(app: &App, args: &OneArgs) -> Outcome {
 
 async fn remove(app: &App, args: &RmArgs) -> Outcome {
     let client = app.client().await?;
+    let mut removed = Vec::new();
+    let mut first_error = None;
     for image in &args.images {
-        // An image for virtual machines is on no target.
-        let gone = args.target.is_none() && vm_image::remove(&client, image).await?;
-        if !gone {
-            let query =
-                ImageQuery { image: ImageReference::new(image.as_str())?, target: args.target.clone() };
-            client.remove_image(&query).await.map_err(|error| match error.field_name() {
-                // No target runs containers: then it can't be one of theirs.
-                Some("runtime") => {
-                    Error::not_found("image", image).field("image").fix("see: clawfarm image ls")
-                }
-                _ => error,
-            })?;
+        match remove_one(&client, args, image).await {
+            Ok(()) => removed.push(image),
+            Err(error) => {
+                tell_error(&app.ui, &error);
+                first_error.get_or_insert(exit_code(error.code()));
+            }
         }
-        if !app.ui.json {
+    }
+    if app.ui.json {
+        app.ui.document(&serde_json::json!({ "removed": removed }))?;
+    } else {
+        for image in removed {
             app.ui.line(clean_line(image))?;
         }
     }
-    Ok(OK)
+    first_error.map_or(Ok(OK), |code| Err(Failure::Told(code)))
+}
+
+async fn remove_one(client: &Client, args: &RmArgs, image: &str) -> Result<(), Error> {
+    // An image for virtual machines is on no target.
+    if args.target.is_none() && vm_image::remove(client, image).await? {
+        return Ok(());
+    }
+    let query = ImageQuery { image: ImageReference::new(image)?, target: args.target.clone() };
+    client.remove_image(&query).await.map_err(|error| match error.field_name() {
+        // No target runs containers: then it can't be one of theirs.
+        Some("runtime") => Error::not_found("image", image).field("image").fix("see: clawfarm image ls"),
+        _ => error,
+    })
 }

@@ -9,6 +9,7 @@ use clawfarm_archive::{Manifest, unpack};
 use clawfarm_model::error::Class;
 use clawfarm_model::name::{InstanceName, ProjectName, TargetName};
 use clawfarm_model::target::{RuntimeKind, Target};
+use clawfarm_model::vm::VmSpec;
 use clawfarm_model::{Context, Error, InstanceSpec, Layered, Result};
 use clawfarm_runtime::Runtime;
 use clawfarm_store::Idempotency;
@@ -190,8 +191,7 @@ impl Core {
             target: target.name.clone(),
             // A file does not say which program is run: clawfarm's own of that version is.
             image: None,
-            // Nor which folders of this machine are shared, and what is run to set one up.
-            vm: None,
+            vm: machine_of(&origin.spec, target.runtime)?.map(Box::new),
             // The other may still have it.
             port: None,
             import: None,
@@ -202,6 +202,7 @@ impl Core {
         };
         spec.check().map_err(in_archive)?;
         check_labels(&spec.labels).map_err(in_archive)?;
+        self.check_vm(context, &spec).await.map_err(in_archive)?;
         let mut warnings = adapter.validate(&spec).map_err(in_archive)?;
         if let Some(image) = origin.spec.image.as_ref().filter(|_| target.runtime == RuntimeKind::Docker) {
             warnings.push(Warning {
@@ -239,6 +240,23 @@ impl Core {
     }
 }
 
+/// The machine of a claw that ran in one: of the same image, with the volumes whose contents are in the
+/// archive. A file does not say which folders of this machine are shared, what is run to set one
+/// up, and which ports lead to it.
+fn machine_of(origin: &InstanceSpec, runtime: RuntimeKind) -> Result<Option<VmSpec>> {
+    if runtime != RuntimeKind::Vm {
+        return Ok(None);
+    }
+    let vm = origin.vm.as_ref().ok_or_else(|| {
+        Error::invalid(
+            "runtime",
+            "the archive is of a claw that ran in no virtual machine, and names no image of one",
+        )
+        .fix("restore it as a process or a container: --runtime process")
+    })?;
+    Ok(Some(VmSpec { volumes: vm.volumes.clone(), disk_gib: vm.disk_gib, ..VmSpec::new(vm.image.clone()) }))
+}
+
 /// What is wrong with a specification, when it came in an archive.
 #[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
 fn in_archive(error: Error) -> Error {
@@ -250,5 +268,29 @@ fn in_archive(error: Error) -> Error {
     match error.fix_text() {
         Some(fix) => told.field("archive").fix(fix.to_owned()),
         None => told.field("archive").fix("see what its manifest.json says"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::instance;
+
+    #[test]
+    fn a_machine_comes_back_with_its_image_and_volumes_and_nothing_of_the_host() {
+        let mut origin = instance().spec;
+        assert_eq!(machine_of(&origin, RuntimeKind::Process).unwrap(), None);
+        let error = machine_of(&origin, RuntimeKind::Vm).unwrap_err();
+        assert_eq!(error.field_name(), Some("runtime"));
+        let vm = serde_json::json!({
+            "image": "debian:12", "disk_gib": 20, "workspace": "/etc", "setup": ["rm -rf /"],
+            "volumes": [{"name": "notes", "guest": "/notes"}], "publish": [{"host": 8080, "guest": 80}],
+        });
+        origin.vm = Some(Box::new(serde_json::from_value(vm).unwrap()));
+        let made = machine_of(&origin, RuntimeKind::Vm).unwrap().unwrap();
+        let kept = serde_json::json!({
+            "image": "debian:12", "disk_gib": 20, "volumes": [{"name": "notes", "guest": "/notes"}],
+        });
+        assert_eq!(made, serde_json::from_value(kept).unwrap());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clawfarm_model::target::RuntimeKind;
 use clawfarm_model::{Action, Cause, Code, Context, Error, Instance, Phase, Result};
 use clawfarm_runtime::Connection;
 use clawfarm_store::Outcome;
@@ -56,7 +57,14 @@ impl Control {
 
 fn silent(instance: &Instance, port: u16) -> Error {
     let gateway = instance.port.map_or_else(String::new, |port| format!("its gateway is at {port}; "));
+    let other = match instance.spec.runtime {
+        // QEMU leads to the guest's own address, and only where it was told to when it was started.
+        RuntimeKind::Vm => format!(
+            "whatever else is to be reached must be published when the machine is made (--publish HOST:{port}), and listen at 0.0.0.0 in it"
+        ),
+        _ => "whatever else is to be reached must listen at 127.0.0.1 in it".to_owned(),
+    };
     Error::new(Code::Unavailable, format!("'{}' does not listen on port {port}", instance.id))
         .field("port")
-        .fix(format!("{gateway}whatever else is to be reached must listen at 127.0.0.1 in it"))
+        .fix(format!("{gateway}{other}"))
 }

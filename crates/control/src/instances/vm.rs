@@ -66,7 +66,7 @@ pub(super) fn setup(checked: &Checked) -> Option<Setup> {
 
 impl Core {
     /// Checks what of a virtual machine needs the host.
-    pub(super) async fn check_vm(&self, context: &Context, spec: &InstanceSpec) -> Result<()> {
+    pub(crate) async fn check_vm(&self, context: &Context, spec: &InstanceSpec) -> Result<()> {
         let Some(vm) = &spec.vm else { return Ok(()) };
         if let Some(folder) = &vm.workspace {
             // It could be any folder of the machine that everybody shares.
@@ -91,7 +91,7 @@ impl Core {
         }
         // A target that is away can't say; then it is told when the machine is made.
         if let Ok(runtime) = self.runtime(&spec.target) {
-            runtime.check_vm(vm).await?;
+            runtime.check_vm(spec).await?;
         }
         self.check_vm_image(spec).await?;
         for (at, port) in vm.publish.iter().enumerate() {

@@ -33,6 +33,8 @@ const HURRIED_GRACE: Duration = Duration::from_secs(10);
 /// but for what it answers at the moment; and when it is to sleep although it works.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
 const DRAIN_FORCED: Duration = Duration::from_secs(30);
+/// How often it is tried to put one to sleep that does not go.
+const SLEEP_ATTEMPTS: u32 = 3;
 /// When one that waits for its turn to start is looked at although nobody said that it is its turn.
 const IN_LINE: Duration = Duration::from_secs(5);
 /// How long starting may take: it holds a first installation.
@@ -434,7 +436,7 @@ fn freezer<'a>(runtime: &'a dyn Runtime, instance: &Instance) -> Result<&'a dyn 
 async fn failed(core: &Core, hold: &Hold, instance: &Instance, what: &Act, error: Error) -> Result<Again> {
     let id = &instance.id;
     tracing::warn!(instance = %id, ?what, ?error, "an act failed");
-    if matches!(what, Act::Freeze | Act::Suspend) && error.code().class() == Class::User {
+    if matches!(what, Act::Freeze | Act::Suspend) && will_not_sleep(instance, &error) {
         return stays_awake(core, hold, instance, &error).await;
     }
     if matches!(what, Act::Update) {
@@ -463,7 +465,15 @@ async fn failed(core: &Core, hold: &Hold, instance: &Instance, what: &Act, error
     Ok(Again::At(not_before))
 }
 
-/// It was to sleep and works: what is wanted is again what was before, and whoever waits
+/// Whether a failed attempt to put it to sleep is the last: each stops its work for a while, so
+/// there are few, and none more where the next would end as this one did.
+fn will_not_sleep(instance: &Instance, error: &Error) -> bool {
+    let at_once =
+        matches!(error.code().class(), Class::User | Class::Fatal) || error.code() == Code::Insufficient;
+    !is_fenced(error) && (at_once || instance.attempts + 1 >= SLEEP_ATTEMPTS)
+}
+
+/// It was to sleep and works, or can't: what is wanted is again what was before, and whoever waits
 /// is told.
 async fn stays_awake(core: &Core, hold: &Hold, instance: &Instance, error: &Error) -> Result<Again> {
     let report = error.report();
@@ -481,7 +491,9 @@ async fn stays_awake(core: &Core, hold: &Hold, instance: &Instance, error: &Erro
             }
             it.intent.desired = Desired::Running;
             it.intent.generation += 1;
-            let events = vec![NewEvent::warning("busy", report.message.clone())];
+            (it.attempts, it.not_before) = (0, None);
+            let kind = if report.code == Code::Busy { "busy" } else { "error" };
+            let events = vec![NewEvent::warning(kind, report.message.clone())];
             let end = ended.iter().map(|id| OperationEnd::failed(id.clone(), report.clone())).collect();
             Ok(Changes { events, end, ..Changes::default() })
         })

@@ -62,9 +62,11 @@ pub(crate) fn decide(instance: &Instance, now: Timestamp) -> Decision {
         Desired::Stopped if state.is_up() => {
             Decision::Act(Act::Stop(instance.intent.urgency), "its stop was asked for")
         }
-        Desired::Suspended if state.is_up() => Decision::Act(Act::Suspend, "it was asked to sleep"),
+        Desired::Suspended if state.is_up() => {
+            spaced(instance, now).unwrap_or(Decision::Act(Act::Suspend, "it was asked to sleep"))
+        }
         Desired::Warm if state == ObservedState::Running => {
-            Decision::Act(Act::Freeze, "it was asked to sleep warm")
+            spaced(instance, now).unwrap_or(Decision::Act(Act::Freeze, "it was asked to sleep warm"))
         }
         Desired::Stopped | Desired::Suspended | Desired::Warm => Decision::No,
         Desired::Running => running(instance, state, now),
@@ -139,13 +141,17 @@ fn crash_loop(instance: &Instance) -> Error {
 }
 
 /// An act that may have failed before: not before its time, and not for ever.
+/// The wait after an attempt that failed, while it lasts.
+fn spaced(instance: &Instance, now: Timestamp) -> Option<Decision> {
+    let not_before = instance.not_before.filter(|t| *t > now)?;
+    // A clock that was set back must not stretch a wait beyond the longest backoff.
+    let longest = now.after(RestartPolicy::backoff(u32::MAX) * 2);
+    (not_before <= longest).then_some(Decision::Wait(not_before))
+}
+
 fn paced(instance: &Instance, now: Timestamp, act: Act, why: &'static str) -> Decision {
-    if let Some(not_before) = instance.not_before.filter(|t| *t > now) {
-        // A clock that was set back must not stretch a wait beyond the longest backoff.
-        let longest = now.after(RestartPolicy::backoff(u32::MAX) * 2);
-        if not_before <= longest {
-            return Decision::Wait(not_before);
-        }
+    if let Some(wait) = spaced(instance, now) {
+        return wait;
     }
     if instance.attempts >= MAX_ATTEMPTS && instance.intent.desired != Desired::Destroyed {
         let error = instance

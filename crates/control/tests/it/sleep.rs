@@ -3,7 +3,7 @@
 use clawfarm_adapters::SendEvent;
 use clawfarm_model::authz::{Action, Resource, authorize};
 use clawfarm_model::name::{ProjectName, TenantName};
-use clawfarm_model::{Cause, Code, Context, Desired, Phase};
+use clawfarm_model::{Cause, Code, Context, Desired, OperationState, Phase};
 use clawfarm_runtime_sim::{ActKind, Blocker};
 use clawfarm_store::{MasterKey, Store, StoreConfig};
 use futures::StreamExt;
@@ -88,6 +88,35 @@ async fn a_claw_that_works_is_not_put_to_sleep_unless_forced() {
     fleet.world.change_behaviour(|b| b.claw.drain_ms = Some((10, 10))).unwrap();
     let asleep = fleet.reached(fleet.control.suspend(&owner(), "alice", false, true).await.unwrap()).await;
     assert_eq!(asleep.phase, Phase::Suspended);
+}
+
+#[tokio::test]
+async fn one_that_can_not_be_put_to_sleep_stays_awake_and_whoever_waits_is_told() {
+    use clawfarm_runtime_sim::{Failure, Verb};
+    let fleet = Fleet::new().await;
+    fleet.ready("alice").await;
+    // A full disk is as full a second later; what may pass is tried a few times.
+    for (code, verb, warm, most) in [
+        (Code::Insufficient, Verb::Suspend, false, 1),
+        (Code::Unavailable, Verb::Suspend, false, 3),
+        (Code::Timeout, Verb::Freeze, true, 3),
+    ] {
+        fleet.world.change_behaviour(|b| b.failures = vec![Failure::new(verb, code)]).unwrap();
+        let tried = async || {
+            let events = fleet.control.events(&owner(), Some("alice"), None, 200).await.unwrap().0;
+            events.iter().filter(|event| event.reason == "error").count()
+        };
+        let before = tried().await;
+        let accepted = fleet.control.suspend(&owner(), "alice", warm, false).await.unwrap();
+        let ended = fleet.ended(&accepted.operation).await;
+        assert_eq!(ended.state, OperationState::Failed, "{ended:?}");
+        assert_eq!(ended.error.unwrap().code, code);
+        assert_eq!(tried().await - before, most, "{code:?}");
+        let awake = fleet.until_phase("alice", Phase::Ready).await;
+        assert_eq!((awake.intent.desired, awake.attempts), (Desired::Running, 0));
+    }
+    fleet.world.change_behaviour(|b| b.failures.clear()).unwrap();
+    fleet.reached(fleet.control.suspend(&owner(), "alice", false, false).await.unwrap()).await;
 }
 
 #[tokio::test]

@@ -150,12 +150,23 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     assert!(farm.run(&["status", &id]).ends(0).out.contains(NEW));
     assert!(!farm.claw_folder(&id).join("copy").exists(), "of its data");
 
+    // Its backup becomes a machine again, of the same image.
+    let archive = farm.folder().parent().expect("a folder").join("rosa.tar.zst");
+    let archive = archive.to_str().expect("UTF-8");
+    patiently(&farm, &["backup", &id, "-o", archive]).ends(0);
     patiently(&farm, &["rm", &id]).ends(0);
     assert!(!farm.claw_folder(&id).exists(), "its folder is still there");
     assert!(processes_with(&id).is_empty(), "{:?}", processes_with(&id));
     let kept = farm.folder().join("datasets").join(&id);
     assert!(kept.join("state/openclaw.json").exists(), "its home was not kept");
     assert_eq!(files_with(&kept, &token), Vec::<std::path::PathBuf>::new());
+    let again = patiently(&farm, &["restore", archive, "--detach", "--json"]).ends(0).json();
+    let again = again["instance"]["id"].as_str().expect("an id").to_owned();
+    let spec = farm.status(&again)["spec"].clone();
+    assert_eq!((&spec["runtime"], &spec["vm"]["image"]), (&"vm".into(), &"debian:12".into()), "{spec}");
+    until("its data is in place", || given(&farm, &again).len() >= 3);
+    patiently(&farm, &["rm", &again, "--purge", "--force"]).ends(0);
+    assert!(processes_with(&again).is_empty(), "{:?}", processes_with(&again));
 }
 
 fn clawfarm_sha256(text: &str) -> String {
