@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use clawfarm_runtime::{ExecInput, ExecOutput, ExecRequest, ExecSession, TermSize
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-use crate::inner::Inner;
+use crate::inner::{Inner, guard};
 use crate::paths::VM;
 use crate::record::MachineRecord;
 
@@ -33,14 +34,31 @@ const PIECES: usize = 16;
 const NOT_STARTED: i32 = 127;
 
 /// The lines to agents, and when one was found not to answer.
-pub(crate) type Agents = tokio::sync::Mutex<HashMap<ClawId, Known>>;
+#[derive(Default)]
+pub(crate) struct Agents(Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<Option<Known>>>>>);
 
 /// What is known of an agent.
-pub(crate) enum Known {
+enum Known {
     /// It answers here.
     Line(Client),
     /// It did not, then.
     Silent(Instant),
+}
+
+impl Agents {
+    fn of(&self, id: &ClawId) -> Arc<tokio::sync::Mutex<Option<Known>>> {
+        Arc::clone(guard(&self.0).entry(id.clone()).or_default())
+    }
+
+    /// Keeps a line that somebody has begun.
+    pub(crate) async fn keep(&self, id: &ClawId, client: Client) {
+        *self.of(id).lock().await = Some(Known::Line(client));
+    }
+
+    /// Lets go of a line.
+    pub(crate) fn forget(&self, id: &ClawId) {
+        guard(&self.0).remove(id);
+    }
 }
 
 /// Where QEMU listens for us.
@@ -56,35 +74,32 @@ pub(crate) fn channel(dir: &Path) -> Channel {
 
 /// The agent of a machine that runs, when it has one that answers.
 pub(crate) async fn of(inner: &Inner, id: &ClawId) -> Option<Client> {
-    let mut agents = inner.agents.lock().await;
-    match agents.get(id) {
+    let known = inner.agents.of(id);
+    // One asks at a time: QEMU has one line, and lets a second caller wait at it for an answer that
+    // goes to the first.
+    let mut known = known.lock().await;
+    match &*known {
         Some(Known::Line(client)) if !client.is_gone() => return Some(client.clone()),
         Some(Known::Silent(since)) if since.elapsed() < QUIET => return None,
         _ => {}
     }
-    // The old line goes first: QEMU has one at a time.
-    agents.remove(id);
-    drop(agents);
+    // The old line goes first, for the same reason.
+    *known = None;
     let greeted = async {
         let line = connect_own(&socket(&inner.dir(id))).and_then(UnixStream::from_std);
         let line = line.map_err(|e| e.to_string())?;
         Client::connect(line, GREETING).await.map_err(|e| e.to_string())
     };
-    let known = match greeted.await {
-        Ok(client) => Known::Line(client),
+    match greeted.await {
+        Ok(client) => {
+            *known = Some(Known::Line(client.clone()));
+            Some(client)
+        }
         Err(why) => {
             tracing::debug!(%id, why, "no agent answers");
-            Known::Silent(Instant::now())
+            *known = Some(Known::Silent(Instant::now()));
+            None
         }
-    };
-    let mut agents = inner.agents.lock().await;
-    // Whoever was quicker has the one line.
-    if !matches!(agents.get(id), Some(Known::Line(client)) if !client.is_gone()) {
-        agents.insert(id.clone(), known);
-    }
-    match agents.get(id) {
-        Some(Known::Line(client)) => Some(client.clone()),
-        _ => None,
     }
 }
 
@@ -120,7 +135,7 @@ async fn no_command(inner: &Inner, record: &MachineRecord, why: GuestError) -> E
         GuestError::Refused(_) => Error::internal(format!("the agent in '{id}' can't do it: {why}"), why),
         // It was asked: another way would start it a second time.
         GuestError::Gone(_) | GuestError::TimedOut => {
-            inner.agents.lock().await.remove(id);
+            inner.agents.forget(id);
             Error::new(
                 Code::Unavailable,
                 format!("it is not known whether the command was started in '{id}': {why}"),

@@ -63,7 +63,7 @@ mod tests {
             let error = check_volumes(&serde_json::from_value(vm).unwrap(), "/root/.openclaw").err();
             error.map(|error| error.field_name().unwrap().to_owned())
         };
-        for guest in ["/root/.openclaw", "/root", "/opt/clawfarm", "/opt/clawfarm/software", "/opt"] {
+        for guest in ["/root/.openclaw", "/opt/clawfarm", "/opt/clawfarm/software"] {
             assert_eq!(hidden(guest).as_deref(), Some("vm.volumes[1].guest"), "{guest}");
         }
         for guest in ["/root/.openclaw/workspace/data", "/root/.openclaw2", "/root/data", "/opt/other"] {

@@ -11,7 +11,7 @@ use clawfarm_qemu::ssh::Key;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
-use crate::agent::{self, Known};
+use crate::agent;
 use crate::inner::Inner;
 use crate::paths::KEYS;
 use crate::record::MachineRecord;
@@ -94,7 +94,7 @@ pub(crate) async fn identify(inner: &Inner, record: &MachineRecord) -> Result<()
         mounts,
     };
     client.ask::<()>(&Request::Identify(Box::new(identity)), DONE).await.map_err(|why| told(&why))?;
-    inner.agents.lock().await.insert(id.clone(), Known::Line(client));
+    inner.agents.keep(id, client).await;
     Ok(())
 }
 

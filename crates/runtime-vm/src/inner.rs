@@ -153,7 +153,7 @@ impl Inner {
     pub(crate) async fn hang_up(&self, id: &ClawId) {
         self.talks.end(id);
         guard(&self.silent).remove(id);
-        self.agents.lock().await.remove(id);
+        self.agents.forget(id);
     }
 
     /// QEMU, as it is installed now.

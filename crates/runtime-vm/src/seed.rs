@@ -32,6 +32,7 @@ const SET_UP: &str = r#"set -eu
 if ! [ -x /usr/sbin/sshd ]; then
   apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y openssh-server
 fi
+[ $# -gt 0 ] || exit 0
 while [ $# -gt 0 ]; do
   mkdir -p -- "$1"
   grep -qxF -- "$2" /etc/fstab || printf '%s\n' "$2" >>/etc/fstab

@@ -12,6 +12,13 @@ const PROGRAM: &str = "/usr/local/sbin/clawfarm-guest";
 /// Where the seed's disk is looked into.
 const FOLDER: &str = "/run/clawfarm-seed";
 
+/// What the system starts when it boots: a link in there is all that `systemctl enable` makes.
+const WANTS: &str = "/etc/systemd/system/multi-user.target.wants";
+/// Starts it. `enable` and `daemon-reload` have all units read again, a second each where the processor
+/// is emulated; systemd before 246 finds a new one only so.
+const START: &str =
+    "systemctl start --no-block clawfarm-guest.service || systemctl enable --now clawfarm-guest.service";
+
 /// The service. What it runs for the host outlives it (`KillMode`), and it is the last that a
 /// machine without memory ends. Where the host has no line for it, it is tried again now and
 /// then: one may come with the next start.
@@ -42,12 +49,12 @@ pub fn add_service(seed: &mut Seed) {
     let label = format!("LABEL={LABEL}");
     let from = format!("{FOLDER}/{FILE}");
     let commands: [&[&str]; 6] = [
-        &["mkdir", "-p", FOLDER],
+        &["mkdir", "-p", FOLDER, WANTS],
         &["mount", "-o", "ro", &label, FOLDER],
         &["install", "-m", "0755", &from, PROGRAM],
         &["umount", FOLDER],
-        &["systemctl", "daemon-reload"],
-        &["systemctl", "enable", "--now", "clawfarm-guest.service"],
+        &["ln", "-sf", "/etc/systemd/system/clawfarm-guest.service", WANTS],
+        &["sh", "-c", START],
     ];
     let commands = commands.map(|words| words.iter().map(|&word| word.to_owned()).collect());
     seed.commands.splice(0..0, commands);
