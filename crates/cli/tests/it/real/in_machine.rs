@@ -162,8 +162,8 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     assert_eq!(files_with(&kept, &token), Vec::<std::path::PathBuf>::new());
     let again = patiently(&farm, &["restore", archive, "--detach", "--json"]).ends(0).json();
     let again = again["instance"]["id"].as_str().expect("an id").to_owned();
-    let spec = farm.status(&again)["spec"].clone();
-    assert_eq!((&spec["runtime"], &spec["vm"]["image"]), (&"vm".into(), &"debian:12".into()), "{spec}");
+    let made = farm.status(&again);
+    assert_eq!((&made["runtime"], &made["vm"]["image"]), (&"vm".into(), &"debian:12".into()), "{made}");
     until("its data is in place", || given(&farm, &again).len() >= 3);
     patiently(&farm, &["rm", &again, "--purge", "--force"]).ends(0);
     assert!(processes_with(&again).is_empty(), "{:?}", processes_with(&again));
