@@ -75,6 +75,8 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
             base::First::Boots(record) => *record,
         };
     }
+    // Why it could not be made from a base snapshot is told of its first start, and of no later one.
+    let first = record.started.is_none();
     let digest = claw.map(|launch| claw::digest(launch, record.installed.as_deref())).transpose()?;
     if let Some(launch) = claw {
         claw::write_files(inner, &record, launch).await?;
@@ -115,6 +117,9 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
     }
     let record = noted(inner, id, move |record| {
         (record.memory_lost, record.launched) = (why, digest);
+        if !first {
+            record.base_lost = None;
+        }
     })
     .await?;
     from_disk(inner, &record, claw).await?;
@@ -229,7 +234,7 @@ async fn from_memory(inner: &Arc<Inner>, record: &MachineRecord, shape: &Shape) 
     let snapshot = inner.snapshot(id)?;
     let limits = Limits::of(record.resources.memory_mib);
     let Err(error) = snapshot.restore(&qmp, &machine.shape(), limits, true).await else {
-        noted(inner, id, |record| record.memory_lost = None).await?;
+        noted(inner, id, |record| (record.memory_lost, record.base_lost) = (None, None)).await?;
         return Ok(None);
     };
     if snapshot.about().await?.is_none() {
