@@ -319,7 +319,10 @@ mod tests {
         let but_a = "[ \"$folder\" = /srv/a ]";
         let why = "not mounted in it: /srv/b c, /srv/it's $HOME";
         assert_eq!(asked("exit 0", but_a, &folders), fault(why, true));
-        assert_eq!(asked("exit 1", but_a, &folders[..2]), fault("not mounted in it: /srv/b c status: error", true));
+        assert_eq!(
+            asked("exit 1", but_a, &folders[..2]),
+            fault("not mounted in it: /srv/b c status: error", true)
+        );
         assert_eq!(asked("exit 0", "exit 0", &folders), None);
         // One that takes its time.
         assert_eq!(asked("exit 0", "[ -e \"$AT/slept\" ]", &folders), None);

@@ -308,7 +308,8 @@ mod tests {
         assert!(after(&without.argv(&qemu()).unwrap(), "-action").is_empty());
         let mut qemu = qemu();
         qemu.devices.insert("pvpanic-pci".into());
-        let mut with = Machine { disks: without.disks.clone(), ..Machine::new(&qemu, Accelerator::Tcg, "/q".into()) };
+        let mut with =
+            Machine { disks: without.disks.clone(), ..Machine::new(&qemu, Accelerator::Tcg, "/q".into()) };
         let argv = with.argv(&qemu).unwrap();
         assert_eq!(after(&argv, "-action"), ["panic=exit-failure"]);
         let place = |machine: &Machine| {
