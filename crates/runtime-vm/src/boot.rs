@@ -355,6 +355,6 @@ mod tests {
         }
         assert_eq!(verdict(Ended::Code(10), b"").unwrap().unwrap().why, "cloud-init does not say why");
         let why = verdict(Ended::Code(127), b"\x1b[1mno\n").unwrap().unwrap().why;
-        assert_eq!(why, "the shell that was to ask cloud-init ended with code 127  [1mno");
+        assert_eq!(why, "the shell that was to ask cloud-init ended with code 127 [1mno");
     }
 }
