@@ -102,6 +102,7 @@ fn spec(inner: &Inner, launch: &Launch, record: &InstanceRecord) -> Result<ShimS
         cwd: launch.cwd.clone(),
         exec_cwd: Some(dir.join(STATE).join(WORKSPACE)),
         user: record.uid.map(|uid| User { uid, gid: uid }),
+        groups: Vec::new(),
         landlock: Some(landlock(&dir, &install, record)?),
         claw_landlock: None,
         mounts: record.uid.map(|_| mounts(inner, &dir, &install)),

@@ -312,7 +312,7 @@ async fn copied(
             base.identified = true;
         }
         (record.memory_lost, record.base_lost) = (None, None);
-        record.booted = Some(crate::record::Booted { run, failed: None });
+        record.booted = Some(crate::record::Booted { run, failed: None, unmounted: false });
     })
     .await?;
     identify::forget(inner, record).await;

@@ -1,6 +1,7 @@
 //! Noticing that a machine has booted, and how its set-up went.
 //!
-//! QEMU can't tell: a guest's system says it by answering SSH, and cloud-init when it is done.
+//! QEMU can't tell: a guest's system says it by answering SSH, cloud-init when it is done, and its list of
+//! mounts whether what is to be kept is.
 //! It is written down once for each launch, so that a later server does not ask again.
 
 use std::net::Ipv4Addr;
@@ -10,14 +11,15 @@ use std::time::Duration;
 use clawfarm_files::blocking;
 use clawfarm_local::keeper;
 use clawfarm_model::{ClawId, Code, Error, Result};
-use clawfarm_qemu::ssh::{Ended, Ssh};
+use clawfarm_qemu::ssh::{Ended, Ssh, posix_word};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::inner::{Inner, guard};
 use crate::record::{Booted, MachineRecord};
-use crate::seed;
+use crate::start::as_started;
+use crate::{claw, seed, shares};
 
 /// How long one attempt to reach it goes on before its process is looked at again.
 const ROUND: Duration = Duration::from_secs(60);
@@ -30,12 +32,48 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Between two connections that were refused.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Waits for the end of the first boot's set-up, and tells what cloud-init tells. Its 2 is a warning (a
-/// word of the image's own settings that is out of use, say), and newer than the others.
-const STATUS: &str = "command -v cloud-init >/dev/null || exit 0; cloud-init status --wait >/dev/null 2>&1; \
-    case $? in 0 | 2) ;; *) cloud-init status --long 2>&1 | tail -n 20; exit 10 ;; esac";
+/// Waits for the end of the boot's set-up, and tells what cloud-init tells. Its 2 is a warning (a word of
+/// the image's own settings that is out of use, say), and newer than the others.
+///
+/// Its arguments are the folders that are to be mounted. cloud-init mounts them at the first boot alone,
+/// and their lines of fstab keep no boot back (`nofail`): so they are looked at each time, and waited for,
+/// because nothing waits for them before SSH answers.
+const STATUS: &str = r#"set_up=0
+if command -v cloud-init >/dev/null; then
+  cloud-init status --wait >/dev/null 2>&1
+  case $? in 0 | 2) ;; *) set_up=10 ;; esac
+fi
+left=30
+while :; do
+  missing=
+  for folder do
+    mountpoint -q -- "$folder" || missing="$missing${missing:+, }$folder"
+  done
+  left=$((left - 1))
+  [ -n "$missing" ] && [ "$left" -gt 0 ] && [ "$set_up" = 0 ] || break
+  sleep 2
+done
+if [ -n "$missing" ]; then
+  echo "$missing"
+fi
+if [ "$set_up" != 0 ]; then
+  cloud-init status --long 2>&1 | tail -n 20
+fi
+[ -z "$missing" ] || exit 11
+exit "$set_up"
+"#;
 /// What that ends with when the set-up failed: nothing else in there does.
 const FAILED: i32 = 10;
+/// The same when a folder is not mounted, for whatever reason; its names come first then.
+const UNMOUNTED: i32 = 11;
+
+/// What is wrong with a machine that has booted.
+#[derive(Debug, PartialEq, Eq)]
+struct Fault {
+    why: String,
+    /// What it would write to a folder would not be kept.
+    unmounted: bool,
+}
 
 /// Follows the boot of a launch, if nobody does yet and it is not over.
 pub(crate) fn follow(inner: &Arc<Inner>, id: &ClawId, run: i64) {
@@ -73,14 +111,15 @@ async fn to_the_end(weak: &Weak<Inner>, id: &ClawId, run: i64) {
             return;
         }
         match look(&inner, id).await {
-            Ok(failed) => {
-                if let Some(why) = &failed {
-                    tracing::warn!(%id, why, "its first boot did not go as it should");
+            Ok(fault) => {
+                if let Some(Fault { why, .. }) = &fault {
+                    tracing::warn!(%id, why, "its boot did not go as it should");
                 }
+                let unmounted = fault.as_ref().is_some_and(|fault| fault.unmounted);
+                let booted = Booted { run, failed: fault.map(|fault| fault.why), unmounted };
                 let (this, claw) = (Arc::clone(&inner), id.clone());
-                let noted = blocking(move || {
-                    this.change(&claw, |record| record.booted = Some(Booted { run, failed })).map(drop)
-                });
+                let noted =
+                    blocking(move || this.change(&claw, |record| record.booted = Some(booted)).map(drop));
                 if let Err(error) = noted.await {
                     tracing::warn!(%id, %error, "that it has booted can't be written down");
                 }
@@ -120,20 +159,39 @@ async fn greets(port: u16, limit: Duration) -> Result<()> {
     Err(Error::new(Code::Timeout, "no SSH server greets yet"))
 }
 
-/// How the boot went: `Some` with what went wrong in its set-up.
-async fn look(inner: &Inner, id: &ClawId) -> Result<Option<String>> {
-    let ssh: Ssh = seed::ssh(inner, &inner.record(id)?)?;
+/// The folders that a machine is of no use without, as it has them.
+fn folders(inner: &Inner, record: &MachineRecord) -> Vec<String> {
+    let mut all: Vec<String> = claw::mount(record).map(|[folder, _]| folder).into_iter().collect();
+    all.extend(shares::all(&inner.dir(&record.id), record).into_iter().map(|share| share.guest));
+    all
+}
+
+/// The question how the boot went, for whatever shell there is.
+fn question(folders: &[String]) -> Result<String> {
+    let mut line = format!("exec sh -c {} sh", posix_word(STATUS)?);
+    for folder in folders {
+        line = format!("{line} {}", posix_word(folder)?);
+    }
+    Ok(line)
+}
+
+/// How the boot went: `Some` with what went wrong.
+async fn look(inner: &Inner, id: &ClawId) -> Result<Option<Fault>> {
+    let record = inner.record(id)?;
+    let ssh: Ssh = seed::ssh(inner, &record)?;
+    // With the software and the folders that it was started with.
+    let question = question(&folders(inner, &as_started(&record)))?;
     let messages = seed::messages(inner, id)?;
     greets(ssh.port, ROUND).await?;
-    let asked = tokio::time::timeout(SET_UP, ssh.output(STATUS, messages.path())).await;
+    let asked = tokio::time::timeout(SET_UP, ssh.output(&question, messages.path())).await;
     let (ended, said) =
         asked.map_err(|_| Error::new(Code::Timeout, "its first boot's set-up does not come to an end"))??;
     verdict(ended, &said)
 }
 
-/// What is to be made of the answer: `Some` with what went wrong in the set-up; an error when there
-/// was none, and it is asked again.
-fn verdict(ended: Ended, said: &[u8]) -> Result<Option<String>> {
+/// What is to be made of the answer: `Some` with what went wrong; an error when there was none, and it is
+/// asked again.
+fn verdict(ended: Ended, said: &[u8]) -> Result<Option<Fault>> {
     let code = match ended {
         Ended::Code(0) => return Ok(None),
         Ended::Lost(why) => return Err(Error::new(Code::Unavailable, why)),
@@ -149,13 +207,15 @@ fn verdict(ended: Ended, said: &[u8]) -> Result<Option<String>> {
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(500)
         .collect();
-    Ok(Some(match (code, said.trim()) {
+    let why = match (code, said.trim()) {
+        (UNMOUNTED, said) => format!("not mounted in it: {said}"),
         (FAILED, "") => "cloud-init does not say why".to_owned(),
         (FAILED, said) => said.to_owned(),
         (code, said) => {
             format!("the shell that was to ask cloud-init ended with code {code} {said}").trim().to_owned()
         }
-    }))
+    };
+    Ok(Some(Fault { why, unmounted: code == UNMOUNTED }))
 }
 
 /// Refuses as long as it boots, and when its set-up failed.
@@ -164,12 +224,31 @@ pub(crate) fn check(record: &MachineRecord) -> Result<()> {
     match record.booted.as_ref().filter(|booted| booted.run >= record.run) {
         None => Err(Error::new(Code::Unavailable, format!("'{id}' still boots"))
             .fix(format!("wait until it is ready; `clawfarm logs -f {id}` shows how far it is"))),
+        Some(Booted { failed: Some(why), unmounted: true, .. }) => Err(unmounted(id, why)),
         Some(Booted { failed: Some(why), .. }) => {
             Err(Error::new(Code::ClawFailed, format!("the set-up of '{id}' failed at its first boot: {why}"))
                 .fix(format!("look with `clawfarm shell {id}` (cloud-init's log is /var/log/cloud-init-output.log), or make it anew")))
         }
         Some(_) => Ok(()),
     }
+}
+
+/// Refuses a claw that came up without a folder of its own: it may answer, and what it is told then
+/// would not be kept. While it boots it may be asked.
+pub(crate) fn check_folders(record: &MachineRecord) -> Result<()> {
+    match &record.booted {
+        Some(Booted { run, failed: Some(why), unmounted: true }) if *run >= record.run => {
+            Err(unmounted(&record.id, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unmounted(id: &ClawId, why: &str) -> Error {
+    Error::new(Code::ClawFailed, format!("'{id}' has booted without its folders; {why}")).fix(format!(
+        "look with `clawfarm shell {id}` (`mount FOLDER` there says why; its line is in /etc/fstab), then \
+         `clawfarm restart {id}`"
+    ))
 }
 
 #[cfg(test)]
@@ -202,24 +281,71 @@ mod tests {
         assert_eq!(error.code(), Code::Timeout);
     }
 
+    /// A machine whose cloud-init and `mountpoint` are lines of shell, asked about folders.
+    fn asked(cloud_init: &str, mountpoint: &str, folders: &[&str]) -> Option<Fault> {
+        let dir = tempfile::TempDir::new().unwrap();
+        let program = |name: &str, script: String| {
+            let program = dir.path().join(name);
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        let waits = "[ \"$2\" = --wait ] || { echo 'status: error'; exit 1; }";
+        program("cloud-init", format!("{waits}\n{cloud_init}"));
+        program("mountpoint", format!("[ \"$1 $2\" = '-q --' ] || exit 0\nfolder=$3\n{mountpoint}"));
+        program("sleep", format!("echo x >>'{}'", dir.path().join("slept").display()));
+        let folders: Vec<String> = folders.iter().map(|&folder| folder.to_owned()).collect();
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        let mut shell = std::process::Command::new("/bin/sh");
+        let question = question(&folders).unwrap();
+        let output = shell.args(["-c", &question]).env("PATH", path).env("AT", dir.path()).output().unwrap();
+        verdict(Ended::Code(output.status.code().unwrap()), &output.stdout).unwrap()
+    }
+
+    fn fault(why: &str, unmounted: bool) -> Option<Fault> {
+        Some(Fault { why: why.to_owned(), unmounted })
+    }
+
     #[test]
     fn the_question_how_the_boot_went_is_one_that_a_shell_takes() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let asked = |status: &str| {
-            let program = folder.path().join("cloud-init");
-            let script =
-                format!("#!/bin/sh\n[ \"$2\" = --wait ] || {{ echo 'status: error'; exit 1; }}\n{status}\n");
-            std::fs::write(&program, script).unwrap();
-            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-            let path = format!("{}:/usr/bin:/bin", folder.path().display());
-            let mut shell = std::process::Command::new("/bin/sh");
-            let output = shell.args(["-c", STATUS]).env("PATH", path).output().unwrap();
-            verdict(Ended::Code(output.status.code().unwrap()), &output.stdout)
-        };
-        assert_eq!(asked("exit 0").unwrap(), None);
-        assert_eq!(asked("exit 2").unwrap(), None);
-        assert_eq!(asked("exit 1").unwrap(), Some("status: error".to_owned()));
-        assert_eq!(asked("kill -9 $$").unwrap(), Some("status: error".to_owned()));
+        assert_eq!(asked("exit 0", "exit 1", &[]), None);
+        assert_eq!(asked("exit 2", "exit 0", &["/srv/a"]), None);
+        assert_eq!(asked("exit 1", "exit 0", &["/srv/a"]), fault("status: error", false));
+        assert_eq!(asked("kill -9 $$", "exit 0", &[]), fault("status: error", false));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_mounted_is_named_whatever_cloud_init_says() {
+        let folders = ["/srv/a", "/srv/b c", "/srv/it's $HOME"];
+        let but_a = "[ \"$folder\" = /srv/a ]";
+        let why = "not mounted in it: /srv/b c, /srv/it's $HOME";
+        assert_eq!(asked("exit 0", but_a, &folders), fault(why, true));
+        assert_eq!(
+            asked("exit 1", but_a, &folders[..2]),
+            fault("not mounted in it: /srv/b c status: error", true)
+        );
+        assert_eq!(asked("exit 0", "exit 0", &folders), None);
+        // One that takes its time.
+        assert_eq!(asked("exit 0", "[ -e \"$AT/slept\" ]", &folders), None);
+    }
+
+    #[test]
+    fn nobody_uses_a_claw_without_its_folders() {
+        let image: clawfarm_model::vm_image::VmImageReference = "debian:12".parse().unwrap();
+        let mut record =
+            crate::warm::described(&image, clawfarm_model::resources::Resources::default()).unwrap();
+        check_folders(&record).unwrap();
+        assert_eq!(check(&record).unwrap_err().code(), Code::Unavailable);
+        let booted = |run, unmounted| Some(Booted { run, failed: Some("not mounted".into()), unmounted });
+        record.booted = booted(record.run, true);
+        for error in [check_folders(&record).unwrap_err(), check(&record).unwrap_err()] {
+            assert_eq!(error.code(), Code::ClawFailed);
+            assert!(error.message().contains("without its folders") && error.fix_text().is_some(), "{error}");
+        }
+        // A failure of another kind may leave a claw that works; an earlier launch says nothing.
+        record.booted = booted(record.run, false);
+        check_folders(&record).unwrap();
+        record.booted = booted(record.run - 1, true);
+        check_folders(&record).unwrap();
     }
 
     #[test]
@@ -227,8 +353,8 @@ mod tests {
         for ended in [Ended::Code(255), Ended::Code(137), Ended::Lost("reset".into())] {
             assert_eq!(verdict(ended, b"").unwrap_err().code(), Code::Unavailable);
         }
-        assert_eq!(verdict(Ended::Code(10), b"").unwrap().unwrap(), "cloud-init does not say why");
-        let why = verdict(Ended::Code(127), b"\x1b[1mno\n").unwrap().unwrap();
-        assert_eq!(why, "the shell that was to ask cloud-init ended with code 127  [1mno");
+        assert_eq!(verdict(Ended::Code(10), b"").unwrap().unwrap().why, "cloud-init does not say why");
+        let why = verdict(Ended::Code(127), b"\x1b[1mno\n").unwrap().unwrap().why;
+        assert_eq!(why, "the shell that was to ask cloud-init ended with code 127 [1mno");
     }
 }

@@ -87,7 +87,7 @@ async fn virtiofsd(inner: &Inner) -> Check {
             let detail = program.command.join(" ");
             let level = if program.saves { CheckLevel::Ok } else { CheckLevel::Warning };
             let fix =
-                "install virtiofsd 1.11 or newer: machines with volumes can't be suspended with this one";
+                "install virtiofsd 1.13 or newer: machines with volumes can't be suspended with this one";
             check("virtiofsd", level, detail, (!program.saves).then_some(fix))
         }
         // Machines without volumes do without.

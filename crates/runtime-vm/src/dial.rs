@@ -53,6 +53,8 @@ fn look(inner: &Inner, id: &ClawId, up: bool, port: u16) -> Result<(u16, Vec<Lis
     base::check(&record)?;
     if port == SSH {
         boot::check(&record)?;
+    } else if port == record.port && record.installed.is_some() {
+        boot::check_folders(&record)?;
     }
     let host = leads_to(&record, port).ok_or_else(|| {
         Error::new(Code::Unavailable, format!("port {port} of '{id}' leads nowhere"))

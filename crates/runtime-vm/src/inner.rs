@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clawfarm_local::watch::{Instances, Watch};
 use clawfarm_model::{ClawId, Code, Error, Result};
-use clawfarm_qemu::probe::RunAs;
+use clawfarm_qemu::probe::{RunAs, kvm_group};
 use clawfarm_qemu::{Accelerator, Probed, Qemu, Qmp, Snapshot, VirtiofsdProgram};
 use clawfarm_vm_images::Images;
 use sha2::{Digest, Sha256};
@@ -183,9 +183,9 @@ impl Inner {
     pub(crate) async fn probed(&self, qemu: &Qemu) -> Result<Probed> {
         // Whoever asks meanwhile hears what the first one found.
         let _one = self.probing.lock().await;
-        // Any user of ours: none of them owns the device.
+        // Any user of ours: none of them owns the device. Its group is what machines get, too.
         let uid = clawfarm_local::uid::FIRST_UID;
-        let run_as = self.config.own_users.then_some(RunAs { uid, gid: uid });
+        let run_as = self.config.own_users.then(|| RunAs { uid, gid: uid, group: kvm_group() });
         Probed::known(qemu, run_as, &self.paths.accelerator()).await
     }
 

@@ -133,6 +133,9 @@ pub(crate) struct Booted {
     /// What went wrong in its set-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failed: Option<String>,
+    /// That is a folder which is not mounted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unmounted: bool,
 }
 
 impl MachineRecord {
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn fuzz_instance_json() {
-        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"claw_type":"machine","version":"1","npm":null,"image":null},"vm":{"image":"debian:12","volumes":[{"name":"a","guest":"/srv/a"}]},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"ssh_port":20002,"uid":100000,"disk":{"how":"overlay","format":"qcow2"},"run":3,"started":{"machine":"pc-q35-10.0","accelerator":"tcg","resources":{"cpus":1.0,"memory_mib":2048},"plugged":true},"frozen":true,"base":{"name":"1x2048-0a1b2c3d","tried":true,"identified":true},"base_lost":"y","booted":{"run":3,"failed":"x"},"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","record":{"a":[1]}}"#;
+        let whole = r#"{"version":1,"id":"alice-x7k2b","tenant":"default","software":{"claw_type":"machine","version":"1","npm":null,"image":null},"vm":{"image":"debian:12","volumes":[{"name":"a","guest":"/srv/a"}]},"resources":{"cpus":1.0,"memory_mib":2048},"port":20001,"ssh_port":20002,"uid":100000,"disk":{"how":"overlay","format":"qcow2"},"run":3,"started":{"machine":"pc-q35-10.0","accelerator":"tcg","resources":{"cpus":1.0,"memory_mib":2048},"plugged":true},"frozen":true,"base":{"name":"1x2048-0a1b2c3d","tried":true,"identified":true},"base_lost":"y","booted":{"run":3,"failed":"x","unmounted":true},"created_at":"2026-11-21T00:00:00Z","dataset":"bob-x7k2b","record":{"a":[1]}}"#;
         let path = Path::new("instance.json");
         let read = MachineRecord::parse(whole.as_bytes(), path).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap()[FROZEN], true);

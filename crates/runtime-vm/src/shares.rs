@@ -232,7 +232,7 @@ pub(crate) fn check_saves(record: &MachineRecord, qemu: clawfarm_qemu::Version, 
     }
     Err(Error::new(Code::Unsupported, "a machine with mounted folders can't be suspended here")
         .field("vm.volumes")
-        .fix("install QEMU 8.2 and virtiofsd 1.11 or newer (clawfarm doctor tells which there are); stop and start it meanwhile"))
+        .fix("install QEMU 8.2 and virtiofsd 1.13 or newer (clawfarm doctor tells which there are); stop and start it meanwhile"))
 }
 
 #[cfg(test)]

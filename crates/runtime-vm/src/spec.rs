@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use clawfarm_local::folders::hidden;
 use clawfarm_local::keeper;
 use clawfarm_model::Result;
+use clawfarm_qemu::probe::kvm_group;
 use clawfarm_qemu::{Accelerator, Machine, Qemu, VirtiofsdProgram};
 use clawfarm_shim::ShimSpec;
 use clawfarm_shim::spec::{
@@ -55,6 +56,7 @@ pub(crate) fn spec(
         cwd: "/".into(),
         exec_cwd: None,
         user: record.uid.map(|uid| User { uid, gid: uid }),
+        groups: groups(record, machine.accelerator),
         landlock: Some(landlock(dir, record, &below, &programs, machine.accelerator)),
         claw_landlock: Some(qemus(dir, record, &below, qemu, machine.accelerator)),
         mounts: record.uid.map(|_| mounts(inner, dir, record, &below, &programs)),
@@ -81,6 +83,12 @@ pub(crate) fn spec(
     };
     spec.check()?;
     Ok(spec)
+}
+
+/// What QEMU's own user is let at `/dev/kvm` by, where its group may use it: what it was tried with.
+fn groups(record: &MachineRecord, accelerator: Accelerator) -> Vec<u32> {
+    let needs = accelerator == Accelerator::Kvm && record.uid.is_some();
+    needs.then(kvm_group).flatten().into_iter().collect()
 }
 
 /// What a guest may connect to of this machine's own addresses: the server's listener for claws,

@@ -43,7 +43,9 @@ pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observa
     up(inner, id, launch.run, record.installed.is_some().then_some(launch)).await
 }
 
-/// [`clawfarm_runtime::Suspend::resume`].
+/// [`clawfarm_runtime::Suspend::resume`]. What a claw was started with is not known here, and kept nowhere
+/// but in its machine: one that was woken by this can't be booted anew from inside, as one can that was
+/// woken by [`start`].
 pub(crate) async fn resume(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
     let _verb = inner.lock(id).await;
     let record = inner.record(id)?;
@@ -75,6 +77,8 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
             base::First::Boots(record) => *record,
         };
     }
+    // Why it could not be made from a base snapshot is told of its first start, and of no later one.
+    let first = record.started.is_none();
     let digest = claw.map(|launch| claw::digest(launch, record.installed.as_deref())).transpose()?;
     if let Some(launch) = claw {
         claw::write_files(inner, &record, launch).await?;
@@ -91,13 +95,13 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
         Memory::Useless(why) => Some(why),
         Memory::Fits(shape) => {
             let record = as_started(&record);
-            let mut why = Box::pin(from_memory(inner, &record, &shape)).await?;
+            let mut why = Box::pin(from_memory(inner, &record, &shape, claw)).await?;
             // What failed may have been the moment (QEMU was ended, no more open files): memory is
             // given up only when it can't be restored twice.
             if let Some(first) = &why {
                 tracing::warn!(%id, why = first, "its saved memory could not be restored; once more");
                 tokio::time::sleep(ONCE_MORE).await;
-                why = Box::pin(from_memory(inner, &record, &shape)).await?;
+                why = Box::pin(from_memory(inner, &record, &shape, claw)).await?;
             }
             match why {
                 Some(why) => Some(why),
@@ -115,6 +119,9 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
     }
     let record = noted(inner, id, move |record| {
         (record.memory_lost, record.launched) = (why, digest);
+        if !first {
+            record.base_lost = None;
+        }
     })
     .await?;
     from_disk(inner, &record, claw).await?;
@@ -220,16 +227,22 @@ pub(crate) fn disk(record: &MachineRecord) -> Result<DiskRecord> {
 
 /// Restores it. `Some` with the reason when the memory turns out to be of no use; then nothing of
 /// it runs.
-async fn from_memory(inner: &Arc<Inner>, record: &MachineRecord, shape: &Shape) -> Result<Option<String>> {
+async fn from_memory(
+    inner: &Arc<Inner>,
+    record: &MachineRecord,
+    shape: &Shape,
+    claw: Option<&Launch>,
+) -> Result<Option<String>> {
     let id = &record.id;
     let qemu = inner.qemu().await?;
     let dir = inner.dir(id);
     let machine = machine(&dir, record, disk(record)?, (&qemu, &shape.machine, shape.accelerator), true);
-    let qmp = launch(inner, record, &machine, &qemu).await?;
+    // It goes on with what it has in its memory; when it is booted anew from inside, it needs it again.
+    let qmp = launch_with(inner, record, &machine, &qemu, claw).await?;
     let snapshot = inner.snapshot(id)?;
     let limits = Limits::of(record.resources.memory_mib);
     let Err(error) = snapshot.restore(&qmp, &machine.shape(), limits, true).await else {
-        noted(inner, id, |record| record.memory_lost = None).await?;
+        noted(inner, id, |record| (record.memory_lost, record.base_lost) = (None, None)).await?;
         return Ok(None);
     };
     if snapshot.about().await?.is_none() {
@@ -261,14 +274,26 @@ async fn from_disk(inner: &Arc<Inner>, record: &MachineRecord, claw: Option<&Lau
     };
     // Before it runs: who saves its memory needs to know what it is.
     let record = &noted(inner, &record.id, |record| record.started = Some(started)).await?;
-    let mut machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);
-    let Some(claw) = claw else { return launch(inner, record, &machine, &qemu).await.map(drop) };
-    machine.launch = Some(dir.join(VM).join(LAUNCH));
+    let machine = machine(&dir, record, disk(record)?, (&qemu, &qemu.machine, accelerator), false);
+    launch_with(inner, record, &machine, &qemu, claw).await.map(drop)
+}
+
+/// [`launch`], with what a claw is started with handed in.
+async fn launch_with(
+    inner: &Arc<Inner>,
+    record: &MachineRecord,
+    machine: &Machine,
+    qemu: &Qemu,
+    claw: Option<&Launch>,
+) -> Result<Arc<Qmp>> {
+    let Some(claw) = claw else { return launch(inner, record, machine, qemu).await };
+    let file = inner.dir(&record.id).join(VM).join(LAUNCH);
+    let machine = Machine { launch: Some(file), ..machine.clone() };
     claw::lay(inner, record, claw).await?;
-    let launched = launch(inner, record, &machine, &qemu).await;
+    let launched = launch(inner, record, &machine, qemu).await;
     // It was read before QEMU greeted.
     claw::take_away(inner, &record.id).await;
-    launched.map(drop)
+    launched
 }
 
 /// Starts QEMU, and what it needs beside it, under a shim; returns when QEMU has greeted.

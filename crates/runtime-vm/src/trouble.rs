@@ -56,6 +56,7 @@ impl Doing {
             | RunState::FinishMigrate => Self::Left,
             RunState::IoError => Self::NoDisk,
             RunState::Shutdown => Self::Dead("it has switched itself off, and its process does not end"),
+            // For a moment: QEMU ends then, with a failure.
             RunState::GuestPanicked => Self::Dead("its system crashed"),
             RunState::InternalError => Self::Dead("the emulator gave it up (internal error)"),
             RunState::Suspended => Self::Dead("its system put itself to sleep, and nothing can wake it"),

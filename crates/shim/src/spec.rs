@@ -50,6 +50,10 @@ pub struct ShimSpec {
     /// The user the claw gets; `None` leaves the server's own. Needs root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<User>,
+    /// Groups that the claw's main process has beside its user's, such as the one of a device that it
+    /// uses; its helpers and what is run beside it have none. Only with `user`, and never 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<u32>,
     /// The files it and its helpers may use; `None` applies no Landlock rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<LandlockSpec>,
@@ -122,6 +126,10 @@ impl ShimSpec {
         }
         if self.token.expose_secret().len() < 16 {
             return Err(Error::invalid("token", "is too short").fix("give at least 16 characters"));
+        }
+        if self.groups.contains(&0) || (self.user.is_none() && !self.groups.is_empty()) {
+            return Err(Error::invalid("groups", "a claw can't have these groups")
+                .fix("give groups above 0, and a user to have them"));
         }
         absolute("cwd", &self.cwd)?;
         if let Some(cwd) = &self.exec_cwd {
@@ -299,6 +307,7 @@ mod tests {
             cwd: "/".into(),
             exec_cwd: None,
             user: None,
+            groups: Vec::new(),
             landlock: None,
             claw_landlock: None,
             mounts: None,
@@ -319,6 +328,8 @@ mod tests {
         let back: ShimSpec = serde_json::from_str(&json).unwrap();
         assert_eq!(back.env[0].expose(), "sk-very-secret");
         assert_eq!(back.run, 3);
+        // One of a server that did not know of groups is still read.
+        assert!(!json.contains("groups") && back.groups.is_empty());
         let shown = format!("{back:?}");
         assert!(!shown.contains("very-secret") && !shown.contains("0123456789abcdef"), "{shown}");
     }
@@ -334,6 +345,9 @@ mod tests {
         assert_eq!(field(|s| s.argv.clear()), "argv");
         assert_eq!(field(|s| s.env.push(EnvVar::new("A=B", "x"))), "env");
         assert_eq!(field(|s| s.cwd = "relative".into()), "cwd");
+        assert_eq!(field(|s| s.groups = vec![109]), "groups");
+        let root = |s: &mut ShimSpec| (s.user, s.groups) = (Some(User { uid: 7, gid: 7 }), vec![109, 0]);
+        assert_eq!(field(root), "groups");
         assert_eq!(field(|s| s.token = SecretString::from("short")), "token");
         assert_eq!(
             field(|s| s.cgroup = Some(CgroupSpec { name: "../x".into(), parent: None, loopback: None })),

@@ -18,7 +18,7 @@ const PROGRAM: &str = "/usr/local/sbin/clawfarm-claw";
 
 /// Takes up what the host hands in: two scripts, with [`PARTED`] between them. They stay in
 /// memory, because there are keys in them. A machine that goes on from its saved memory has them
-/// there, and is handed in none.
+/// there; what it was handed in then is for when its system is started anew, which empties `/run`.
 const SCRIPT: &str = r#"#!/bin/sh
 set -eu
 umask 077
@@ -27,7 +27,7 @@ mkdir -p /run/clawfarm /var/log/clawfarm
 if ! [ -e /run/clawfarm/launch ]; then
   modprobe -q qemu_fw_cfg || true
   if ! [ -e "$handed" ]; then
-    echo "clawfarm: the host handed in nothing to run" >&2
+    echo "clawfarm: the host handed in nothing to run; start this instance anew there: clawfarm restart" >&2
     exit 1
   fi
   cp "$handed" /run/clawfarm/handed

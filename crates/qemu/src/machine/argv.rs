@@ -38,6 +38,10 @@ impl Machine {
         );
         add("-display", "none".into());
         add("-sandbox", SANDBOX.into());
+        if self.tells_crash {
+            // By itself it would end as one that was switched off.
+            add("-action", "panic=exit-failure".into());
+        }
         add("-msg", "timestamp=on".into());
         if let Some(path) = &self.pid_file {
             add("-pidfile", text("pid_file", path)?.to_owned());
@@ -182,6 +186,11 @@ pub(super) fn devices(machine: &Machine) -> Vec<Value> {
         }));
     }
     devices.push(json!({"driver": "virtio-rng-pci", "id": "rng0"}));
+    if machine.tells_crash {
+        // Before what not every machine has as many of, so that its place is the same in a machine that is
+        // restored with other folders.
+        devices.push(json!({"driver": "pvpanic-pci", "id": "crash0"}));
+    }
     if !machine.channels.is_empty() {
         devices.push(json!({"driver": "virtio-serial-pci", "id": "ports0"}));
     }
@@ -291,6 +300,24 @@ mod tests {
         );
         assert_eq!(after(&argv, "-sandbox"), [SANDBOX]);
         assert!(argv.contains(&"-nodefaults".to_owned()) && argv.contains(&"-no-user-config".to_owned()));
+    }
+
+    #[test]
+    fn a_crash_is_told_where_qemu_has_the_device() {
+        let without = machine();
+        assert!(after(&without.argv(&qemu()).unwrap(), "-action").is_empty());
+        let mut qemu = qemu();
+        qemu.devices.insert("pvpanic-pci".into());
+        let mut with =
+            Machine { disks: without.disks.clone(), ..Machine::new(&qemu, Accelerator::Tcg, "/q".into()) };
+        let argv = with.argv(&qemu).unwrap();
+        assert_eq!(after(&argv, "-action"), ["panic=exit-failure"]);
+        let place = |machine: &Machine| {
+            devices(machine).iter().position(|device| device["driver"] == "pvpanic-pci").unwrap()
+        };
+        let before = place(&with);
+        with.shares = without.shares;
+        assert_eq!(place(&with), before);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Machine {
     pub generation: Option<String>,
     /// Memory that the guest frees goes back to the host.
     pub balloon: bool,
+    /// Its system can say that it crashed (a kernel's panic), and QEMU ends with a failure then.
+    pub tells_crash: bool,
     /// What it writes to its first serial port.
     pub serial: Serial,
     /// A file that gets what its firmware writes to port 0x402, for who looks for a fault.
@@ -215,6 +217,7 @@ impl Machine {
             vsock: None,
             generation: None,
             balloon: false,
+            tells_crash: qemu.devices.contains("pvpanic-pci"),
             serial: Serial::None,
             firmware_log: None,
             kernel: None,

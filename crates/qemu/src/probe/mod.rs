@@ -12,6 +12,7 @@ mod trial;
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub enum Accelerator {
     Tcg,
 }
 
+/// The kernel's device.
+const KVM: &str = "/dev/kvm";
+
 /// The user that machines run as, who may not be let at `/dev/kvm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunAs {
@@ -47,6 +51,24 @@ pub struct RunAs {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
+    /// The one group that it has beside that: [`kvm_group`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+}
+
+/// The group that lets its members use `/dev/kvm`, where a user of its own needs it for that:
+/// `kvm` on Debian and its like, where the device is 0660.
+#[must_use]
+pub fn kvm_group() -> Option<u32> {
+    group_of(Path::new(KVM))
+}
+
+fn group_of(device: &Path) -> Option<u32> {
+    let about = std::fs::metadata(device).ok()?;
+    let group_may = about.mode() & 0o060 == 0o060;
+    let all_may = about.mode() & 0o006 == 0o006;
+    // Root's group is for more than a device.
+    (group_may && !all_may && about.gid() != 0).then_some(about.gid())
 }
 
 /// What was found.
@@ -90,7 +112,7 @@ impl Probed {
     /// # Errors
     /// `Unavailable` when not even the emulator runs the guest.
     pub async fn now(qemu: &Qemu, run_as: Option<RunAs>) -> Result<Self> {
-        Self::with(qemu, run_as, Path::new("/dev/kvm"), KVM_LIMIT).await
+        Self::with(qemu, run_as, Path::new(KVM), KVM_LIMIT).await
     }
 
     async fn with(qemu: &Qemu, run_as: Option<RunAs>, device: &Path, limit: Duration) -> Result<Self> {
@@ -106,22 +128,24 @@ impl Probed {
         };
         if let Err(error) = OpenOptions::new().read(true).write(true).open(device) {
             let reason = format!("{} can't be opened: {error}", device.display());
-            return Ok(Self::emulated(tcg, None, reason, mend(error.kind())));
+            return Ok(Self::emulated(tcg, None, reason, mend(error.kind(), run_as.is_some())));
         }
         let kvm = Trial { qemu, accelerator: Accelerator::Kvm, run_as };
-        let first = Self::judged(tcg, kvm.run(limit).await?, device);
+        let first = Self::judged(tcg, kvm.run(limit).await?, device, run_as.is_some());
         match first {
             Judged::Sure(probed) => Ok(probed),
             Judged::OfTime(_) => {
+                let second = kvm.run(limit.saturating_mul(2)).await?;
                 let (Judged::Sure(probed) | Judged::OfTime(probed)) =
-                    Self::judged(tcg, kvm.run(limit.saturating_mul(2)).await?, device);
+                    Self::judged(tcg, second, device, run_as.is_some());
                 Ok(probed)
             }
         }
     }
 
-    /// What follows from a trial of KVM, given how long the emulator took.
-    fn judged(tcg: Duration, kvm: Tried, device: &Path) -> Judged {
+    /// What follows from a trial of KVM, given how long the emulator took; `own_users` where machines
+    /// have users of their own.
+    fn judged(tcg: Duration, kvm: Tried, device: &Path, own_users: bool) -> Judged {
         let unusable = |why: &str| format!("{} is there, and can't be used: {why}", device.display());
         match kvm {
             Tried::Ended(time) if time <= tcg => Judged::Sure(Self {
@@ -143,7 +167,7 @@ impl Probed {
             Tried::Broke(why) => {
                 // As another user than ours, who could open it.
                 let denied = why.contains("Permission denied");
-                let fix = if denied { mend(io::ErrorKind::PermissionDenied) } else { NESTED };
+                let fix = if denied { mend(io::ErrorKind::PermissionDenied, own_users) } else { NESTED };
                 Judged::Sure(Self::emulated(tcg, None, unusable(&why), fix))
             }
         }
@@ -188,11 +212,17 @@ enum Judged {
 const NESTED: &str = "where this machine is virtual itself, give it nested virtualisation that works; the \
                       emulator is used until then";
 
-fn mend(error: io::ErrorKind) -> &'static str {
+/// `own_users` where the server is root, and each machine has a user that nobody can put into a group.
+fn mend(error: io::ErrorKind, own_users: bool) -> &'static str {
     match error {
         io::ErrorKind::NotFound => {
             "switch virtualisation on in the firmware and load the module (sudo modprobe kvm_intel or \
              kvm_amd); a machine that is virtual itself needs nested virtualisation"
+        }
+        io::ErrorKind::PermissionDenied if own_users => {
+            "let a group use the device, which machines then get: as root, groupadd -rf kvm; chgrp kvm /dev/kvm; \
+             chmod g+rw /dev/kvm; and so that it stays after the next boot, the line KERNEL==\"kvm\", \
+             GROUP=\"kvm\", MODE=\"0660\" in /etc/udev/rules.d/65-kvm.rules. In a container, hand the device in"
         }
         io::ErrorKind::PermissionDenied => {
             "put the user into the group that owns it (sudo usermod -aG kvm USER), and log in again"
@@ -211,8 +241,13 @@ mod tests {
 
     /// A QEMU that does with each accelerator what a line of shell says.
     async fn found_with(tcg: &str, kvm: &str, limit: u64) -> Result<Probed> {
+        found_as(None, tcg, kvm, limit).await
+    }
+
+    async fn found_as(run_as: Option<RunAs>, tcg: &str, kvm: &str, limit: u64) -> Result<Probed> {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let path = folder.path().join("qemu");
         let text = format!("#!/bin/sh\ncase \"$*\" in *kvm*) {kvm} ;; *) {tcg} ;; esac\n");
         std::fs::write(&path, text).unwrap();
@@ -225,7 +260,7 @@ mod tests {
             devices: std::collections::BTreeSet::new(),
         };
         // A device that anybody can open, so that it is tried.
-        Probed::with(&qemu, None, Path::new("/dev/null"), Duration::from_secs(limit)).await
+        Probed::with(&qemu, run_as, Path::new("/dev/null"), Duration::from_secs(limit)).await
     }
 
     const ENDS: &str = "printf rlmwpt; exit 85";
@@ -237,6 +272,7 @@ mod tests {
                 Duration::from_millis(200),
                 Tried::Ended(Duration::from_millis(kvm)),
                 Path::new("/kvm"),
+                false,
             )
         };
         let Judged::Sure(probed) = judged(20) else { panic!("sure") };
@@ -268,6 +304,50 @@ mod tests {
         assert!(probed.fix.unwrap().contains("usermod"));
         let flood = found_with(ENDS, "exec cat /dev/zero", 1).await.unwrap();
         assert_eq!(flood.accelerator, Accelerator::Tcg);
+    }
+
+    #[test]
+    fn the_group_of_a_device_is_for_who_needs_it() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let device = folder.path().join("kvm");
+        std::fs::write(&device, "").unwrap();
+        let with = |mode: u32| {
+            std::fs::set_permissions(&device, std::fs::Permissions::from_mode(mode)).unwrap();
+            group_of(&device)
+        };
+        let own = std::fs::metadata(&device).unwrap().gid();
+        // Never root's.
+        assert_eq!(with(0o660), Some(own).filter(|gid| *gid != 0));
+        if chown(&device, None, Some(873_041)).is_err() {
+            println!("skipped: this needs root");
+            return;
+        }
+        assert_eq!(with(0o660), Some(873_041));
+        for mode in [0o600, 0o640, 0o620, 0o666] {
+            assert_eq!(with(mode), None, "{mode:o}");
+        }
+        assert_eq!(group_of(Path::new("/nowhere/kvm")), None);
+    }
+
+    #[tokio::test]
+    async fn it_is_tried_as_who_runs_machines_with_the_group_of_the_device() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: this needs root");
+            return;
+        }
+        let run_as = |group| Some(RunAs { uid: 873_042, gid: 873_042, group });
+        let tried = async |run_as: Option<RunAs>, kvm: &str| found_as(run_as, ENDS, kvm, 60).await.unwrap();
+        let has = format!("[ \"$(id -u) $(id -G)\" = '873042 873042 873041' ] || exit 1; {ENDS}");
+        let probed = tried(run_as(Some(873_041)), &has).await;
+        // It is as fast as what it is compared to, so what is seen is that it was at its end.
+        assert!(probed.kvm_ms.is_some(), "{probed:?}");
+        let none = format!("[ \"$(id -G)\" = 873042 ] || exit 1; {ENDS}");
+        assert!(tried(run_as(None), &none).await.kvm_ms.is_some());
+        // Nobody can put a machine's own user into a group.
+        let denied = "echo 'Could not access KVM kernel module: Permission denied' >&2; exit 1";
+        let fix = tried(run_as(None), denied).await.fix.unwrap();
+        assert!(fix.contains("chmod g+rw") && !fix.contains("usermod"), "{fix}");
     }
 
     #[tokio::test]

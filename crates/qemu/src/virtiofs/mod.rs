@@ -45,8 +45,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How often the kernel's list is read.
 const LOOK: Duration = Duration::from_millis(20);
 
-const INSTALL: &str = "install virtiofsd 1.10 or newer (Debian 13, Ubuntu 24.04, Fedora: the package virtiofsd), or \
-                       use a clawfarm that was built with the feature 'virtiofsd'";
+const INSTALL: &str = "install virtiofsd 1.13 or newer (Debian 13, Ubuntu 26.04, Fedora: the package virtiofsd), or \
+                       use a clawfarm that was built with --features virtiofsd";
+
+/// What keeps all files one user's ([`Virtiofsd::squash`]): since 1.13.
+const TRANSLATES: [&str; 2] = ["--translate-uid", "--translate-gid"];
 
 /// virtiofsd as it is installed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +65,16 @@ pub struct VirtiofsdProgram {
 struct Capabilities {
     #[serde(default)]
     features: Vec<String>,
+}
+
+impl Capabilities {
+    fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|it| it == feature)
+    }
+}
+
+fn unusable(program: &str, why: &str) -> Error {
+    Error::new(Code::Unsupported, format!("{program} can't be used: {why}")).fix(INSTALL)
 }
 
 /// How a virtiofsd is kept to its folder.
@@ -117,17 +130,19 @@ impl VirtiofsdProgram {
                 .await?;
         let told: Option<Capabilities> = serde_json::from_str(&said.out).ok();
         // QEMU's former one, which takes other options, tells no features.
-        match told {
-            Some(told) if said.status.success() && told.features.iter().any(|f| f == "separate-options") => {
-                let saves = told.features.iter().any(|f| f == "migrate-precopy");
-                Ok(Self { command: command.to_vec(), saves })
-            }
-            _ => Err(Error::new(
-                Code::Unsupported,
-                format!("{program} can't be used: it is too old, or no virtiofsd ({})", tame(&said.err)),
-            )
-            .fix(INSTALL)),
+        let told = told.filter(|told| said.status.success() && told.has("separate-options"));
+        let Some(told) = told else {
+            let why = format!("it is too old, or no virtiofsd ({})", tame(&said.err));
+            return Err(unusable(program, &why));
+        };
+        // No feature of those says it, nor does every version say which it is.
+        let help =
+            run(Path::new(program), before.iter().map(String::as_str).chain(["--help"]), LIMIT).await?;
+        if let Some(missing) = TRANSLATES.iter().find(|option| !help.out.contains(**option)) {
+            let why = format!("it is older than 1.13, and does not know the option {missing}");
+            return Err(unusable(program, &why));
         }
+        Ok(Self { command: command.to_vec(), saves: told.has("migrate-precopy") })
     }
 }
 
@@ -239,6 +254,30 @@ mod tests {
         other.read_only = true;
         let argv = other.argv(&program).unwrap().join(" ");
         assert!(argv.contains("--readonly") && argv.contains("squash-guest:0:1000:"), "{argv}");
+    }
+
+    /// As virtiofsd 1.11.1 to 1.12 answer, and 1.13; older ones do not tell that feature.
+    #[tokio::test]
+    async fn one_that_can_not_translate_users_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("virtiofsd");
+        let asked = async |options: &str| {
+            let told = r#"{"type": "fs", "features": ["migrate-precopy", "separate-options"]}"#;
+            let text = format!(
+                "#!/bin/sh\ncase $1 in --print-capabilities) echo '{told}' ;; --help) echo '{options}' ;; esac\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            VirtiofsdProgram::at(&[path.display().to_string()]).await
+        };
+        let error = asked("--shared-dir <SHARED_DIR> --uid-map <UID_MAP>").await.unwrap_err();
+        assert_eq!(error.code(), Code::Unsupported);
+        assert!(error.message().contains("older than 1.13"), "{error}");
+        let fix = error.fix_text().unwrap();
+        assert!(fix.contains("1.13 or newer") && fix.contains("--features virtiofsd"), "{fix}");
+        let new = "--translate-uid <TRANSLATE_UID> --translate-gid <TRANSLATE_GID>";
+        assert!(asked(new).await.unwrap().saves);
     }
 
     #[test]

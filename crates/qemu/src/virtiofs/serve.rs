@@ -33,11 +33,24 @@ const CACHED: Duration = Duration::from_secs(1);
 const CAPABILITIES: [&str; 9] =
     ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "SETGID", "SETUID", "MKNOD", "SETFCAP"];
 
+/// Its options; whoever starts it looks here for those that not every virtiofsd has.
+const HELP: &str = "Serves a folder to one virtual machine; started by clawfarm.
+
+  --shared-dir=FOLDER --socket-path=SOCKET
+  --sandbox=namespace|chroot|none --inode-file-handles=never|prefer --readonly
+  --translate-uid=MAP --translate-gid=MAP
+  --seccomp=kill --cache=auto --log-level=warn
+  --print-capabilities";
+
 /// Serves a folder until the machine hangs up. What goes wrong is written to standard error.
 #[must_use]
 pub fn serve_folder(arguments: &[String]) -> ExitCode {
     if arguments.iter().any(|argument| argument == "--print-capabilities") {
         println!(r#"{{"type": "fs", "features": ["migrate-precopy", "separate-options"]}}"#);
+        return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("{HELP}");
         return ExitCode::SUCCESS;
     }
     match Options::parse(arguments).and_then(serve) {

@@ -8,6 +8,7 @@ use clawfarm_qemu::machine::{Channel, Forward, Network, Serial};
 use clawfarm_qemu::{Machine, Qemu};
 use serde_json::json;
 
+use crate::guest;
 use crate::support::{Home, Process, is_root, wait_for};
 
 #[tokio::test]
@@ -139,4 +140,17 @@ async fn a_disk_that_another_machine_uses_is_refused() {
     assert!(!process.ended().await);
     let log = std::fs::read_to_string(home.path("qemu.log")).unwrap();
     assert!(log.contains("lock"), "{log}");
+}
+
+#[tokio::test]
+async fn a_system_that_crashes_ends_its_process_as_a_failure() {
+    let home = Home::new().await;
+    std::fs::write(home.path("disk.img"), guest::crashing()).unwrap();
+    let mut machine = home.machine();
+    machine.paused = true;
+    let mut running = home.start(&machine).await;
+    let mut events = running.qmp.events();
+    running.qmp.cont().await.unwrap();
+    while events.recv().await.unwrap().name != "GUEST_PANICKED" {}
+    assert!(!running.process.ended().await, "one that was switched off ends with success");
 }

@@ -131,6 +131,10 @@ async fn it_is_handed_in_what_it_runs_with_and_its_memory_belongs_to_that() {
     let at = farm.counted(&id).last().copied().unwrap();
     farm.counts_beyond(&id, at).await;
     farm.counted_without_a_gap(&id);
+    // It has it in its memory, and is handed it in all the same: its system may be started anew from inside.
+    let line = arguments(&farm, &id).await;
+    assert!(line.contains("name=opt/clawfarm/launch,file=") && !line.contains(SECRET), "{line}");
+    assert_eq!(with_secret(&farm.claw(&id)), Vec::<String>::new());
     farm.suspended(&id).await;
     std::fs::write(&laid, SECRET).unwrap();
     farm.reopen().await;

@@ -109,6 +109,41 @@ async fn a_memory_that_does_not_fit_any_more_gives_way_to_the_disk() {
     .await;
 }
 
+/// That its base snapshot was of no use is told of its first start alone: later ones have their own.
+#[tokio::test]
+async fn what_became_of_its_base_snapshot_is_told_once() {
+    let farm = Farm::new().await;
+    let id = id("hugo-x7k2");
+    farm.rt.ensure(&placement(&id, |_| {}), &NoProgress).await.unwrap();
+    // As its first start leaves it, before it is booted from a disk of its image.
+    let lost = || {
+        let mut record = farm.record(&id);
+        record["base_lost"] = "the image is another one by now".into();
+        std::fs::write(farm.claw(&id).join("instance.json"), record.to_string()).unwrap();
+    };
+    lost();
+    farm.rt.start(&launch(&id, 1)).await.unwrap();
+    farm.counts_beyond(&id, 0).await;
+    let why = farm.rt.start_note(&id).await.unwrap();
+    assert!(why.contains("could not be made from the base snapshot"), "{why}");
+    farm.rt.kill(&id).await.unwrap();
+    farm.rt.start(&launch(&id, 2)).await.unwrap();
+    assert_eq!(farm.rt.start_note(&id).await, None);
+    farm.counts_beyond(&id, 0).await;
+
+    // Nor does it hide what is lost later, or stay after a start from memory.
+    farm.suspended(&id).await;
+    lost();
+    farm.rt.start(&launch(&id, 3)).await.unwrap();
+    assert_eq!(farm.rt.start_note(&id).await, None);
+    farm.suspended(&id).await;
+    lost();
+    std::fs::write(farm.claw(&id).join("suspended/about.json"), "{").unwrap();
+    farm.rt.start(&launch(&id, 4)).await.unwrap();
+    let why = farm.rt.start_note(&id).await.unwrap();
+    assert!(why.contains("its saved memory could not be used"), "{why}");
+}
+
 /// What a machine is given while it sleeps is for when it begins anew.
 #[tokio::test]
 async fn it_goes_on_with_the_resources_of_its_memory_and_begins_with_its_new_ones() {

@@ -1,9 +1,12 @@
 //! What is refused, and what others have taken.
 
+use std::path::Path;
+
 use clawfarm_model::{Code, DataFate, ObservedState};
 use clawfarm_runtime::{NoProgress, Runtime};
 
-use crate::farm::{Farm, id, launch, placement, volume};
+use crate::farm::{Farm, id, launch, placement, volume, wait_for};
+use crate::guest;
 
 #[tokio::test]
 async fn what_can_not_be_made_is_told_before_anything_is() {
@@ -178,4 +181,20 @@ async fn a_qemu_or_virtiofsd_that_ends_at_once_is_told_in_its_words() {
     farm.rt.ensure(&placement(&id, |it| volume(it, "a:/srv/a")), &NoProgress).await.unwrap();
     farm.rt.start(&launch(&id, 3)).await.unwrap();
     farm.counts_beyond(&id, 0).await;
+}
+
+/// A kernel's panic is a failure to whoever decides about a restart, and no power button.
+#[tokio::test]
+async fn a_system_that_crashes_has_ended_with_a_failure() {
+    let farm = Farm::of(Path::new("/tmp"), &guest::crashing()).await;
+    let id = id("hanna-x7k2");
+    farm.rt.ensure(&placement(&id, |_| {}), &NoProgress).await.unwrap();
+    // It is so quick that its start may see its end.
+    let _ = farm.rt.start(&launch(&id, 1)).await;
+    let exit = wait_for("its end", || async {
+        let seen = farm.rt.observe(&id).await.unwrap();
+        seen.exit.clone().ok_or(seen)
+    })
+    .await;
+    assert_eq!((exit.code, exit.requested), (Some(1), false), "{exit:?}");
 }

@@ -6,14 +6,15 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::spec::User;
 
-/// Gives up every capability and group, for good, and becomes `user` where one is given.
+/// Gives up every capability and group but `groups`, for good, and becomes `user` where one is given.
 /// With a user, any failure is an error; without one, what can't be given up by a process
 /// that has few privileges itself is left.
-pub(crate) fn drop_all(user: Option<User>) -> Result<(), Errno> {
+pub(crate) fn drop_all(user: Option<User>, groups: &[u32]) -> Result<(), Errno> {
     prctl::set_no_new_privs()?;
     if geteuid().is_root() {
         let strict = user.is_some();
-        tolerate(setgroups(&[]), strict)?;
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        tolerate(setgroups(&groups), strict)?;
         tolerate(drop_bounding_set(), strict)?;
     }
     if let Some(user) = user {

@@ -138,7 +138,8 @@ fn set_up(inside: &Inside<'_>, order: &Order) -> Result<(), (Stage, Errno)> {
         block_ends().map_err(|errno| (Stage::Setup, errno))?;
     }
     confine(inside, &order.program)?;
-    privileges::drop_all(inside.user(&order.program)).map_err(|errno| (Stage::Privileges, errno))?;
+    privileges::drop_all(inside.user(&order.program), inside.groups(&order.program))
+        .map_err(|errno| (Stage::Privileges, errno))?;
     // A change of user clears this, so it comes after; the parent is the shim.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| (Stage::Setup, errno))?;
     if getppid().as_raw().cast_unsigned() != inside.shim_pid {

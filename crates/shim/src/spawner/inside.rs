@@ -139,6 +139,14 @@ impl Inside<'_> {
         }
     }
 
+    /// The groups of an order's process beside its user's.
+    pub(super) fn groups(&self, program: &Program) -> &[u32] {
+        match program {
+            Program::Claw => &self.spec.groups,
+            Program::Helper(_) | Program::Command(_) | Program::Shell => &[],
+        }
+    }
+
     /// Whether an order's process ends by what the claw is told, and by no signal.
     pub(super) fn is_asked(&self, program: &Program) -> bool {
         self.spec.ask.is_some() && matches!(program, Program::Claw | Program::Helper(_))

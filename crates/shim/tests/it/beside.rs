@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use clawfarm_model::Code;
-use clawfarm_shim::protocol::Request;
+use clawfarm_shim::protocol::{ExecRequest, Frame, Request};
 use clawfarm_shim::spec::{AskSpec, HelperSpec, LandlockSpec, RunsAs, ServedSpec, User, WakeSpec};
 
 use crate::harness::{Instance, USER, error_of, is_root, lives, signal, wait_for};
@@ -118,6 +118,38 @@ fn a_helper_may_have_another_user_and_the_claw_its_socket() {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
     }
+}
+
+/// As QEMU that has the group of `/dev/kvm`: what runs beside it has nothing to do with that.
+#[test]
+fn a_group_is_the_claws_alone() {
+    if !is_root() {
+        return;
+    }
+    let group = 873_031;
+    let mut instance = with_helper("exec sleep 600", LISTENER, RunsAs::Claw);
+    (instance.spec.user, instance.spec.groups) = (Some(USER), vec![group]);
+    for folder in [instance.dir.clone(), instance.dir.join("state")] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(folder, mode).unwrap();
+    }
+    let instance = instance.up();
+    let (beside, _) = helper(&instance);
+    let groups_of = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap();
+        line.split_whitespace().map(|group| group.parse().unwrap()).collect::<Vec<u32>>()
+    };
+    assert_eq!((groups_of(instance.pid()), groups_of(beside)), (vec![group], vec![]));
+    let request = ExecRequest { argv: vec!["id".into(), "-G".into()], ..ExecRequest::default() };
+    let mut exec = instance.client().exec(request).unwrap();
+    let mut said = Vec::new();
+    while let Some(frame) = exec.receive().unwrap() {
+        if let Frame::Stdout(bytes) = frame {
+            said.extend(bytes);
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&said).trim(), USER.gid.to_string());
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Instance {
             cwd: dir.join("state"),
             exec_cwd: None,
             user: None,
+            groups: Vec::new(),
             landlock: None,
             claw_landlock: None,
             mounts: None,
