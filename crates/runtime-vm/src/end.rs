@@ -60,7 +60,7 @@ async fn end(inner: &Arc<Inner>, id: &ClawId, request: &Request, limit: Duration
                 }
             }
         }
-        inner.hang_up(id).await;
+        inner.hang_up(id);
         inner.watch.tell(id);
     }
     observe::observe(inner, id).await

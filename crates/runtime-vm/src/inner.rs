@@ -101,7 +101,7 @@ impl Inner {
 
     pub(crate) async fn forget(&self, id: &ClawId) {
         self.watch.forget(id);
-        self.hang_up(id).await;
+        self.hang_up(id);
         guard(&self.booting).remove(id);
         // A verb that waits for this lock keeps its own share of it.
         guard(&self.verbs).retain(|other, lock| other != id || Arc::strong_count(lock) > 2);
@@ -150,7 +150,7 @@ impl Inner {
     }
 
     /// Ends the conversations, if there are any.
-    pub(crate) async fn hang_up(&self, id: &ClawId) {
+    pub(crate) fn hang_up(&self, id: &ClawId) {
         self.talks.end(id);
         guard(&self.silent).remove(id);
         self.agents.forget(id);

@@ -117,7 +117,7 @@ fn settle_shim(inner: &Inner, dir: &std::path::Path) -> Result<Option<ShimState>
 pub(crate) async fn settle(inner: &Arc<Inner>, id: &ClawId) -> Result<bool> {
     let dir = inner.dir(id);
     if !keeper::is_up(&dir).await? {
-        inner.hang_up(id).await;
+        inner.hang_up(id);
         return Ok(false);
     }
     if MachineRecord::read(&dir)?.as_ref().is_some_and(base::is_half) {

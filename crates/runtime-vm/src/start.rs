@@ -317,7 +317,7 @@ pub(crate) async fn launch(
         })
         .await?
     };
-    inner.hang_up(id).await;
+    inner.hang_up(id);
     let dir = inner.dir(id);
     if let Err(error) = keeper::start(&inner.config.shim_command, &dir, &spec).await {
         return Err(after_failure(inner, id, not_gone(error)).await);
@@ -392,7 +392,7 @@ fn not_gone(error: Error) -> Error {
 
 /// A failed start leaves nothing that runs.
 async fn after_failure(inner: &Arc<Inner>, id: &ClawId, error: Error) -> Error {
-    inner.hang_up(id).await;
+    inner.hang_up(id);
     if let Err(further) = end::kill(inner, id).await {
         tracing::warn!(%id, error = %further, "what a failed start left could not be cleared away yet");
     }

@@ -233,7 +233,7 @@ pub(crate) async fn awaken(inner: &Arc<Inner>, id: &ClawId) -> Result<bool> {
 pub(crate) async fn see_off(inner: &Arc<Inner>, id: &ClawId) -> Result<()> {
     /// QEMU has been told already, and been waited for.
     const QUITTING: Duration = Duration::from_secs(10);
-    inner.hang_up(id).await;
+    inner.hang_up(id);
     let dir = inner.dir(id);
     if keeper::wait_for_end(&dir, id, QUITTING).await.is_err() {
         tracing::warn!(%id, "its memory is saved and its process does not end: it is killed");
