@@ -56,7 +56,7 @@ pub(crate) fn crashing() -> Vec<u8> {
     on_disk(&CRASHING)
 }
 
-fn on_disk(sector: &[u8]) -> Vec<u8> {
+pub(crate) fn on_disk(sector: &[u8]) -> Vec<u8> {
     let mut disk = vec![0; 1 << 20];
     disk[..sector.len()].copy_from_slice(sector);
     disk[510..512].copy_from_slice(&[0x55, 0xAA]);

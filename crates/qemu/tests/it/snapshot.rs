@@ -8,7 +8,8 @@ use clawfarm_qemu::qmp::{RunState, Stream};
 use clawfarm_qemu::snapshot::{Limits, Settled};
 use clawfarm_qemu::{Machine, Qemu, Snapshot, Version};
 
-use crate::support::{Home, Running, cache, is_root};
+use crate::guest;
+use crate::support::{Home, Running, cache, is_root, wait_for};
 
 pub(crate) fn limits() -> Limits {
     Limits::of(64)
@@ -64,6 +65,72 @@ async fn a_guest_counts_on_where_it_was() {
     let before = home.count().unwrap();
     snapshot(&home).save(&running.qmp, &machine.shape(), limits(), |_, _| ()).await.unwrap();
     goes_on(&home, &machine, before).await;
+}
+
+/// A guest that writes a line with the number of files that it is handed in (whose names begin with an
+/// `o`, as `opt/` does), each time that it is booted:
+///
+/// ```text
+///         xor  %bx, %bx ; mov $0x510, %dx ; mov $0x19, %ax ; out %ax, %dx ; inc %dx
+///         in   %dx, %al ; in %dx, %al ; in %dx, %al ; in %dx, %al ; movzx %al, %bp
+/// 1:      mov  $8, %cx
+/// 2:      in   %dx, %al ; loop 2b
+///         in   %dx, %al ; cmp $'o', %al ; jne 3f ; inc %bx
+/// 3:      mov  $55, %cx
+/// 4:      in   %dx, %al ; loop 4b
+///         dec  %bp ; jnz 1b
+///         mov  $0x3f8, %dx ; mov %bl, %al ; add $'0', %al ; out %al, %dx ; mov $'\n', %al ; out %al, %dx
+/// 5:      hlt ; jmp 5b
+/// ```
+#[rustfmt::skip]
+const HANDED_IN: [u8; 52] = [
+    0x31, 0xdb, 0xba, 0x10, 0x05, 0xb8, 0x19, 0x00, 0xef, 0x42, 0xec, 0xec, 0xec, 0xec, 0x0f, 0xb6,
+    0xe8, 0xb9, 0x08, 0x00, 0xec, 0xe2, 0xfd, 0xec, 0x3c, 0x6f, 0x75, 0x01, 0x43, 0xb9, 0x37, 0x00,
+    0xec, 0xe2, 0xfd, 0x4d, 0x75, 0xeb, 0xba, 0xf8, 0x03, 0x88, 0xd8, 0x04, 0x30, 0xee, 0xb0, 0x0a,
+    0xee, 0xf4, 0xeb, 0xfd,
+];
+
+/// What a machine is handed in is its process's: one that was restored finds it when it is booted anew.
+#[tokio::test]
+async fn what_it_is_handed_in_is_there_after_a_restore_and_a_reboot() {
+    let home = Home::new().await;
+    std::fs::write(home.path("disk.img"), guest::on_disk(&HANDED_IN)).unwrap();
+    let without = home.machine();
+    let file = home.path("launch");
+    let with = Machine { launch: Some(file.clone()), ..without.clone() };
+    assert_eq!(with.shape(), without.shape());
+    let told = async |lines: &str| {
+        wait_for(&format!("the lines {lines:?}"), || async {
+            (std::fs::read_to_string(home.path("serial.log")).ok()? == lines).then_some(())
+        })
+        .await;
+    };
+    let laid = async |machine: &Machine| {
+        std::fs::write(&file, "what it runs with").unwrap();
+        let running = home.start(machine).await;
+        running.qmp.run_state().await.unwrap();
+        // Who starts it takes it away as soon as it was read.
+        std::fs::remove_file(&file).unwrap();
+        running
+    };
+    let save = async |running: Running| {
+        snapshot(&home).save(&running.qmp, &with.shape(), limits(), |_, _| ()).await.unwrap();
+    };
+    let reset = async |running: &Running, machine: &Machine| {
+        snapshot(&home).restore(&running.qmp, &machine.shape(), limits(), true).await.unwrap();
+        running.qmp.execute("system_reset", &serde_json::Value::Null).await.unwrap();
+    };
+    let running = laid(&with).await;
+    told("1\n").await;
+    save(running).await;
+    let running = laid(&waiting(&with)).await;
+    reset(&running, &with).await;
+    told("1\n1\n").await;
+    // Without it, it finds none.
+    save(running).await;
+    let running = home.start(&waiting(&without)).await;
+    reset(&running, &without).await;
+    told("1\n1\n0\n").await;
 }
 
 /// Debian 12's QEMU saves to an open file that it gets as a descriptor.
