@@ -6,14 +6,14 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, listen, socket};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::fd;
+use super::fd::{self, Had};
 
 /// A descriptor whose other end is the host.
 pub struct Line(AsyncFd<OwnedFd>);
@@ -74,19 +74,40 @@ impl Vsock {
     }
 }
 
+impl Line {
+    /// Has the runtime look at the descriptor anew, see [`Had::Stale`].
+    fn look_anew(&mut self, cx: &Context<'_>) -> io::Result<()> {
+        let fd = self.0.get_ref().try_clone()?;
+        self.0 = fd::registered(fd)?;
+        // Who waited for the old one to be ready to write is asked again.
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+}
+
 impl AsyncRead for Line {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        fd::read(&self.0, cx, buffer)
+        loop {
+            match ready!(fd::read(&self.0, cx, buffer)) {
+                Had::Done(read) => return Poll::Ready(read),
+                Had::Stale => self.look_anew(cx)?,
+            }
+        }
     }
 }
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        fd::write(&self.0, cx, bytes)
+        match ready!(fd::write(&self.0, cx, bytes)) {
+            Had::Done(written) => Poll::Ready(written),
+            // Whoever reads finds out whether its host is there: it ends the line, or has it looked at
+            // anew, and both wake who writes.
+            Had::Stale => Poll::Pending,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -95,5 +116,41 @@ impl AsyncWrite for Line {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// A pipe by name is as such a port: its reader hears of an end, and goes on with the next writer.
+    #[tokio::test]
+    async fn a_line_whose_host_was_away_costs_nothing_while_nothing_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("port");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut line = Line(fd::registered(file.into()).unwrap());
+        let host = || OpenOptions::new().write(true).open(&path).unwrap();
+        drop(host());
+        assert_eq!(line.read(&mut [0; 8]).await.unwrap(), 0, "it is away");
+        let mut next = host();
+        let mut polls = 0;
+        let mut bytes = [0; 8];
+        let waits = std::future::poll_fn(|cx| {
+            polls += 1;
+            Pin::new(&mut line).poll_read(cx, &mut ReadBuf::new(&mut bytes))
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(200), waits).await.is_err());
+        assert!(polls < 10, "asked {polls} times");
+        next.write_all(b"hello").unwrap();
+        let mut bytes = [0; 5];
+        line.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"hello");
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -12,7 +12,7 @@ use nix::pty::{Winsize, openpty};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::fd;
+use super::fd::{self, Had};
 use crate::message::Size;
 
 /// Both ends.
@@ -63,17 +63,22 @@ impl AsyncRead for Master {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match fd::read(&self.0, cx, buffer) {
+        match ready!(fd::read(&self.0, cx, buffer)) {
             // What a terminal says when nobody has its other end any more.
-            Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::EIO) => Poll::Ready(Ok(())),
-            read => read,
+            Had::Done(Err(error)) if error.raw_os_error() == Some(libc::EIO) => Poll::Ready(Ok(())),
+            Had::Done(read) => Poll::Ready(read),
+            // It had nobody at its other end once, which is the end of a command.
+            Had::Stale => Poll::Ready(Ok(())),
         }
     }
 }
 
 impl AsyncWrite for Master {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        fd::write(&self.0, cx, bytes)
+        match ready!(fd::write(&self.0, cx, bytes)) {
+            Had::Done(written) => Poll::Ready(written),
+            Had::Stale => Poll::Ready(Err(Errno::EIO.into())),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
