@@ -21,11 +21,7 @@ pub(super) enum Had<T> {
     Stale,
 }
 
-pub(super) fn read(
-    fd: &AsyncFd<OwnedFd>,
-    cx: &mut Context<'_>,
-    buffer: &mut ReadBuf<'_>,
-) -> Poll<Had<()>> {
+pub(super) fn read(fd: &AsyncFd<OwnedFd>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Had<()>> {
     loop {
         let mut ready = match ready!(fd.poll_read_ready(cx)) {
             Ok(ready) => ready,

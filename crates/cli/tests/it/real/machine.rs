@@ -255,6 +255,11 @@ fn outlives_the_server(farm: &Farm, id: &str) {
     farm.until_phase(id, "ready");
     assert_eq!(farm.pid(id), pid, "adopted, not started again");
     assert_eq!(sh(farm, id, "cat ~/new-ok"), "ok\n");
+    // The agent, which has had two servers by now, holds no processor while nobody talks to it.
+    let used = "p=$(pidof clawfarm-guest); used() { echo $(($(cut -d' ' -f14,15 /proc/$p/stat | tr ' ' +))); }; \
+                before=$(used); sleep 5; echo $(($(used) - before))";
+    let ticks: u32 = sh(farm, id, used).trim().parse().expect("a number");
+    assert!(ticks < 250, "it used {ticks} of 500 ticks");
 }
 
 fn numbers(file: &Path) -> Vec<u64> {
