@@ -145,6 +145,12 @@ async fn no_command(inner: &Inner, record: &MachineRecord, why: GuestError) -> E
     }
 }
 
+/// Has the guest write what it holds to its disks; `false` when there is no agent for it.
+pub(crate) async fn sync(inner: &Inner, id: &ClawId, limit: Duration) -> bool {
+    let Some(agent) = of(inner, id).await else { return false };
+    agent.ask::<()>(&Request::Sync, limit).await.is_ok()
+}
+
 /// Steps the guest's clock; `false` when there is no agent for it.
 pub(crate) async fn set_clock(inner: &Inner, id: &ClawId) -> bool {
     let Some(agent) = of(inner, id).await else { return false };

@@ -38,6 +38,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Its arguments are the folders that are to be mounted. cloud-init mounts them at the first boot alone,
 /// and their lines of fstab keep no boot back (`nofail`): so they are looked at each time, and waited for,
 /// because nothing waits for them before SSH answers.
+///
+/// What the boot wrote is on the disk before it counts: from then on a machine may be suspended, and one
+/// whose memory is lost goes on from its disk.
 const STATUS: &str = r#"set_up=0
 if command -v cloud-init >/dev/null; then
   cloud-init status --wait >/dev/null 2>&1
@@ -59,6 +62,7 @@ fi
 if [ "$set_up" != 0 ]; then
   cloud-init status --long 2>&1 | tail -n 20
 fi
+sync
 [ -z "$missing" ] || exit 11
 exit "$set_up"
 "#;

@@ -8,10 +8,15 @@ use clawfarm_model::{ClawId, Code, Error, Observation, Result};
 use clawfarm_qemu::ssh::Ended;
 
 use crate::inner::Inner;
+use crate::record::MachineRecord;
 use crate::{agent, observe, seed};
 
 /// How long setting the clock is tried: a guest that is busy after a long sleep may be slow.
 const CLOCK: Duration = Duration::from_secs(60);
+
+/// How long a guest may take to write what it holds to its disks before it stands still. In the middle of
+/// much writing it may need longer; then the rest stays in its memory.
+const WRITTEN: Duration = Duration::from_secs(10);
 
 /// [`clawfarm_runtime::Freeze::freeze`].
 pub(crate) async fn freeze(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
@@ -19,6 +24,7 @@ pub(crate) async fn freeze(inner: &Arc<Inner>, id: &ClawId) -> Result<Observatio
     if !observe::settle(inner, id).await? {
         return Err(gone(id));
     }
+    write_out(inner, &inner.record(id)?).await;
     let qmp = inner.qmp(id).await?;
     // Before it is so: whoever finds it stopped knows that it is meant to be.
     note(inner, id, true).await?;
@@ -50,6 +56,30 @@ pub(crate) async fn note(inner: &Arc<Inner>, id: &ClawId, frozen: bool) -> Resul
     blocking(move || this.change(&id, |record| record.frozen = frozen).map(drop)).await
 }
 
+/// Has a guest that is about to stand still write what it holds to its disks, as well as can be.
+///
+/// Its memory can be lost while it does: with its server's disk, when what it is started with changes, or
+/// when another QEMU can't use it. Then it goes on from its disk, where without this the last half minute
+/// of what it wrote is missing (`dirty_expire_centisecs`). One that still boots has nobody to ask.
+pub(crate) async fn write_out(inner: &Inner, record: &MachineRecord) {
+    let id = &record.id;
+    if record.booted.as_ref().is_none_or(|booted| booted.run < record.run) {
+        return;
+    }
+    match tokio::time::timeout(WRITTEN, sync(inner, id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::info!(%id, %error, "what it wrote may not all be on its disk"),
+        Err(_) => tracing::info!(%id, "what it wrote may not all be on its disk: it does not answer"),
+    }
+}
+
+async fn sync(inner: &Inner, id: &ClawId) -> Result<()> {
+    if agent::sync(inner, id, WRITTEN).await {
+        return Ok(());
+    }
+    by_ssh(inner, id, "sync").await
+}
+
 /// Sets the guest's clock, which stood still: in the background, and as well as can be. A guest
 /// that does not answer SSH yet has nobody who would mind.
 pub(crate) fn step_clock(inner: &Arc<Inner>, id: &ClawId) {
@@ -72,12 +102,17 @@ async fn set_clock(inner: &Inner, id: &ClawId) -> Result<()> {
     if agent::set_clock(inner, id).await {
         return Ok(());
     }
+    let now = clawfarm_model::Timestamp::now().as_millis() / 1000;
+    by_ssh(inner, id, &format!("date -u -s @{now}")).await
+}
+
+/// Runs one command in the guest, where there is no agent for it.
+async fn by_ssh(inner: &Inner, id: &ClawId, command: &str) -> Result<()> {
     let ssh = seed::ssh(inner, &inner.record(id)?)?;
     let messages = seed::messages(inner, id)?;
-    let now = clawfarm_model::Timestamp::now().as_millis() / 1000;
-    match ssh.output(&format!("date -u -s @{now}"), messages.path()).await?.0 {
+    match ssh.output(command, messages.path()).await?.0 {
         Ended::Code(0) => Ok(()),
-        Ended::Code(code) => Err(Error::new(Code::ClawFailed, format!("'date' ended with {code}"))),
+        Ended::Code(code) => Err(Error::new(Code::ClawFailed, format!("'{command}' ended with {code}"))),
         Ended::Lost(why) => Err(Error::new(Code::Unavailable, why)),
     }
 }

@@ -27,7 +27,8 @@ const KNOWN_HOSTS: &str = "known_hosts";
 /// arguments are pairs of a folder and its line of fstab.
 ///
 /// What does not come up must not keep the machine from booting (`nofail`), and must not be
-/// taken for set up either.
+/// taken for set up either. And it is on the disk when it is done: cloud-init does it once, also where
+/// what it wrote was lost with a machine that was cut off.
 const SET_UP: &str = r#"set -eu
 if ! [ -x /usr/sbin/sshd ]; then
   apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y openssh-server
@@ -40,6 +41,7 @@ while [ $# -gt 0 ]; do
   mountpoint -q -- "$1"
   shift 2
 done
+sync
 systemctl daemon-reload
 "#;
 

@@ -27,7 +27,9 @@ pub(crate) async fn suspend(inner: &Arc<Inner>, id: &ClawId) -> Result<Observati
         return Err(Error::new(Code::Gone, format!("'{id}' does not run"))
             .fix(format!("start it with `clawfarm start {id}`")));
     }
-    if record.frozen {
+    if !record.frozen {
+        freeze::write_out(inner, &record).await;
+    } else {
         // Before its memory is whole: from then on nobody may let it go on any more, and what
         // shuts this machine down does that with those that are frozen.
         freeze::note(inner, id, false).await?;

@@ -19,9 +19,24 @@ const PROGRAM: &str = "/usr/local/sbin/clawfarm-claw";
 /// Takes up what the host hands in: two scripts, with [`PARTED`] between them. They stay in
 /// memory, because there are keys in them. A machine that goes on from its saved memory has them
 /// there; what it was handed in then is for when its system is started anew, which empties `/run`.
+///
+/// The service waits for its folders already, where fstab has them. It does not in a machine whose first
+/// boot was cut off before that was on the disk: there cloud-init may still mount them, and without them
+/// a claw would write beside what is kept.
 const SCRIPT: &str = r#"#!/bin/sh
 set -eu
 umask 077
+left=120
+for folder in FOLDERS; do
+  until mountpoint -q -- "$folder"; do
+    left=$((left - 1))
+    if [ "$left" -lt 0 ]; then
+      echo "clawfarm: $folder is not mounted, so the claw is not started" >&2
+      exit 1
+    fi
+    sleep 1
+  done
+done
 handed=/sys/firmware/qemu_fw_cfg/by_name/opt/clawfarm/launch/raw
 mkdir -p /run/clawfarm /var/log/clawfarm
 if ! [ -e /run/clawfarm/launch ]; then
@@ -74,7 +89,7 @@ WantedBy=multi-user.target
 /// mounted: `mounted` is the number of the command that does that, and without one of `folders` it
 /// is not started, because it would write beside what is kept.
 pub fn add_service(seed: &mut Seed, mounted: usize, folders: &[&str]) {
-    seed.files.push(SeedFile { path: PROGRAM.into(), mode: 0o755, contents: SCRIPT.into() });
+    seed.files.push(SeedFile { path: PROGRAM.into(), mode: 0o755, contents: script(folders) });
     seed.files.push(SeedFile {
         path: format!("/etc/systemd/system/{SERVICE}"),
         mode: 0o644,
@@ -82,6 +97,11 @@ pub fn add_service(seed: &mut Seed, mounted: usize, folders: &[&str]) {
     });
     let start = ["systemctl", "enable", "--now", "--no-block", SERVICE].map(str::to_owned).to_vec();
     seed.commands.insert((mounted + 1).min(seed.commands.len()), start);
+}
+
+/// The program of the service, for a claw that is not started without `folders`.
+fn script(folders: &[&str]) -> String {
+    SCRIPT.replace("FOLDERS", &folders.join(" "))
 }
 
 /// What is handed in: the environment, then what is to run in which folder, each word quoted as

@@ -137,7 +137,9 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     assert_eq!(given(&farm, &id)[1], first);
     until("it answers again", || farm.phase(&id) == "ready");
 
-    // What it runs with was changed while it slept, and what runs: it begins anew, with both.
+    // What it runs with was changed while it slept, and what runs: it begins anew, with both. Its memory
+    // goes with that, and nothing of what it wrote.
+    patiently(&farm, &["exec", &id, "--", "sh", "-c", "echo just written >/root/note"]).ends(0);
     patiently(&farm, &["suspend", "--force", &id]).ends(0);
     farm.run(&["token", "rotate", &id, "--detach"]).ends(0);
     patiently(&farm, &["update", &id, "--version", NEW]).ends(0);
@@ -148,6 +150,7 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     let last = &given(&farm, &id)[2];
     assert_eq!((&last["token"], &last["version"]), (&clawfarm_sha256(&token).into(), &NEW.into()));
     assert!(farm.run(&["status", &id]).ends(0).out.contains(NEW));
+    assert_eq!(patiently(&farm, &["exec", &id, "--", "cat", "/root/note"]).ends(0).out, "just written\n");
     assert!(!farm.claw_folder(&id).join("copy").exists(), "of its data");
 
     // Its backup becomes a machine again, of the same image.
