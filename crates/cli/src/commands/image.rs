@@ -11,9 +11,9 @@ use clawfarm_model::{Code, Error};
 use futures::StreamExt;
 use serde::Serialize;
 
-use super::vm_image;
+use super::{several, vm_image};
 use crate::app::App;
-use crate::errors::{Failure, OK, Outcome, exit_code, tell_error};
+use crate::errors::{OK, Outcome};
 use crate::output::{Column, Table, clean_line, clock};
 
 /// The help's examples.
@@ -317,25 +317,8 @@ async fn logs(app: &App, args: &OneArgs) -> Outcome {
 
 async fn remove(app: &App, args: &RmArgs) -> Outcome {
     let client = app.client().await?;
-    let mut removed = Vec::new();
-    let mut first_error = None;
-    for image in &args.images {
-        match remove_one(&client, args, image).await {
-            Ok(()) => removed.push(image),
-            Err(error) => {
-                tell_error(&app.ui, &error);
-                first_error.get_or_insert(exit_code(error.code()));
-            }
-        }
-    }
-    if app.ui.json {
-        app.ui.document(&serde_json::json!({ "removed": removed }))?;
-    } else {
-        for image in removed {
-            app.ui.line(clean_line(image))?;
-        }
-    }
-    first_error.map_or(Ok(OK), |code| Err(Failure::Told(code)))
+    let one = async |image: &String| remove_one(&client, args, image).await;
+    several::remove(app, &args.images, one, |image| clean_line(image)).await
 }
 
 async fn remove_one(client: &Client, args: &RmArgs, image: &str) -> Result<(), Error> {

@@ -45,6 +45,7 @@ pub(crate) mod vm_image;
 
 mod input;
 mod rotate_key;
+mod several;
 mod wait;
 
 use crate::app::App;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -124,9 +125,52 @@ fn images_are_fetched_once_taken_in_listed_and_removed() {
         let refused = run(arguments).ends(code);
         assert!(refused.err.contains("error"), "{arguments:?}: {refused:?}");
     }
-    assert_eq!(run(&["image", "rm", "debian:12", "lab:3"]).ends(0).out, "debian:12\nlab:3\n");
+    // What went is told, and what did not.
+    let some = run(&["image", "rm", "debian:12", "nobody:1", "--json"]).ends(3);
+    assert_eq!(some.json(), serde_json::json!({ "removed": ["debian:12"] }));
+    assert!(some.err.contains("'nobody:1'"), "{some:?}");
+    assert_eq!(run(&["image", "rm", "lab:3"]).ends(0).out, "lab:3\n");
     let listed = run(&["image", "ls"]).ends(0).out;
     assert!(!listed.contains("lab:3") && !line(&listed, "debian:12").contains("yes"), "{listed}");
+}
+
+/// A command that sees a machine without a program, by a mount of its own; it starts a server that does, too.
+fn without(program: &Path, command: &Command) -> Command {
+    let mut all = Command::new("unshare");
+    all.args(["--mount", "sh", "-c", "mount --bind /dev/null \"$0\" && exec \"$@\""]).arg(program);
+    all.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => all.env(name, value),
+            None => all.env_remove(name),
+        };
+    }
+    all.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    all
+}
+
+#[test]
+fn without_qemu_nothing_is_fetched_for_a_machine() {
+    let program = Path::new("/usr/bin/qemu-system-x86_64");
+    if !rustix::process::geteuid().is_root() || !program.exists() {
+        eprintln!("skipped: hiding QEMU takes root, and a QEMU to hide");
+        return;
+    }
+    let home = Home::new();
+    let folder = home.path().join("site");
+    published(&folder, &disk(7));
+    let site = Site::of(folder);
+    let mut new = home.command(&["new", "debian:12", "lab"]);
+    new.env("CLAWFARM_DEBIAN_IMAGES", &site.url);
+    let refused = finish(without(program, &new).spawn().expect("starts")).ends(1);
+    assert!(refused.err.contains("qemu-system-x86_64 is not installed"), "{refused:?}");
+    assert!(refused.err.contains("  fix: install"), "{refused:?}");
+    assert_eq!(home.run(&["ps", "-q", "-a"]).ends(0).out, "");
+    assert_eq!(site.asked.load(Ordering::Relaxed), 0, "something was fetched");
+    // It is no fault of a farm that has other places for its claws.
+    let doctor = home.run(&["doctor"]).out;
+    let line = doctor.lines().find(|line| line.contains("QEMU: ")).unwrap_or_default();
+    assert!(line.contains("is not installed") && line.contains("warn"), "{doctor}");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use clawfarm_model::ClawId;
 use clawfarm_model::name::ProjectName;
 use clawfarm_model::secret::{RotationStage, SecretInfo, SecretName, SecretScope};
 
-use super::input;
+use super::{input, several};
 use crate::app::App;
-use crate::errors::{Failure, OK, Outcome, exit_code, tell_error};
+use crate::errors::{Failure, OK, Outcome};
 use crate::output::{Column, Table, clock};
 
 /// The help's examples.
@@ -291,23 +291,6 @@ async fn remove(app: &App, args: &RmArgs) -> Outcome {
     let client = app.client().await?;
     let SecretQuery { scope, project, instance } = args.whose.query(&client).await?;
     let query = SecretRemovalQuery { scope, project, instance, force: args.force };
-    let mut removed = Vec::new();
-    let mut first_error = None;
-    for name in &args.names {
-        match client.remove_secret(name, &query).await {
-            Ok(()) => removed.push(name),
-            Err(error) => {
-                tell_error(&app.ui, &error);
-                first_error.get_or_insert(exit_code(error.code()));
-            }
-        }
-    }
-    if app.ui.json {
-        app.ui.document(&serde_json::json!({ "removed": removed }))?;
-    } else {
-        for name in removed {
-            app.ui.line(format_args!("{name} is removed"))?;
-        }
-    }
-    first_error.map_or(Ok(OK), |code| Err(Failure::Told(code)))
+    let one = async |name: &SecretName| client.remove_secret(name, &query).await;
+    several::remove(app, &args.names, one, |name| format!("{name} is removed")).await
 }

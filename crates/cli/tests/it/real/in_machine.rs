@@ -149,7 +149,8 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     let token = farm.run(&["token", "reveal", &id]).ends(0).out.trim().to_owned();
     let last = &given(&farm, &id)[2];
     assert_eq!((&last["token"], &last["version"]), (&clawfarm_sha256(&token).into(), &NEW.into()));
-    assert!(farm.run(&["status", &id]).ends(0).out.contains(NEW));
+    let status = farm.run(&["status", &id]).ends(0).out;
+    assert!(status.contains(NEW) && status.contains("memory-lost"), "{status}");
     assert_eq!(patiently(&farm, &["exec", &id, "--", "cat", "/root/note"]).ends(0).out, "just written\n");
     assert!(!farm.claw_folder(&id).join("copy").exists(), "of its data");
 

@@ -1,7 +1,7 @@
 //! A real virtual machine through the command, as a person uses it: at a terminal, with what is on the
 //! screen. One boot serves all of it, because emulated that takes a minute of both cores.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::farm::{Farm, kill, processes_with, runs, until, until_within};
+use super::farm::{Farm, finish, kill, processes_with, runs, until, until_within};
 use super::tmux::Tmux;
 
 /// The image that can be made without a download.
@@ -49,6 +49,7 @@ fn a_machine_is_made_at_a_terminal_used_suspended_adopted_and_removed() {
     shares_its_folders(&farm, &id, &volume, &project);
     has_a_shell(&farm, &id);
     serves(&farm, &id, port);
+    is_commanded_without_its_agent(&farm, &id);
     outlives_the_server(&farm, &id);
     sleeps_with_an_open_file(&farm, &id, &volume, port);
     is_refused_what_a_machine_can_not(&farm, &id);
@@ -220,6 +221,29 @@ fn has_a_shell(farm: &Farm, id: &str) {
 fn serves(farm: &Farm, id: &str, port: u16) {
     sh(farm, id, "systemd-run -q --unit=web python3 -m http.server 80 -d /root/.openclaw");
     answers(port, "/from-guest", "made\n");
+    // Its published ports can be had elsewhere, too; others lead nowhere, and how they would is told.
+    let mut forward = farm.start(&["port-forward", id, "80", "81"]);
+    let mut lines = BufReader::new(forward.stdout.take().expect("a pipe")).lines();
+    let mut local = || {
+        let line = lines.next().expect("a line").expect("read");
+        line.split(' ').next().and_then(|address| address.rsplit(':').next()?.parse().ok()).expect("a port")
+    };
+    let (published, other) = (local(), local());
+    assert!(get(published, "/from-guest").is_some_and(|said| said.ends_with("made\n")));
+    assert_eq!(get(other, "/").unwrap_or_default(), "");
+    forward.kill().expect("killed");
+    let said = finish(forward).err;
+    assert!(said.contains("leads nowhere") && said.contains("--publish HOST:81"), "{said}");
+}
+
+/// Without the agent commands go by SSH.
+fn is_commanded_without_its_agent(farm: &Farm, id: &str) {
+    // Not while it carries the very command that ends it.
+    sh(farm, id, "systemd-run -q --on-active=1 systemctl stop clawfarm-guest");
+    let said = || farm.run(&["exec", id, "--", "sh", "-c", "pgrep -x clawfarm-guest || whoami"]);
+    let by_ssh = || said().out == "root\n";
+    until_within(LONG, "SSH carries commands", by_ssh, || format!("{:?}", said()));
+    sh(farm, id, "systemctl start clawfarm-guest");
 }
 
 fn answers(port: u16, path: &str, wanted: &str) {
