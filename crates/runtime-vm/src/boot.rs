@@ -109,32 +109,41 @@ async fn to_the_end(weak: &Weak<Inner>, id: &ClawId, run: i64) {
     loop {
         let Some(inner) = weak.upgrade() else { return };
         // Another launch has its own.
-        if guard(&inner.booting).get(id) != Some(&run)
-            || !keeper::is_up(&inner.dir(id)).await.unwrap_or(false)
-        {
+        if guard(&inner.booting).get(id) != Some(&run) {
             return;
         }
-        match look(&inner, id).await {
-            Ok(fault) => {
-                if let Some(Fault { why, .. }) = &fault {
-                    tracing::warn!(%id, why, "its boot did not go as it should");
-                }
-                let unmounted = fault.as_ref().is_some_and(|fault| fault.unmounted);
-                let booted = Booted { run, failed: fault.map(|fault| fault.why), unmounted };
-                let (this, claw) = (Arc::clone(&inner), id.clone());
-                let noted =
-                    blocking(move || this.change(&claw, |record| record.booted = Some(booted)).map(drop));
-                if let Err(error) = noted.await {
-                    tracing::warn!(%id, %error, "that it has booted can't be written down");
-                }
-                return;
-            }
-            Err(error) => tracing::debug!(%id, %error, "it has not booted yet"),
+        match one_look(&inner, id, run).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            // A disk that is full has room again.
+            Err(error) => tracing::warn!(%id, %error, "that it has booted can't be written down"),
         }
         drop(inner);
         // An attempt that failed at once (no ssh here) is not made without end.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Looks once, and writes down what became of the boot; whether there is nothing to look for any more.
+async fn one_look(inner: &Arc<Inner>, id: &ClawId, run: i64) -> Result<bool> {
+    if !keeper::is_up(&inner.dir(id)).await? {
+        return Ok(true);
+    }
+    let fault = match look(inner, id).await {
+        Ok(fault) => fault,
+        Err(error) => {
+            tracing::debug!(%id, %error, "it has not booted yet");
+            return Ok(false);
+        }
+    };
+    if let Some(Fault { why, .. }) = &fault {
+        tracing::warn!(%id, why, "its boot did not go as it should");
+    }
+    let unmounted = fault.as_ref().is_some_and(|fault| fault.unmounted);
+    let booted = Booted { run, failed: fault.map(|fault| fault.why), unmounted };
+    let (this, claw) = (Arc::clone(inner), id.clone());
+    blocking(move || this.change(&claw, |record| record.booted = Some(booted))).await?;
+    Ok(true)
 }
 
 /// Waits until an SSH server greets at a forwarded port.

@@ -2,6 +2,7 @@
 //! folder here, and what it is started with.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -171,12 +172,20 @@ fn handed_in(launch: &Launch) -> Result<HandedIn> {
     })
 }
 
-/// What tells a launch from others that would run something else: other words, or another version
-/// of the software under the same path. A token is in it, so nobody finds out by it what else there is.
+/// What tells a launch from others that would run something else: other words, another version of the
+/// software, or another disk with the same, made anew in an emptied cache, whose blocks a memory does not
+/// know. A token is in it, so nobody finds out by it what else there is.
 pub(crate) fn digest(launch: &Launch, installed: Option<&Path>) -> Result<String> {
     let text = handed_in(launch)?;
     let mut hash = Sha256::new_with_prefix(text.0.as_bytes());
-    hash.update(installed.map_or(&[][..], |disk| disk.as_os_str().as_bytes()));
+    if let Some(disk) = installed {
+        let about = std::fs::metadata(disk)
+            .map_err(|e| io_error(format!("look at the software in '{}'", disk.display()), e))?;
+        hash.update(disk.as_os_str().as_bytes());
+        for number in [about.ino(), about.mtime().cast_unsigned(), about.mtime_nsec().cast_unsigned()] {
+            hash.update(number.to_le_bytes());
+        }
+    }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

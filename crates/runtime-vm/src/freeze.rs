@@ -14,9 +14,11 @@ use crate::{agent, observe, seed};
 /// How long setting the clock is tried: a guest that is busy after a long sleep may be slow.
 const CLOCK: Duration = Duration::from_secs(60);
 
-/// How long a guest may take to write what it holds to its disks before it stands still. In the middle of
-/// much writing it may need longer; then the rest stays in its memory.
+/// How long a guest may take to write what it holds to its disks before it stands still, for a while or
+/// for long. In the middle of much writing, or on a busy disk, it may need longer; then the rest stays in
+/// its memory alone.
 const WRITTEN: Duration = Duration::from_secs(10);
+pub(crate) const WRITTEN_FOR_LONG: Duration = Duration::from_secs(60);
 
 /// [`clawfarm_runtime::Freeze::freeze`].
 pub(crate) async fn freeze(inner: &Arc<Inner>, id: &ClawId) -> Result<Observation> {
@@ -24,7 +26,7 @@ pub(crate) async fn freeze(inner: &Arc<Inner>, id: &ClawId) -> Result<Observatio
     if !observe::settle(inner, id).await? {
         return Err(gone(id));
     }
-    write_out(inner, &inner.record(id)?).await;
+    write_out(inner, &inner.record(id)?, WRITTEN).await;
     let qmp = inner.qmp(id).await?;
     // Before it is so: whoever finds it stopped knows that it is meant to be.
     note(inner, id, true).await?;
@@ -61,23 +63,22 @@ pub(crate) async fn note(inner: &Arc<Inner>, id: &ClawId, frozen: bool) -> Resul
 /// Its memory can be lost while it does: with its server's disk, when what it is started with changes, or
 /// when another QEMU can't use it. Then it goes on from its disk, where without this the last half minute
 /// of what it wrote is missing (`dirty_expire_centisecs`). One that still boots has nobody to ask.
-pub(crate) async fn write_out(inner: &Inner, record: &MachineRecord) {
+pub(crate) async fn write_out(inner: &Inner, record: &MachineRecord, limit: Duration) {
     let id = &record.id;
     if record.booted.as_ref().is_none_or(|booted| booted.run < record.run) {
         return;
     }
-    match tokio::time::timeout(WRITTEN, sync(inner, id)).await {
+    let written = async {
+        if agent::sync(inner, id, limit).await {
+            return Ok(());
+        }
+        by_ssh(inner, id, "sync").await
+    };
+    match tokio::time::timeout(limit, written).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::info!(%id, %error, "what it wrote may not all be on its disk"),
-        Err(_) => tracing::info!(%id, "what it wrote may not all be on its disk: it does not answer"),
+        Ok(Err(error)) => tracing::warn!(%id, %error, "what it wrote may not all be on its disk"),
+        Err(_) => tracing::warn!(%id, ?limit, "what it wrote may not all be on its disk: it is not done"),
     }
-}
-
-async fn sync(inner: &Inner, id: &ClawId) -> Result<()> {
-    if agent::sync(inner, id, WRITTEN).await {
-        return Ok(());
-    }
-    by_ssh(inner, id, "sync").await
 }
 
 /// Sets the guest's clock, which stood still: in the background, and as well as can be. A guest

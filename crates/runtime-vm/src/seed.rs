@@ -27,13 +27,12 @@ const KNOWN_HOSTS: &str = "known_hosts";
 /// arguments are pairs of a folder and its line of fstab.
 ///
 /// What does not come up must not keep the machine from booting (`nofail`), and must not be
-/// taken for set up either. And it is on the disk when it is done: cloud-init does it once, also where
-/// what it wrote was lost with a machine that was cut off.
+/// taken for set up either.
 const SET_UP: &str = r#"set -eu
 if ! [ -x /usr/sbin/sshd ]; then
   apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y openssh-server
 fi
-[ $# -gt 0 ] || exit 0
+mounts=$#
 while [ $# -gt 0 ]; do
   mkdir -p -- "$1"
   grep -qxF -- "$2" /etc/fstab || printf '%s\n' "$2" >>/etc/fstab
@@ -41,9 +40,32 @@ while [ $# -gt 0 ]; do
   mountpoint -q -- "$1"
   shift 2
 done
-sync
-systemctl daemon-reload
+[ "$mounts" = 0 ] || systemctl daemon-reload
+mkdir -p /run/clawfarm
+: >/run/clawfarm/mounted
 "#;
+
+/// The last of a first boot: says, on the disk, that all of it is on the disk. When what comes first
+/// failed, so does this, and cloud-init tells.
+const WHOLE: &str = r#"set -eu
+[ -e /run/clawfarm/mounted ]
+sync
+mkdir -p /var/lib/clawfarm
+: >/var/lib/clawfarm/set-up
+sync
+"#;
+
+/// Has a first boot that was cut off done again at the next. cloud-init writes down that it does a thing
+/// before it does (`FileSemaphores`), and never comes back to it: without this a machine whose host lost its
+/// power in the middle would stay half set up for good.
+const AGAIN: &str = "[ -e /var/lib/clawfarm/set-up ] || rm -f /var/lib/cloud/instance/sem/config_*";
+
+/// Adds what makes a first boot whole, once everything else is in its seed.
+pub(crate) fn make_whole(seed: &mut Seed) {
+    let shell = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
+    seed.boot_commands.push(shell(AGAIN));
+    seed.commands.push(shell(WHOLE));
+}
 
 /// Makes keys and seed, once: with another seed cloud-init would take the machine for another.
 pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) -> Result<()> {
@@ -69,6 +91,7 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
         authorized_key: login.public,
         host_key: Some(HostKey { private: SecretString::from(host.private.as_str()), public: host.public }),
         files: Vec::new(),
+        boot_commands: Vec::new(),
         commands: vec![set_up(&dir, record)],
         packages: Vec::new(),
     };
@@ -78,6 +101,7 @@ pub(crate) fn make(inner: &Inner, record: &MachineRecord, owner: Option<Owner>) 
     if inner.config.agent.is_some() {
         agent::add_service(&mut seed);
     }
+    make_whole(&mut seed);
     // Last: where it is, the keys are.
     let new = NewFile { mode: 0o600, owner, folder_owner: None };
     folder.write(Path::new(SEED), &bytes(inner, &seed)?, new).map_err(failed)
@@ -152,8 +176,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_set_up_is_a_script_that_a_shell_takes() {
-        let checked = std::process::Command::new("/bin/sh").args(["-n", "-c", SET_UP]).status().unwrap();
-        assert!(checked.success());
+    fn the_set_up_is_of_scripts_that_a_shell_takes() {
+        for script in [SET_UP, WHOLE, AGAIN] {
+            let checked = std::process::Command::new("/bin/sh").args(["-n", "-c", script]).status().unwrap();
+            assert!(checked.success(), "{script}");
+        }
     }
 }

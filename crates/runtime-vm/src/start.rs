@@ -115,6 +115,9 @@ async fn up(inner: &Arc<Inner>, id: &ClawId, run: i64, claw: Option<&Launch>) ->
     }
     if let Some(why) = &why {
         tracing::warn!(%id, why, "its saved memory can't be used: it is started from its disk");
+        // Told first: who is killed in between still has the memory, and the next start decides anew.
+        let why = why.clone();
+        noted(inner, id, move |record| record.memory_lost = Some(why)).await?;
         inner.snapshot(id)?.remove().await?;
     }
     let record = noted(inner, id, move |record| {
@@ -193,7 +196,11 @@ async fn memory(inner: &Arc<Inner>, record: &MachineRecord) -> Result<Memory> {
     let about = match inner.snapshot(&record.id)?.about().await {
         Ok(None) => return Ok(Memory::None),
         Ok(Some(about)) => about,
-        Err(error) => return Ok(Memory::Useless(error.message().to_owned())),
+        // What it says is of no use to anybody; a disk that can't be read just now is no reason.
+        Err(error) if error.field_name() == Some("snapshot") => {
+            return Ok(Memory::Useless(error.message().to_owned()));
+        }
+        Err(error) => return Err(error),
     };
     let qemu = inner.qemu().await?;
     let disk = disk(record)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clawfarm_local::keeper;
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
 use clawfarm_qemu::Accelerator;
+use clawfarm_qemu::qmp::RunState;
 use clawfarm_qemu::snapshot::Limits;
 
 use crate::inner::Inner;
@@ -27,9 +28,11 @@ pub(crate) async fn suspend(inner: &Arc<Inner>, id: &ClawId) -> Result<Observati
         return Err(Error::new(Code::Gone, format!("'{id}' does not run"))
             .fix(format!("start it with `clawfarm start {id}`")));
     }
-    if !record.frozen {
-        freeze::write_out(inner, &record).await;
-    } else {
+    // As it is, whatever is noted: one that was let go on by a server that was killed then can be asked.
+    if inner.qmp(id).await?.run_state().await? == RunState::Running {
+        freeze::write_out(inner, &record, freeze::WRITTEN_FOR_LONG).await;
+    }
+    if record.frozen {
         // Before its memory is whole: from then on nobody may let it go on any more, and what
         // shuts this machine down does that with those that are frozen.
         freeze::note(inner, id, false).await?;

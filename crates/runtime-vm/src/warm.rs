@@ -277,10 +277,12 @@ fn prepare(inner: &Inner, dir: &Path, record: MachineRecord) -> Result<MachineRe
         authorized_key: nobody.public,
         host_key: Some(HostKey { private: SecretString::from(host.private.as_str()), public: host.public }),
         files: Vec::new(),
+        boot_commands: Vec::new(),
         commands: vec![seed::set_up(dir, &record)],
         packages: Vec::new(),
     };
     seed_agent::add_service(&mut first);
+    seed::make_whole(&mut first);
     let new = clawfarm_files::NewFile { mode: 0o600, owner: own, folder_owner: None };
     folder.write(Path::new(SEED), &seed::bytes(inner, &first)?, new).map_err(failed)?;
     give_disk(inner, &dir.join(DISK), &record.vm, own)?;

@@ -80,6 +80,7 @@ mod tests {
             authorized_key: "ssh-ed25519 AAAA".into(),
             host_key: None,
             files: Vec::new(),
+            boot_commands: Vec::new(),
             commands: vec![vec!["own".into()]],
             packages: Vec::new(),
         };

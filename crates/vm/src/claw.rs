@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn the_scripts_are_taken_by_a_shell_and_the_unit_by_systemd() {
-        let checked = Command::new("/bin/sh").args(["-n", "-c", SCRIPT]).status().unwrap();
+        let script = script(&[SOFTWARE, "/root/.openclaw"]);
+        assert!(script.contains("for folder in /opt/clawfarm/software /root/.openclaw; do\n"), "{script}");
+        let checked = Command::new("/bin/sh").args(["-n", "-c", &script]).status().unwrap();
         assert!(checked.success());
         assert!(UNIT.contains(&format!("ExecStart={PROGRAM}\n")));
         assert!(SCRIPT.contains(LOGS));
@@ -166,6 +168,7 @@ mod tests {
             authorized_key: "ssh-ed25519 AAAA".into(),
             host_key: None,
             files: Vec::new(),
+            boot_commands: Vec::new(),
             commands: vec![vec!["mounts".into()], vec!["own".into()]],
             packages: Vec::new(),
         };

@@ -25,7 +25,10 @@ pub struct Seed {
     pub host_key: Option<HostKey>,
     /// Files that are written at the first boot.
     pub files: Vec<SeedFile>,
-    /// Commands of the first boot, each as a program and its arguments, in order.
+    /// Commands of every boot, each as a program and its arguments, in order: before anything of a first
+    /// one is done.
+    pub boot_commands: Vec<Vec<String>>,
+    /// Commands of the first boot, in the same form.
     pub commands: Vec<Vec<String>>,
     /// Packages that are installed when they are missing.
     pub packages: Vec<String>,
@@ -109,6 +112,9 @@ impl Seed {
             "write_files": files,
             "runcmd": self.commands,
         });
+        if !self.boot_commands.is_empty() {
+            data["bootcmd"] = json!(self.boot_commands);
+        }
         if let Some(key) = &self.host_key {
             data["ssh_deletekeys"] = json!(true);
             data["ssh_keys"] =
@@ -144,6 +150,7 @@ mod tests {
                 public: "ssh-ed25519 BBBB".into(),
             }),
             files: vec![SeedFile { path: "/etc/a".into(), mode: 0o600, contents: "b\n".into() }],
+            boot_commands: vec![vec!["echo".into(), "boots".into()]],
             commands: vec![vec!["systemctl".into(), "start".into(), "x".into()]],
             packages: vec!["openssh-server".into()],
         }
@@ -163,6 +170,7 @@ mod tests {
         assert_eq!(told["ssh_keys"]["ed25519_public"], "ssh-ed25519 BBBB");
         assert_eq!(told["write_files"][0]["permissions"], "0600");
         assert_eq!(told["runcmd"][0][1], "start");
+        assert_eq!(told["bootcmd"][0][1], "boots");
         assert_eq!(told["packages"][0], "openssh-server");
         assert_eq!(told["ssh_pwauth"], false);
         seed().iso().unwrap();
@@ -171,9 +179,11 @@ mod tests {
 
     #[test]
     fn what_is_no_setting_is_left_out() {
-        let bare = Seed { host_key: None, packages: Vec::new(), ..seed() };
+        let bare = Seed { host_key: None, packages: Vec::new(), boot_commands: Vec::new(), ..seed() };
         let told = told(&bare);
-        assert!(told.get("ssh_keys").is_none() && told.get("packages").is_none());
+        for none in ["ssh_keys", "packages", "bootcmd"] {
+            assert!(told.get(none).is_none(), "{none}");
+        }
     }
 
     #[test]

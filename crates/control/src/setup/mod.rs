@@ -33,6 +33,8 @@ const DEPTH: usize = 16;
 /// How long the turn of somebody whose command has ended may take to be given back: a write of the
 /// store, on a busy machine.
 const GIVEN_BACK: Duration = Duration::from_secs(3);
+/// How long a machine may take to write what a command left in its memory to its disk.
+const WRITTEN: Duration = Duration::from_secs(60);
 /// How often is looked for it.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -254,8 +256,16 @@ impl Core {
         }
     }
 
-    /// Writes down how a command ended; `None` when nobody saw it.
+    /// Writes down how a command ended; `None` when nobody saw it. One that went well is never done
+    /// again, so what it did is on the machine's disk before.
     async fn end_setup(&self, id: &ClawId, at: usize, code: Option<i32>, tail: String) -> Result<()> {
+        if code == Some(0) {
+            match tokio::time::timeout(WRITTEN, self.write_out(id)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%id, %error, "what a command did may not be on the disk"),
+                Err(_) => tracing::warn!(%id, limit = ?WRITTEN, "what a command did may not be on the disk"),
+            }
+        }
         let how = code.map_or_else(|| "was cut off".to_owned(), |code| format!("exited with code {code}"));
         let what = format!("setup command {} {how}", at + 1);
         self.write_setup(id, &what, |it| {
@@ -264,6 +274,25 @@ impl Core {
         })
         .await
         .map(|_| ())
+    }
+
+    /// Has a machine write what it holds to its disk, where it could be missing after a power cut.
+    async fn write_out(&self, id: &ClawId) -> Result<()> {
+        let instance = self.store.instance(&Context::system("setup"), id).await?;
+        let runtime = self.runtime(&instance.spec.target)?;
+        let Some(exec) = runtime.exec() else { return Ok(()) };
+        let request = ExecRequest { argv: vec!["sync".to_owned()], tty: None, term: None };
+        let mut session = exec.exec(id, request).await?;
+        while let Some(piece) = session.output.recv().await {
+            match piece {
+                ExecOutput::Exit(0) => return Ok(()),
+                ExecOutput::Exit(code) => {
+                    return Err(Error::new(Code::ClawFailed, format!("'sync' exited with code {code}")));
+                }
+                ExecOutput::Stdout(_) | ExecOutput::Stderr(_) => {}
+            }
+        }
+        Err(Error::new(Code::Unavailable, "'sync' was cut off"))
     }
 
     /// Changes how far the commands are, with an event; a refused change writes nothing.

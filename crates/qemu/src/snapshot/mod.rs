@@ -164,6 +164,9 @@ impl Snapshot {
             .in_folder(move |folder, half| {
                 let file = std::fs::File::from(file);
                 file.sync_all()?;
+                // What the guest wrote to folders of this machine, too, as far as they are on this disk: it
+                // goes on with a memory that takes it for written.
+                folder.sync_file_system()?;
                 let about = About::new(version, stream, shape, file.metadata()?.len());
                 let text = serde_json::to_vec_pretty(&about)?;
                 let new = NewFile { mode: 0o600, owner: None, folder_owner: None };

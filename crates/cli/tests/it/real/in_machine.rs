@@ -154,6 +154,18 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     assert_eq!(patiently(&farm, &["exec", &id, "--", "cat", "/root/note"]).ends(0).out, "just written\n");
     assert!(!farm.claw_folder(&id).join("copy").exists(), "of its data");
 
+    // One whose first boot was cut off, as its disk would be then (cloud-init has written down that all was
+    // done), is set up again when it boots, and its claw waits for that.
+    let cut = "rm /var/lib/clawfarm/set-up /root/.ssh/authorized_keys; sed -i /clawfarm/d /etc/fstab; \
+               sed -i /openclaw/d /etc/fstab; sync; cat /etc/fstab";
+    let left = patiently(&farm, &["exec", &id, "--", "sh", "-c", cut]).ends(0).out;
+    assert!(!left.contains("virtiofs"), "{left}");
+    patiently(&farm, &["kill", &id]).ends(0);
+    patiently(&farm, &["start", &id]).ends(0);
+    assert_eq!((farm.phase(&id).as_str(), given(&farm, &id).len()), ("ready", 4));
+    let whole = "ls /var/lib/clawfarm/set-up /root/.ssh/authorized_keys && mountpoint -q /root/.openclaw";
+    patiently(&farm, &["exec", &id, "--", "sh", "-c", whole]).ends(0);
+
     // Its backup becomes a machine again, of the same image.
     let archive = farm.folder().parent().expect("a folder").join("rosa.tar.zst");
     let archive = archive.to_str().expect("UTF-8");
@@ -168,7 +180,7 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     let again = again["instance"]["id"].as_str().expect("an id").to_owned();
     let made = farm.status(&again);
     assert_eq!((&made["runtime"], &made["vm"]["image"]), (&"vm".into(), &"debian:12".into()), "{made}");
-    until("its data is in place", || given(&farm, &again).len() >= 3);
+    until("its data is in place", || given(&farm, &again).len() >= 4);
     patiently(&farm, &["rm", &again, "--purge", "--force"]).ends(0);
     assert!(processes_with(&again).is_empty(), "{:?}", processes_with(&again));
 }
