@@ -108,6 +108,18 @@ pub(crate) fn is_missing(error: &EngineError) -> bool {
     status(error) == Some(404)
 }
 
+/// Whether a container could not be started for what may lie in it alone: a network that was made again
+/// under its name, or what an engine that was killed in the middle left of its last start. One that is made
+/// anew has none of that.
+pub(crate) fn may_be_stale(error: &EngineError) -> bool {
+    match error {
+        EngineError::DockerResponseServerError { status_code: 500, message } => {
+            said(500, message).code() == Code::Unavailable
+        }
+        other => is_missing(other),
+    }
+}
+
 /// Whether the engine said that it is so already, or is in another state.
 pub(crate) fn is_state(error: &EngineError) -> bool {
     matches!(status(error), Some(304 | 409))
@@ -123,6 +135,24 @@ fn status(error: &EngineError) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_is_made_anew_for_what_may_lie_in_it() {
+        let stale = |status_code, message: &str| {
+            may_be_stale(&EngineError::DockerResponseServerError { status_code, message: message.into() })
+        };
+        assert!(stale(500, "failed to create task: id already in use"));
+        assert!(stale(404, "network 3f2a not found"));
+        for (status, message) in [
+            (500, "bind: address already in use"),
+            (500, "write /x: no space left on device"),
+            (304, ""),
+            (409, "is paused"),
+        ] {
+            assert!(!stale(status, message), "{message}");
+        }
+        assert!(!may_be_stale(&EngineError::RequestTimeoutError));
+    }
 
     #[test]
     fn what_the_engine_says_becomes_something_to_act_on() {

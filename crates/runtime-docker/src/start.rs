@@ -10,7 +10,7 @@ use clawfarm_model::{ClawId, Code, Error, Launch, Observation, ObservedState, Re
 use secrecy::ExposeSecret as _;
 
 use crate::engine::found;
-use crate::fault::{failed, is_missing, is_state};
+use crate::fault::{failed, is_missing, is_state, may_be_stale};
 use crate::inner::Inner;
 use crate::paths::{CONFIG, WORKSPACE, part_of};
 use crate::prepare::{give_all, make_folders};
@@ -49,10 +49,12 @@ pub(crate) async fn start(inner: &Arc<Inner>, launch: &Launch) -> Result<Observa
     let client = inner.engine.docker().await?;
     let name = inner.container(id);
     let mut begun = client.start_container(&name, None).await;
-    if old.is_some() && begun.as_ref().is_err_and(is_missing) {
+    if let (Some(_), Err(error)) = (&old, &begun)
+        && may_be_stale(error)
+    {
         // A container remembers its network by more than its name: one that was removed and made
         // again since then is another. So is a container that somebody removed just now.
-        tracing::info!(%id, "its container fits no longer; it is made anew");
+        tracing::info!(%id, %error, "its container fits no longer; it is made anew");
         remove(inner, id).await?;
         create(inner, id, body).await?;
         begin_run(inner, launch, None, digest).await?;

@@ -29,6 +29,8 @@ use crate::sharing::held::Hold;
 
 /// What a hurried end gives: time to close files, not to finish work.
 const HURRIED_GRACE: Duration = Duration::from_secs(10);
+/// What a claw gets that has just been started.
+const YOUNG_GRACE: Duration = Duration::from_secs(60);
 /// How long a claw may take to say that it is drained: when it was asked to sleep and is idle
 /// but for what it answers at the moment; and when it is to sleep although it works.
 const DRAIN_IDLE: Duration = Duration::from_secs(2);
@@ -316,10 +318,22 @@ async fn begin_stop(core: &Core, hold: &Hold, id: &ClawId) -> Result<()> {
 
 pub(crate) fn grace(core: &Core, instance: &Instance, urgency: Urgency) -> Result<Duration> {
     Ok(match urgency {
-        Urgency::Graceful => core.adapter(instance)?.stop_grace(),
+        Urgency::Graceful => of_its_age(instance, core.adapter(instance)?.stop_grace()),
         Urgency::Hurried => HURRIED_GRACE,
         Urgency::Now => Duration::ZERO,
     })
+}
+
+/// A claw needs no longer to finish its work than it has done any, and [`YOUNG_GRACE`]. A signal that meets
+/// a container in the moment of its start is lost, because its first process does not listen yet: without
+/// this it would be waited out, for more than five minutes with OpenClaw's usual time.
+///
+/// A machine's processes may be older than its QEMU.
+fn of_its_age(instance: &Instance, usual: Duration) -> Duration {
+    let started = instance.observed.as_ref().and_then(|seen| seen.started_at);
+    let (Some(started), None) = (started, &instance.spec.vm) else { return usual };
+    let age = Timestamp::now().as_millis().saturating_sub(started.as_millis());
+    usual.min(Duration::from_millis(u64::try_from(age).unwrap_or(0)).max(YOUNG_GRACE))
 }
 
 async fn destroy(core: &Core, hold: &Hold, instance: &Instance, steps: &StepLog) -> Result<Again> {

@@ -3,12 +3,13 @@
 //! printed.
 
 use std::collections::BTreeMap;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::{Farm, PATIENCE, made_of, until};
-use crate::support::{eventually, finish_within, pause};
+use crate::support::{Done, eventually, finish_within, pause};
 
 const OPERATIONS: u64 = 20;
 const NAMES: [&str; 3] = ["ann", "ben", "cy"];
@@ -106,7 +107,8 @@ fn operate(farm: &Farm, chance: &mut Chance, name: &'static str, now: Wanted) ->
         if matches!(killed, Killed::Daemon | Killed::Both) {
             farm.engine.revive();
         }
-        let done = finish_within(child, PATIENCE);
+        let done = ended(farm, child, name);
+        println!("  ended with {:?}: {}", done.code, done.err.lines().last().unwrap_or_default());
         let there = instances(farm).iter().any(|item| item["name"] == name);
         let over = match then {
             // One that is on its way must not be made a second time.
@@ -120,6 +122,22 @@ fn operate(farm: &Farm, chance: &mut Chance, name: &'static str, now: Wanted) ->
         assert_eq!(done.code, Some(5), "{arguments:?}: what was cut off may be tried again: {done:?}");
         assert!(begun.elapsed() < PATIENCE, "{arguments:?} is not answered: {done:?}");
     }
+}
+
+/// What a command came to; one that does not end is told with all that is known of what it waits for.
+fn ended(farm: &Farm, mut child: Child, name: &str) -> Done {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE && child.try_wait().expect("waited").is_none() {
+        pause();
+    }
+    if child.try_wait().expect("waited").is_none() {
+        println!("{}", farm.run(&["status", name]).out);
+        println!("{}", farm.run(&["events", name]).out);
+        let log = std::fs::read_to_string(farm.home.farm().join("server.log")).unwrap_or_default();
+        let last: Vec<_> = log.lines().rev().take(60).collect();
+        println!("{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+    }
+    finish_within(child, Duration::from_secs(1))
 }
 
 fn instances(farm: &Farm) -> Vec<Value> {
