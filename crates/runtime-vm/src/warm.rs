@@ -296,7 +296,7 @@ async fn at_rest(dir: &Path, progress: &dyn Progress) -> Result<()> {
             .fix("try again; or make a machine of the image without a snapshot, and look what is wrong in it")
     };
     let client = tokio::time::timeout(BOOT, greeted(dir)).await;
-    let client = client.map_err(|_| failed(format!("no agent answered within {} s", BOOT.as_secs())))??;
+    let client = client.map_err(|_| failed(format!("no agent answered within {} s", BOOT.as_secs())))?;
     progress.step("rest", "it runs; waiting until it is idle", None, "");
     let exec = Exec { argv: ["sh", "-c", AT_REST].map(str::to_owned).to_vec(), ..Exec::default() };
     let running = client.exec(&exec, BOOT).await.map_err(|why| failed(why.to_string()))?;
@@ -327,13 +327,19 @@ async fn at_rest(dir: &Path, progress: &dyn Progress) -> Result<()> {
 
 /// The agent, once there is one. Asked anew now and then: what is said to a guest that does not
 /// listen yet piles up in the line.
-async fn greeted(dir: &Path) -> Result<Client> {
+///
+/// A QEMU that can't be connected to listens in a moment, or has ended, and whoever waits for that
+/// knows why.
+async fn greeted(dir: &Path) -> Client {
     loop {
-        let line = connect_own(&agent::socket(dir)).and_then(UnixStream::from_std);
-        let line = line.map_err(|e| io_error("connect to the machine's agent", e))?;
-        match Client::connect(line, ASKED).await {
-            Ok(client) => return Ok(client),
-            Err(why) => tracing::debug!(%why, "the agent of a base snapshot does not answer yet"),
+        let greeted = async {
+            let line = connect_own(&agent::socket(dir)).and_then(UnixStream::from_std);
+            let line = line.map_err(|e| e.to_string())?;
+            Client::connect(line, ASKED).await.map_err(|e| e.to_string())
+        };
+        match greeted.await {
+            Ok(client) => return client,
+            Err(why) => tracing::debug!(why, "the agent of a base snapshot does not answer yet"),
         }
         tokio::time::sleep(AGAIN).await;
     }

@@ -140,8 +140,8 @@ mod tests {
         let argv = ["sh", "-c", "'printf %s \"$A|$B|$PWD\"'"].map(str::to_owned);
         let text = hand_in(&environment, "/", &argv).unwrap();
         std::fs::write(at("raw"), text).unwrap();
-        // As in the machine, with other folders.
-        let script = SCRIPT
+        // As in the machine, with other folders, and one that is mounted.
+        let script = script(&["/"])
             .replace("/run/clawfarm", at("run").to_str().unwrap())
             .replace("/var/log/clawfarm", at("log").to_str().unwrap())
             .replace("/sys/firmware/qemu_fw_cfg/by_name/opt/clawfarm/launch/raw", at("raw").to_str().unwrap())
