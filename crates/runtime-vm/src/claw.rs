@@ -250,10 +250,18 @@ mod tests {
     #[test]
     fn a_launch_is_told_from_another_by_what_it_runs_with() {
         let one = launch(&[("A", "1")]);
-        let of = |launch: &Launch| digest(launch, Some(Path::new("/disk")));
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, another) = (dir.path().join("disk"), dir.path().join("another"));
+        for disk in [&disk, &another] {
+            std::fs::write(disk, "software").unwrap();
+        }
+        let of = |launch: &Launch| digest(launch, Some(&disk));
         assert_eq!(of(&one).unwrap(), of(&Launch { run: 7, ..one.clone() }).unwrap());
         assert_ne!(of(&one).unwrap(), of(&launch(&[("A", "2")])).unwrap());
-        assert_ne!(of(&one).unwrap(), digest(&one, Some(Path::new("/another"))).unwrap());
+        assert_ne!(of(&one).unwrap(), digest(&one, Some(&another)).unwrap());
+        let before = of(&one).unwrap();
+        std::fs::rename(&another, &disk).unwrap();
+        assert_ne!(of(&one).unwrap(), before, "the same, made anew");
         let error = of(&launch(&[("A", "\0")])).unwrap_err();
         assert_eq!(error.field_name(), Some("env.A"));
         let error = of(&launch(&[("A", "x\n#clawfarm-launch\ny")])).unwrap_err();

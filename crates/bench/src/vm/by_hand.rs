@@ -45,6 +45,7 @@ impl Machine {
             authorized_key: std::fs::read_to_string(key.with_extension("pub"))?.trim().to_owned(),
             host_key: None,
             files: Vec::new(),
+            boot_commands: Vec::new(),
             commands: Vec::new(),
             packages: Vec::new(),
         };

@@ -7,16 +7,35 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, listen, socket};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::fd::{self, Had};
 
+/// How long a port's host may be away before that is its end.
+///
+/// A machine that was restored hears late, and in two steps, that its host of before is gone and another
+/// one there: by then it may be talking with that one already, which would see it begin anew in the middle.
+const AWAY: Duration = Duration::from_millis(200);
+
 /// A descriptor whose other end is the host.
-pub struct Line(AsyncFd<OwnedFd>);
+pub struct Line {
+    fd: AsyncFd<OwnedFd>,
+    end: End,
+}
+
+/// What it means that a read ends.
+enum End {
+    /// The end.
+    Final,
+    /// That the host is away; for how long, while it is.
+    Away(Option<Pin<Box<Sleep>>>),
+}
 
 /// Opens the port of virtio-serial. Only one program can have it open. Reading it ends while no
 /// host is there, and goes on when one is.
@@ -25,7 +44,7 @@ pub struct Line(AsyncFd<OwnedFd>);
 /// What opening it ended with.
 pub fn open_port(path: &Path) -> io::Result<Line> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    Ok(Line(fd::registered(file.into())?))
+    Line::port(file.into())
 }
 
 /// Listens on vsock; each line is a connection of the host's.
@@ -65,7 +84,9 @@ impl Vsock {
                 Ok((fd, cid))
             });
             match accepted {
-                Ok(Ok((line, libc::VMADDR_CID_HOST))) => return Ok(Line(fd::registered(line)?)),
+                Ok(Ok((line, libc::VMADDR_CID_HOST))) => {
+                    return Ok(Line { fd: fd::registered(line)?, end: End::Final });
+                }
                 Ok(Ok(_stranger)) => {}
                 Ok(Err(error)) => return Err(error),
                 Err(_not_yet) => {}
@@ -75,10 +96,14 @@ impl Vsock {
 }
 
 impl Line {
+    fn port(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { fd: fd::registered(fd)?, end: End::Away(None) })
+    }
+
     /// Has the runtime look at the descriptor anew, see [`Had::Stale`].
     fn look_anew(&mut self, cx: &Context<'_>) -> io::Result<()> {
-        let fd = self.0.get_ref().try_clone()?;
-        self.0 = fd::registered(fd)?;
+        let fd = self.fd.get_ref().try_clone()?;
+        self.fd = fd::registered(fd)?;
         // Who waited for the old one to be ready to write is asked again.
         cx.waker().wake_by_ref();
         Ok(())
@@ -91,18 +116,41 @@ impl AsyncRead for Line {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
         loop {
-            match ready!(fd::read(&self.0, cx, buffer)) {
-                Had::Done(read) => return Poll::Ready(read),
-                Had::Stale => self.look_anew(cx)?,
+            if let End::Away(Some(away)) = &mut this.end {
+                ready!(away.as_mut().poll(cx));
             }
+            match (ready!(fd::read(&this.fd, cx, buffer)), &mut this.end) {
+                // For the first time; a read of nothing but that is one into no buffer.
+                (Had::Done(Ok(())), End::Away(away @ None)) if buffer.filled().len() == before => {
+                    *away = Some(Box::pin(tokio::time::sleep(AWAY)));
+                }
+                (Had::Done(read), end) => {
+                    end.is_there();
+                    return Poll::Ready(read);
+                }
+                (Had::Stale, end) => {
+                    end.is_there();
+                    this.look_anew(cx)?;
+                }
+            }
+        }
+    }
+}
+
+impl End {
+    fn is_there(&mut self) {
+        if let Self::Away(away) = self {
+            *away = None;
         }
     }
 }
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match ready!(fd::write(&self.0, cx, bytes)) {
+        match ready!(fd::write(&self.fd, cx, bytes)) {
             Had::Done(written) => Poll::Ready(written),
             // Whoever reads finds out whether its host is there: it ends the line, or has it looked at
             // anew, and both wake who writes.
@@ -122,11 +170,30 @@ impl AsyncWrite for Line {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::time::Duration;
 
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_host_that_is_back_at_once_was_not_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("port");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut line = Line::port(file.into()).unwrap();
+        let host = || OpenOptions::new().write(true).open(&path).unwrap();
+        drop(host());
+        let mut bytes = [0; 5];
+        let read = tokio::time::timeout(AWAY / 4, line.read(&mut bytes)).await;
+        assert!(read.is_err(), "it was said to be away: {read:?}");
+        let mut next = host();
+        next.write_all(b"hello").unwrap();
+        assert_eq!(line.read(&mut bytes).await.unwrap(), 5);
+        // It may be away again, and for good.
+        drop(next);
+        assert_eq!(line.read(&mut bytes).await.unwrap(), 0);
+    }
 
     /// A pipe by name is as such a port: its reader hears of an end, and goes on with the next writer.
     #[tokio::test]
@@ -135,7 +202,7 @@ mod tests {
         let path = dir.path().join("port");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
-        let mut line = Line(fd::registered(file.into()).unwrap());
+        let mut line = Line::port(file.into()).unwrap();
         let host = || OpenOptions::new().write(true).open(&path).unwrap();
         drop(host());
         assert_eq!(line.read(&mut [0; 8]).await.unwrap(), 0, "it is away");

@@ -146,6 +146,7 @@ fn seed(folder: &Path) -> (Vec<u8>, String) {
             mode: 0o600,
             contents: "it's \"written\"".into(),
         }],
+        boot_commands: Vec::new(),
         commands: vec![vec!["sh".into(), "-c".into(), TELL.into()]],
         packages: Vec::new(),
     };

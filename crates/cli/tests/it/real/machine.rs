@@ -221,7 +221,7 @@ fn has_a_shell(farm: &Farm, id: &str) {
 fn serves(farm: &Farm, id: &str, port: u16) {
     sh(farm, id, "systemd-run -q --unit=web python3 -m http.server 80 -d /root/.openclaw");
     answers(port, "/from-guest", "made\n");
-    // Its published ports can be had elsewhere, too; others lead nowhere, and how they would is told.
+    // Its published ports can be had elsewhere, too; others can't, and how they would is told.
     let mut forward = farm.start(&["port-forward", id, "80", "81"]);
     let mut lines = BufReader::new(forward.stdout.take().expect("a pipe")).lines();
     let mut local = || {
@@ -233,7 +233,7 @@ fn serves(farm: &Farm, id: &str, port: u16) {
     assert_eq!(get(other, "/").unwrap_or_default(), "");
     forward.kill().expect("killed");
     let said = finish(forward).err;
-    assert!(said.contains("leads nowhere") && said.contains("--publish HOST:81"), "{said}");
+    assert!(said.contains("does not listen on port 81") && said.contains("--publish HOST:81"), "{said}");
 }
 
 /// Without the agent commands go by SSH.
