@@ -26,8 +26,8 @@ const GREETING: Duration = Duration::from_secs(5);
 /// How long one that did not is not asked again: it may be missing from the image's first boot,
 /// or still to come, and SSH is there.
 const QUIET: Duration = Duration::from_secs(30);
-/// How long it may take to start a command.
-const STARTING: Duration = Duration::from_secs(30);
+/// How long it may take to start a command: less than its caller waits (30 s).
+const STARTING: Duration = Duration::from_secs(15);
 /// How many pieces wait for a slow reader before the command has to.
 const PIECES: usize = 16;
 /// What a shell says of a program that can't be started.
@@ -79,7 +79,9 @@ pub(crate) async fn of(inner: &Inner, id: &ClawId) -> Option<Client> {
     // goes to the first.
     let mut known = known.lock().await;
     match &*known {
-        Some(Known::Line(client)) if !client.is_gone() => return Some(client.clone()),
+        Some(Known::Line(client)) if !client.is_gone() && answers(client).await => {
+            return Some(client.clone());
+        }
         Some(Known::Silent(since)) if since.elapsed() < QUIET => return None,
         _ => {}
     }
@@ -100,6 +102,15 @@ pub(crate) async fn of(inner: &Inner, id: &ClawId) -> Option<Client> {
             *known = Some(Known::Silent(Instant::now()));
             None
         }
+    }
+}
+
+/// Whether the agent at the other end of a line is still there: QEMU keeps the line of one that has ended,
+/// and a command that is handed to nobody would be waited for.
+async fn answers(client: &Client) -> bool {
+    match client.ask::<()>(&Request::Ping, GREETING).await {
+        Ok(()) | Err(GuestError::Refused(_)) => true,
+        Err(GuestError::Gone(_) | GuestError::TimedOut) => false,
     }
 }
 
