@@ -27,7 +27,7 @@ const GREETING: Duration = Duration::from_secs(5);
 /// or still to come, and SSH is there.
 const QUIET: Duration = Duration::from_secs(30);
 /// How long it may take to start a command: less than its caller waits (30 s).
-const STARTING: Duration = Duration::from_secs(15);
+const STARTING: Duration = Duration::from_secs(20);
 /// How many pieces wait for a slow reader before the command has to.
 const PIECES: usize = 16;
 /// What a shell says of a program that can't be started.
@@ -37,10 +37,13 @@ const NOT_STARTED: i32 = 127;
 #[derive(Default)]
 pub(crate) struct Agents(Mutex<HashMap<ClawId, Arc<tokio::sync::Mutex<Option<Known>>>>>);
 
+/// Whether an agent was once too slow to answer.
+type Missed = bool;
+
 /// What is known of an agent.
 enum Known {
-    /// It answers here.
-    Line(Client),
+    /// It answers here; whether it did not the last time.
+    Line(Client, Missed),
     /// It did not, then.
     Silent(Instant),
 }
@@ -52,7 +55,7 @@ impl Agents {
 
     /// Keeps a line that somebody has begun.
     pub(crate) async fn keep(&self, id: &ClawId, client: Client) {
-        *self.of(id).lock().await = Some(Known::Line(client));
+        *self.of(id).lock().await = Some(Known::Line(client, false));
     }
 
     /// Lets go of a line.
@@ -79,9 +82,19 @@ pub(crate) async fn of(inner: &Inner, id: &ClawId) -> Option<Client> {
     // goes to the first.
     let mut known = known.lock().await;
     match &*known {
-        Some(Known::Line(client)) if !client.is_gone() && answers(client).await => {
-            return Some(client.clone());
-        }
+        Some(Known::Line(client, missed)) if !client.is_gone() => match (answers(client).await, *missed) {
+            (Answer::Yes, _) => {
+                let client = client.clone();
+                *known = Some(Known::Line(client.clone(), false));
+                return Some(client);
+            }
+            // Slow, perhaps; and whoever has a command under way keeps QEMU's only line.
+            (Answer::None, false) => {
+                *known = Some(Known::Line(client.clone(), true));
+                return None;
+            }
+            (Answer::None, true) | (Answer::Gone, _) => {}
+        },
         Some(Known::Silent(since)) if since.elapsed() < QUIET => return None,
         _ => {}
     }
@@ -94,7 +107,7 @@ pub(crate) async fn of(inner: &Inner, id: &ClawId) -> Option<Client> {
     };
     match greeted.await {
         Ok(client) => {
-            *known = Some(Known::Line(client.clone()));
+            *known = Some(Known::Line(client.clone(), false));
             Some(client)
         }
         Err(why) => {
@@ -105,12 +118,20 @@ pub(crate) async fn of(inner: &Inner, id: &ClawId) -> Option<Client> {
     }
 }
 
+/// What became of a question.
+enum Answer {
+    Yes,
+    None,
+    Gone,
+}
+
 /// Whether the agent at the other end of a line is still there: QEMU keeps the line of one that has ended,
 /// and a command that is handed to nobody would be waited for.
-async fn answers(client: &Client) -> bool {
+async fn answers(client: &Client) -> Answer {
     match client.ask::<()>(&Request::Ping, GREETING).await {
-        Ok(()) | Err(GuestError::Refused(_)) => true,
-        Err(GuestError::Gone(_) | GuestError::TimedOut) => false,
+        Ok(()) | Err(GuestError::Refused(_)) => Answer::Yes,
+        Err(GuestError::TimedOut) => Answer::None,
+        Err(GuestError::Gone(_)) => Answer::Gone,
     }
 }
 

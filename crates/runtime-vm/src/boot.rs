@@ -116,7 +116,7 @@ async fn to_the_end(weak: &Weak<Inner>, id: &ClawId, run: i64) {
             Ok(true) => return,
             Ok(false) => {}
             // A disk that is full has room again.
-            Err(error) => tracing::warn!(%id, %error, "that it has booted can't be written down"),
+            Err(error) => tracing::warn!(%id, %error, "its boot can't be followed for a moment"),
         }
         drop(inner);
         // An attempt that failed at once (no ssh here) is not made without end.
@@ -240,7 +240,7 @@ pub(crate) fn check(record: &MachineRecord) -> Result<()> {
         Some(Booted { failed: Some(why), unmounted: true, .. }) => Err(unmounted(id, why)),
         Some(Booted { failed: Some(why), .. }) => {
             Err(Error::new(Code::ClawFailed, format!("the set-up of '{id}' failed at its first boot: {why}"))
-                .fix(format!("look with `clawfarm shell {id}` (cloud-init's log is /var/log/cloud-init-output.log), or make it anew")))
+                .fix(format!("look with `clawfarm shell {id}` (cloud-init's log is /var/log/cloud-init-output.log) and mend it there, then `clawfarm restart {id}`; or make it anew")))
         }
         Some(_) => Ok(()),
     }
@@ -305,6 +305,7 @@ mod tests {
         let waits = "[ \"$2\" = --wait ] || { echo 'status: error'; exit 1; }";
         program("cloud-init", format!("{waits}\n{cloud_init}"));
         program("mountpoint", format!("[ \"$1 $2\" = '-q --' ] || exit 0\nfolder=$3\n{mountpoint}"));
+        program("sync", String::new());
         program("sleep", format!("echo x >>'{}'", dir.path().join("slept").display()));
         let folders: Vec<String> = folders.iter().map(|&folder| folder.to_owned()).collect();
         let path = format!("{}:/usr/bin:/bin", dir.path().display());

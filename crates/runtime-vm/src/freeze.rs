@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clawfarm_files::blocking;
 use clawfarm_model::{ClawId, Code, Error, Observation, Result};
+use clawfarm_qemu::qmp::RunState;
 use clawfarm_qemu::ssh::Ended;
 
 use crate::inner::Inner;
@@ -26,8 +27,10 @@ pub(crate) async fn freeze(inner: &Arc<Inner>, id: &ClawId) -> Result<Observatio
     if !observe::settle(inner, id).await? {
         return Err(gone(id));
     }
-    write_out(inner, &inner.record(id)?, WRITTEN).await;
     let qmp = inner.qmp(id).await?;
+    if qmp.run_state().await? == RunState::Running {
+        write_out(inner, &inner.record(id)?, WRITTEN).await;
+    }
     // Before it is so: whoever finds it stopped knows that it is meant to be.
     note(inner, id, true).await?;
     qmp.stop().await?;
@@ -69,7 +72,8 @@ pub(crate) async fn write_out(inner: &Inner, record: &MachineRecord, limit: Dura
         return;
     }
     let written = async {
-        if agent::sync(inner, id, limit).await {
+        // The rest is for the other way.
+        if agent::sync(inner, id, limit / 2).await {
             return Ok(());
         }
         by_ssh(inner, id, "sync").await

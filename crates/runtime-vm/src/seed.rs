@@ -36,7 +36,8 @@ mounts=$#
 while [ $# -gt 0 ]; do
   mkdir -p -- "$1"
   grep -qxF -- "$2" /etc/fstab || printf '%s\n' "$2" >>/etc/fstab
-  mount -- "$1"
+  # Again at a later boot, where fstab has brought it already.
+  mountpoint -q -- "$1" || mount -- "$1"
   mountpoint -q -- "$1"
   shift 2
 done
@@ -46,19 +47,18 @@ mkdir -p /run/clawfarm
 "#;
 
 /// The last of a first boot: says, on the disk, that all of it is on the disk. When what comes first
-/// failed, so does this, and cloud-init tells.
+/// failed, so does this, and cloud-init tells. It is said of this machine: a disk may be the image of others.
 const WHOLE: &str = r#"set -eu
 [ -e /run/clawfarm/mounted ]
 sync
-mkdir -p /var/lib/clawfarm
-: >/var/lib/clawfarm/set-up
+: >/var/lib/cloud/instance/clawfarm-set-up
 sync
 "#;
 
 /// Has a first boot that was cut off done again at the next. cloud-init writes down that it does a thing
 /// before it does (`FileSemaphores`), and never comes back to it: without this a machine whose host lost its
 /// power in the middle would stay half set up for good.
-const AGAIN: &str = "[ -e /var/lib/clawfarm/set-up ] || rm -f /var/lib/cloud/instance/sem/config_*";
+const AGAIN: &str = "cd /var/lib/cloud/instance && { [ -e clawfarm-set-up ] || rm -f sem/config_*; }";
 
 /// Adds what makes a first boot whole, once everything else is in its seed.
 pub(crate) fn make_whole(seed: &mut Seed) {

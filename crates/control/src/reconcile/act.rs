@@ -9,8 +9,8 @@ use clawfarm_model::event::NewEvent;
 use clawfarm_model::instance::RestartPolicy;
 use clawfarm_model::launch::{DataFate, StopOptions};
 use clawfarm_model::{
-    Action, Cause, ClawId, Code, Context, Desired, Error, Instance, Observation, ObservedState, Operation,
-    OperationKind, Phase, Result, Signal, Timestamp, UpdateStage, Urgency, is_fenced,
+    Action, Cause, ClawId, Code, Context, Desired, Error, Health, Instance, Observation, ObservedState,
+    Operation, OperationKind, Phase, Result, Signal, Timestamp, UpdateStage, Urgency, is_fenced,
 };
 use clawfarm_runtime::{Progress, Runtime};
 use clawfarm_store::{Changes, OperationEnd};
@@ -29,7 +29,7 @@ use crate::sharing::held::Hold;
 
 /// What a hurried end gives: time to close files, not to finish work.
 const HURRIED_GRACE: Duration = Duration::from_secs(10);
-/// What a claw gets that has just been started.
+/// What a claw gets at least that has not answered yet.
 const YOUNG_GRACE: Duration = Duration::from_secs(60);
 /// How long a claw may take to say that it is drained: when it was asked to sleep and is idle
 /// but for what it answers at the moment; and when it is to sleep although it works.
@@ -318,21 +318,24 @@ async fn begin_stop(core: &Core, hold: &Hold, id: &ClawId) -> Result<()> {
 
 pub(crate) fn grace(core: &Core, instance: &Instance, urgency: Urgency) -> Result<Duration> {
     Ok(match urgency {
-        Urgency::Graceful => of_its_age(instance, core.adapter(instance)?.stop_grace()),
+        Urgency::Graceful => of_its_age(instance, core.adapter(instance)?.stop_grace(), Timestamp::now()),
         Urgency::Hurried => HURRIED_GRACE,
         Urgency::Now => Duration::ZERO,
     })
 }
 
-/// A claw needs no longer to finish its work than it has done any, and [`YOUNG_GRACE`]. A signal that meets
-/// a container in the moment of its start is lost, because its first process does not listen yet: without
-/// this it would be waited out, for more than five minutes with OpenClaw's usual time.
+/// A claw that has not answered yet has no work to finish, and needs no longer than it has run, and
+/// [`YOUNG_GRACE`]. A signal that meets a container in the moment of its start is lost, because its first
+/// process does not listen yet: without this it would be waited out, for more than five minutes with
+/// OpenClaw's usual time.
 ///
 /// A machine's processes may be older than its QEMU.
-fn of_its_age(instance: &Instance, usual: Duration) -> Duration {
+fn of_its_age(instance: &Instance, usual: Duration, now: Timestamp) -> Duration {
     let started = instance.observed.as_ref().and_then(|seen| seen.started_at);
-    let (Some(started), None) = (started, &instance.spec.vm) else { return usual };
-    let age = Timestamp::now().as_millis().saturating_sub(started.as_millis());
+    let (Some(started), None, Health::Starting) = (started, &instance.spec.vm, instance.health) else {
+        return usual;
+    };
+    let age = now.as_millis().saturating_sub(started.as_millis());
     usual.min(Duration::from_millis(u64::try_from(age).unwrap_or(0)).max(YOUNG_GRACE))
 }
 
@@ -571,5 +574,36 @@ impl Core {
             self.record(hold, &instance.id, |_| Vec::new()).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn only_a_claw_that_has_not_answered_yet_is_given_less() {
+        let usual = Duration::from_secs(330);
+        let now = Timestamp::from_millis(1_000_000);
+        let given = |health, secs: i64| {
+            let mut it = testing::instance();
+            let started = Timestamp::from_millis(now.as_millis() - secs * 1000);
+            it.health = health;
+            it.observed =
+                Some(Observation { started_at: Some(started), ..Observation::absent(it.id.clone()) });
+            of_its_age(&it, usual, now).as_secs()
+        };
+        assert_eq!(given(Health::Starting, 1), 60);
+        assert_eq!(given(Health::Starting, 100), 100);
+        assert_eq!(given(Health::Starting, 900), 330);
+        // A clock that went back.
+        assert_eq!(given(Health::Starting, -50), 60);
+        for health in [Health::Passing, Health::Failing, Health::Unknown] {
+            assert_eq!(given(health, 1), 330, "{health:?}");
+        }
+        let mut unseen = testing::instance();
+        unseen.health = Health::Starting;
+        assert_eq!(of_its_age(&unseen, usual, now), usual);
     }
 }

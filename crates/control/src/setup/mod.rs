@@ -260,10 +260,13 @@ impl Core {
     /// again, so what it did is on the machine's disk before.
     async fn end_setup(&self, id: &ClawId, at: usize, code: Option<i32>, tail: String) -> Result<()> {
         if code == Some(0) {
-            match tokio::time::timeout(WRITTEN, self.write_out(id)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%id, %error, "what a command did may not be on the disk"),
-                Err(_) => tracing::warn!(%id, limit = ?WRITTEN, "what a command did may not be on the disk"),
+            let written = tokio::select! {
+                written = tokio::time::timeout(WRITTEN, self.write_out(id)) => written.map_err(|_| None),
+                // There is a moment to write down that it has ended, and no more.
+                () = self.stopping.cancelled() => Err(None),
+            };
+            if let Err(error) = written.and_then(|done| done.map_err(Some)) {
+                tracing::warn!(%id, ?error, limit = ?WRITTEN, "what a command did may not be on the disk");
             }
         }
         let how = code.map_or_else(|| "was cut off".to_owned(), |code| format!("exited with code {code}"));

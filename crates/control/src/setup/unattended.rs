@@ -30,18 +30,14 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 /// Runs the commands of one instance until one fails.
 async fn all(core: Arc<Core>, id: ClawId, turn: Turn) {
-    loop {
-        tokio::select! {
-            // What runs is left, and found to have been cut off by the next server.
-            () = core.stopping.cancelled() => return,
-            went_well = next(&core, &id) => match went_well {
-                Ok(true) => {}
-                Ok(false) => break,
-                // The next look at the instance asks for it again.
-                Err(error) => {
-                    tracing::warn!(instance = %id, ?error, "a setup command could not be run");
-                    break;
-                }
+    while !core.stopping.is_cancelled() {
+        match next(&core, &id).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            // The next look at the instance asks for it again.
+            Err(error) => {
+                tracing::warn!(instance = %id, ?error, "a setup command could not be run");
+                break;
             }
         }
     }
@@ -63,7 +59,13 @@ async fn next(core: &Core, id: &ClawId) -> Result<bool> {
     let _ = session.input.send(ExecInput::Eof).await;
     let mut tail = Vec::new();
     let mut code = None;
-    while let Some(piece) = session.output.recv().await {
+    loop {
+        let piece = tokio::select! {
+            // What runs is left, and found to have been cut off by the next server. One that has ended is not.
+            () = core.stopping.cancelled() => return Ok(false),
+            piece = session.output.recv() => piece,
+        };
+        let Some(piece) = piece else { break };
         match piece {
             ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes) => {
                 tail.extend_from_slice(&bytes);

@@ -21,7 +21,7 @@ use super::fd::{self, Had};
 ///
 /// A machine that was restored hears late, and in two steps, that its host of before is gone and another
 /// one there: by then it may be talking with that one already, which would see it begin anew in the middle.
-const AWAY: Duration = Duration::from_millis(200);
+const AWAY: Duration = Duration::from_millis(if cfg!(test) { 2000 } else { 200 });
 
 /// A descriptor whose other end is the host.
 pub struct Line {

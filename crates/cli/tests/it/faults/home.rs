@@ -10,7 +10,7 @@ use super::{asked, serve, signal};
 use crate::support::{Home, finish};
 
 /// Whether a mount namespace can be made here; says so when not.
-pub(super) fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     let may = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status();
     let may = may.is_ok_and(|status| status.success());
     if !may {

@@ -19,6 +19,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+pub(crate) use home::may_mount;
+
 use crate::support::{Home, LIMIT, eventually};
 
 /// Starts a server and waits until it serves.

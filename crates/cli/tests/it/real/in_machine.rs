@@ -156,14 +156,14 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
 
     // One whose first boot was cut off, as its disk would be then (cloud-init has written down that all was
     // done), is set up again when it boots, and its claw waits for that.
-    let cut = "rm /var/lib/clawfarm/set-up /root/.ssh/authorized_keys; sed -i /clawfarm/d /etc/fstab; \
+    let cut = "rm /var/lib/cloud/instance/clawfarm-set-up /root/.ssh/authorized_keys; \
                sed -i /openclaw/d /etc/fstab; sync; cat /etc/fstab";
     let left = patiently(&farm, &["exec", &id, "--", "sh", "-c", cut]).ends(0).out;
-    assert!(!left.contains("virtiofs"), "{left}");
+    assert!(!left.contains("virtiofs") && left.contains("LABEL=software"), "{left}");
     patiently(&farm, &["kill", &id]).ends(0);
     patiently(&farm, &["start", &id]).ends(0);
     assert_eq!((farm.phase(&id).as_str(), given(&farm, &id).len()), ("ready", 4));
-    let whole = "ls /var/lib/clawfarm/set-up /root/.ssh/authorized_keys && mountpoint -q /root/.openclaw";
+    let whole = "ls /var/lib/cloud/instance/clawfarm-set-up /root/.ssh/authorized_keys && mountpoint -q /root/.openclaw";
     patiently(&farm, &["exec", &id, "--", "sh", "-c", whole]).ends(0);
 
     // Its backup becomes a machine again, of the same image.
