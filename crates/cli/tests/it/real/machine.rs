@@ -49,7 +49,7 @@ fn a_machine_is_made_at_a_terminal_used_suspended_adopted_and_removed() {
     shares_its_folders(&farm, &id, &volume, &project);
     has_a_shell(&farm, &id);
     serves(&farm, &id, port);
-    is_commanded_without_its_agent(&farm, &id);
+    is_commanded_without_its_agent(&farm, &id, &volume);
     outlives_the_server(&farm, &id);
     sleeps_with_an_open_file(&farm, &id, &volume, port);
     is_refused_what_a_machine_can_not(&farm, &id);
@@ -237,13 +237,17 @@ fn serves(farm: &Farm, id: &str, port: u16) {
 }
 
 /// Without the agent commands go by SSH.
-fn is_commanded_without_its_agent(farm: &Farm, id: &str) {
-    // Not while it carries the very command that ends it.
-    sh(farm, id, "systemd-run -q --on-active=1 systemctl stop clawfarm-guest");
-    let said = || farm.run(&["exec", id, "--", "sh", "-c", "pgrep -x clawfarm-guest || whoami"]);
-    let by_ssh = || said().out == "root\n";
-    until_within(LONG, "SSH carries commands", by_ssh, || format!("{:?}", said()));
-    sh(farm, id, "systemctl start clawfarm-guest");
+fn is_commanded_without_its_agent(farm: &Farm, id: &str, volume: &Path) {
+    // Not while it carries the very command that ends it, and no other is begun before it has ended.
+    sh(
+        farm,
+        id,
+        "systemd-run -q --on-active=1 sh -c 'systemctl stop clawfarm-guest; touch /root/.openclaw/stopped'",
+    );
+    let stopped = || volume.join("stopped").exists();
+    until_within(LONG, "the agent was stopped", stopped, String::new);
+    let said = sh(farm, id, "pgrep -x clawfarm-guest; whoami; systemctl start clawfarm-guest");
+    assert_eq!(said, "root\n");
 }
 
 fn answers(port: u16, path: &str, wanted: &str) {
