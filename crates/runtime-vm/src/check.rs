@@ -66,7 +66,7 @@ mod tests {
         for guest in ["/root/.openclaw", "/opt/clawfarm", "/opt/clawfarm/software"] {
             assert_eq!(hidden(guest).as_deref(), Some("vm.volumes[1].guest"), "{guest}");
         }
-        for guest in ["/root/.openclaw/workspace/data", "/root/.openclaw2", "/root/data", "/opt/other"] {
+        for guest in ["/root/.openclaw/workspace/data", "/root/.openclaw2", "/srv/data", "/opt/other"] {
             assert_eq!(hidden(guest), None, "{guest}");
         }
     }

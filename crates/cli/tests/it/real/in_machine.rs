@@ -139,7 +139,7 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
 
     // What it runs with was changed while it slept, and what runs: it begins anew, with both. Its memory
     // goes with that, and nothing of what it wrote.
-    patiently(&farm, &["exec", &id, "--", "sh", "-c", "echo just written >/root/note"]).ends(0);
+    patiently(&farm, &["exec", &id, "--", "sh", "-c", "echo just written >/var/note"]).ends(0);
     patiently(&farm, &["suspend", "--force", &id]).ends(0);
     farm.run(&["token", "rotate", &id, "--detach"]).ends(0);
     patiently(&farm, &["update", &id, "--version", NEW]).ends(0);
@@ -151,7 +151,7 @@ fn a_claw_s_machine_from_its_image_to_its_last_trace() {
     assert_eq!((&last["token"], &last["version"]), (&clawfarm_sha256(&token).into(), &NEW.into()));
     let status = farm.run(&["status", &id]).ends(0).out;
     assert!(status.contains(NEW) && status.contains("memory-lost"), "{status}");
-    assert_eq!(patiently(&farm, &["exec", &id, "--", "cat", "/root/note"]).ends(0).out, "just written\n");
+    assert_eq!(patiently(&farm, &["exec", &id, "--", "cat", "/var/note"]).ends(0).out, "just written\n");
     assert!(!farm.claw_folder(&id).join("copy").exists(), "of its data");
 
     // One whose first boot was cut off, as its disk would be then (cloud-init has written down that all was

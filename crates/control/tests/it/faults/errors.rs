@@ -130,7 +130,7 @@ async fn undo_twice(server: &Server, what: &str) {
                 Ok(None) => {}
                 // Its removal may have come to its end meanwhile.
                 Err(error) => {
-                    assert!(matches!(error.code(), Code::NotFound | Code::Gone), "{what}: {error:?}")
+                    assert!(matches!(error.code(), Code::NotFound | Code::Gone), "{what}: {error:?}");
                 }
             }
         }
