@@ -15,10 +15,10 @@ use crate::{agent, observe, seed};
 /// How long setting the clock is tried: a guest that is busy after a long sleep may be slow.
 const CLOCK: Duration = Duration::from_secs(60);
 
-/// How long a guest may take to write what it holds to its disks before it stands still, for a while or
-/// for long. In the middle of much writing, or on a busy disk, it may need longer; then the rest stays in
-/// its memory alone.
+/// How long a guest may take to write what it holds to its disks before it stands still for a while. In the
+/// middle of much writing, or on a busy disk, it may need longer; then the rest stays in its memory alone.
 const WRITTEN: Duration = Duration::from_secs(10);
+/// The same before its memory is saved, which nobody waits for.
 pub(crate) const WRITTEN_FOR_LONG: Duration = Duration::from_secs(60);
 
 /// [`clawfarm_runtime::Freeze::freeze`].
@@ -63,8 +63,8 @@ pub(crate) async fn note(inner: &Arc<Inner>, id: &ClawId, frozen: bool) -> Resul
 
 /// Has a guest that is about to stand still write what it holds to its disks, as well as can be.
 ///
-/// Its memory can be lost while it does: with its server's disk, when what it is started with changes, or
-/// when another QEMU can't use it. Then it goes on from its disk, where without this the last half minute
+/// Its memory can be lost while it does: by a power cut of this machine, when what it is started with changes,
+/// or when another QEMU can't use it. Then it goes on from its disk, where without this the last half minute
 /// of what it wrote is missing (`dirty_expire_centisecs`). One that still boots has nobody to ask.
 pub(crate) async fn write_out(inner: &Inner, record: &MachineRecord, limit: Duration) {
     let id = &record.id;

@@ -128,11 +128,11 @@ impl AsyncRead for Line {
                     *away = Some(Box::pin(tokio::time::sleep(AWAY)));
                 }
                 (Had::Done(read), end) => {
-                    end.is_there();
+                    end.forget();
                     return Poll::Ready(read);
                 }
                 (Had::Stale, end) => {
-                    end.is_there();
+                    end.forget();
                     this.look_anew(cx)?;
                 }
             }
@@ -141,7 +141,8 @@ impl AsyncRead for Line {
 }
 
 impl End {
-    fn is_there(&mut self) {
+    /// What is read next is judged anew.
+    fn forget(&mut self) {
         if let Self::Away(away) = self {
             *away = None;
         }
@@ -175,13 +176,18 @@ mod tests {
 
     use super::*;
 
+    /// A pipe by name, which is as a port: its reader hears of an end, and goes on with the next writer.
+    fn port(path: &Path) -> Line {
+        nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        Line::port(file.into()).unwrap()
+    }
+
     #[tokio::test]
     async fn a_host_that_is_back_at_once_was_not_away() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("port");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
-        let mut line = Line::port(file.into()).unwrap();
+        let mut line = port(&path);
         let host = || OpenOptions::new().write(true).open(&path).unwrap();
         drop(host());
         let mut bytes = [0; 5];
@@ -195,14 +201,11 @@ mod tests {
         assert_eq!(line.read(&mut bytes).await.unwrap(), 0);
     }
 
-    /// A pipe by name is as such a port: its reader hears of an end, and goes on with the next writer.
     #[tokio::test]
     async fn a_line_whose_host_was_away_costs_nothing_while_nothing_is_said() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("port");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
-        let mut line = Line::port(file.into()).unwrap();
+        let mut line = port(&path);
         let host = || OpenOptions::new().write(true).open(&path).unwrap();
         drop(host());
         assert_eq!(line.read(&mut [0; 8]).await.unwrap(), 0, "it is away");

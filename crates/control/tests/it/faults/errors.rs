@@ -128,10 +128,12 @@ async fn undo_twice(server: &Server, what: &str) {
                     scenario::ended(server, &operation).await.unwrap();
                 }
                 Ok(None) => {}
-                // Its removal may have come to its end meanwhile.
-                Err(error) => {
-                    assert!(matches!(error.code(), Code::NotFound | Code::Gone), "{what}: {error:?}");
+                // Its removal came to its end meanwhile: then it is no more.
+                Err(error) if error.code() == Code::Gone => {
+                    let there = server.instances(false).await.iter().any(|other| other.id == it.id);
+                    assert!(!there, "{what}: {error:?}");
                 }
+                Err(error) => assert_eq!(error.code(), Code::NotFound, "{what}: {error:?}"),
             }
         }
         for dataset in server.control.datasets(&crate::fleet::owner()).await.unwrap() {
